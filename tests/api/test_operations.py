@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -14,7 +16,7 @@ from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, create, operations, publish, refused
 from tests.worker_rig import not_sticky
-from zfsilod.api.rpc.call import OPERATION_METADATA
+from zfsilod.api.rpc.call import OPERATION_METADATA, Call
 from zfsilod.model.records import Volume
 
 if TYPE_CHECKING:
@@ -81,6 +83,14 @@ async def test_after_the_deadline_the_error_names_the_operation_which_continues(
     front.fixture.launcher.gate.set()
     done = await front.root().operations.WaitOperation(pb.WaitOperationRequest(name=name))
     assert done.state == pb.OPERATION_STATE_DONE
+
+
+@pytest.mark.parametrize(("given_s", "left_s"), [(0.3, 0.1), (5, 4.5), (600, 599), (None, 599.8)])
+def test_a_part_of_the_deadline_is_for_the_reply(given_s: float | None, left_s: float) -> None:
+    """A share of it: a slow network delays the reply, too."""
+    context = SimpleNamespace(time_remaining=lambda: given_s)
+    call = Call(Mock(), Mock(), context, set())
+    assert call.left_s == pytest.approx(left_s, abs=0.02)
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])

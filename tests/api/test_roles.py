@@ -21,7 +21,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, TAKE, refused
 from tests.channel import unix_channel_aio
-from zfsilod.api.rpc.server import HEALTH, REFLECTION
+from zfsilod.api.rpc.server import HEALTH, REFLECTION, REFLECTION_V1
 from zfsilod.ctl import command_table
 from zfsilod.gateway.relay import PlainEnd, RelayedConnection
 from zfsilod.gateway.sockets import listen_unix
@@ -370,13 +370,26 @@ async def test_health_and_reflection_for_readers(front: Front) -> None:
     watch = health.Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == serving
     watch.cancel()
-    method = REFLECTION.methods_by_name["ServerReflectionInfo"]
-    call = front.channels[-1].stream_stream(
-        path_of(method),
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    for service in (REFLECTION_V1, REFLECTION.full_name):
+        call = reflect(front, service)
+        async for answer in call(iter([asked])):
+            names = {service.name for service in answer.list_services_response.service}
+            assert {s.full_name for s in (*SERVICES, HEALTH, REFLECTION)} <= names
+
+
+async def test_reflection_needs_a_role(front: Front) -> None:
+    front.as_(front.certified("host", "take"))
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    for service in (REFLECTION_V1, REFLECTION.full_name):
+        with refused("PERMISSION_DENIED"):
+            await reflect(front, service)(iter([asked])).read()
+
+
+def reflect(front: Front, service: str) -> Any:
+    """Return ServerReflectionInfo of the newest channel."""
+    return front.channels[-1].stream_stream(
+        f"/{service}/ServerReflectionInfo",
         reflection_pb2.ServerReflectionRequest.SerializeToString,
         reflection_pb2.ServerReflectionResponse.FromString,
     )
-    asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    async for answer in call(iter([asked])):
-        names = {service.name for service in answer.list_services_response.service}
-        assert {s.full_name for s in (*SERVICES, HEALTH, REFLECTION)} <= names

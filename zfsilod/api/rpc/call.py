@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OPERATION_METADATA = "zfsilo-operation"
 DEFAULT_DEADLINE_S = 600.0
-REPLY_S = 0.2  # reserved before the caller's deadline, so that the response arrives in time
+# Reserved before the caller's deadline, so that the response arrives in time: this share of it.
+REPLY_SHARE, MIN_REPLY_S, MAX_REPLY_S = 0.1, 0.2, 1.0
 GRACE_S = 0.1  # after the deadline of submit, whose own error says what it waited for
 
 Tasks = set[asyncio.Task[Any]]
@@ -46,6 +47,8 @@ class Call:
         self._tasks = tasks
         self._place = place
         self._started = time.monotonic()
+        given_s = float(context.time_remaining() or 0)
+        self._reply_s = min(MAX_REPLY_S, max(MIN_REPLY_S, REPLY_SHARE * given_s))
         self.changed = True  # a mutation that changed nothing is not recorded by the audit
 
     @property
@@ -54,7 +57,7 @@ class Call:
         remaining = self._context.time_remaining()
         if remaining is None:
             remaining = DEFAULT_DEADLINE_S - (time.monotonic() - self._started)
-        return max(0.0, float(remaining) - REPLY_S)
+        return max(0.0, float(remaining) - self._reply_s)
 
     def read(self, query: Callable[[Transaction], T]) -> T:
         """Run a query that takes microseconds in a read transaction."""

@@ -87,6 +87,8 @@ RECHECK_S = 5.0  # how long an idle stream continues after a revocation
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+# Newer clients ask for it first. The library has v1alpha only, whose messages are the same.
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 Stream = AsyncGenerator[Any, None]
 
@@ -144,7 +146,9 @@ class GrpcServer:
         self._add(OPERATIONS, OperationMethods(signed))
         names = [service.full_name for service in (*SERVICES, HEALTH, REFLECTION)]
         self._add(HEALTH, self._health, standard=True)
-        self._add(REFLECTION, reflection.aio.ReflectionServicer(names), standard=True)
+        described = reflection.aio.ReflectionServicer(names)
+        self._add(REFLECTION, described, standard=True)
+        self._add(REFLECTION, described, standard=True, name=REFLECTION_V1)
         for kind, server in self._servers.items():
             server.add_insecure_port(f"unix:{self._sockets.socket_of(kind)}")
             await server.start()
@@ -166,8 +170,13 @@ class GrpcServer:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _add(self, service: ServiceDescriptor, *parts: Any, standard: bool = False) -> None:
-        """Register all methods of a service; those of gRPC's own get a context, not a Call."""
+    def _add(
+        self, service: ServiceDescriptor, *parts: Any, standard: bool = False, name: str = ""
+    ) -> None:
+        """Register all methods of a service; those of gRPC's own get a context, not a Call.
+
+        `name`: another name, under which it is served with the rights of its own.
+        """
         handlers = {}
         for method in service.methods:
             matches = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
@@ -185,7 +194,7 @@ class GrpcServer:
             )
         for server in self._servers.values():
             server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+                (grpc.method_handlers_generic_handler(name or service.full_name, handlers),)
             )
 
     def _guard(
