@@ -7,8 +7,12 @@ from typing import Any, cast
 import pytest
 from dbus_next import Message, MessageType
 
+from tests.examples import HOW, PUBLICATION, VOLUME
+from zfsilod.engine import plans
+from zfsilod.engine.plans import server
 from zfsilod.model.records import Operation
 from zfsilod.systemd.launcher import SystemdLauncher
+from zfsilod.systemd.unit import properties
 
 ULID = "01jzzzzzzzzzzzzzzzzzzzzzzz"
 
@@ -65,3 +69,22 @@ async def test_a_worker_is_debugged_by_its_environment(debug: bool) -> None:
     (message,) = bus.sent
     properties = {name: variant.value for name, variant in message.body[2]}
     assert properties.get("Environment") == (["ZFSILO_DEBUG=1"] if debug else None)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_only_operations_with_secrets_get_the_key_that_systemd_keeps(sealed: bool) -> None:
+    """systemd logs a line about a credential that is not configured, for each unit."""
+    exporting = server.export_steps(VOLUME, HOW)
+    granting = server.grant(VOLUME, PUBLICATION, HOW, ())
+    for steps, secret in ((exporting, False), ([*exporting, *granting], True)):
+        operation = Operation(
+            id=ULID,
+            kind="publish",
+            subject="volumes/data",
+            title="publish data",
+            actions=plans.up(steps),
+            claims=(),
+            commit=(),
+        )
+        unit = dict(properties(operation, worker="/worker", timeout_s=60, sealed=sealed))
+        assert ("LoadCredentialEncrypted" in unit) == (sealed and secret)

@@ -72,6 +72,21 @@ def test_an_unknown_volume_ends_the_retries(sd: SystemdHost) -> None:
     assert outcome(sd) == ["66", "failed"]
 
 
+def test_a_boot_does_not_wait_for_a_server(sd: SystemdHost) -> None:
+    """A unit that needs the volume does; an enabled one would hold up multi-user.target."""
+    sd.run("systemctl", "enable", UNIT)
+    try:
+        sd.run("systemctl", "daemon-reload")
+        wants = sd.run("systemctl", "show", "-P", "Wants", "multi-user.target").stdout
+        after = sd.run("systemctl", "show", "-P", "After", "multi-user.target").stdout
+        assert UNIT in wants
+        assert UNIT not in after
+        before = sd.run("systemctl", "show", "-P", "Before", UNIT).stdout.split()
+        assert before == ["shutdown.target"]
+    finally:
+        sd.run("systemctl", "disable", UNIT)
+
+
 def test_a_shutdown_does_not_wait_for_a_lost_server(sd: SystemdHost) -> None:
     """The unit takes its volume down; the daemon ends the session of one without a unit."""
     sd.write(FILE, WISH)
