@@ -12,7 +12,7 @@ import pytest
 
 from tests.ctl.shell import PROJECT
 from zfsilod.ctl import main
-from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Command
+from zfsilod.ctl.command_table import COMMANDS, COMMON, EPILOGS, NOUNS, SYNONYMS, Command
 from zfsilod.ctl.commands.completion import LISTS
 from zfsilod.ctl.parser import parse
 
@@ -106,6 +106,55 @@ def test_a_usage_error_names_the_help_of_its_command(
 ) -> None:
     assert main(line.split()) == 2
     assert capsys.readouterr().err.endswith(f"\n  try: {usage}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("ls", "zfsiloctl volume list"),
+        ("attach data /srv/data", "zfsiloctl volume attach"),
+        ("volumes list", "zfsiloctl volume"),
+        ("volume ls", "zfsiloctl volume list"),
+        ("volume rm data", "zfsiloctl volume delete"),
+        ("volume get data", "zfsiloctl volume show"),
+        ("volume umount data", "zfsiloctl volume unmount"),
+        ("volume shwo data", "zfsiloctl volume show"),
+        ("token rm data", "zfsiloctl token revoke"),
+        ("orphan rm x", "zfsiloctl orphan remove"),
+        ("snapshot new data", "zfsiloctl snapshot create"),
+    ],
+)
+def test_a_word_of_another_tool_names_the_command(
+    line: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("zfsiloctl: there is no command '")
+    assert said.endswith(f"\n  try: {meant}\n")
+
+
+def test_suggestions_are_commands() -> None:
+    verbs = {command.verb for command in COMMANDS}
+    assert {meaning for meanings in SYNONYMS.values() for meaning in meanings} <= verbs
+    assert not {word for word in SYNONYMS if word in NOUNS}
+
+
+@pytest.mark.parametrize("line", ["", "volume", "volume attach"])
+def test_help_is_a_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for words in (["help", *line.split()], [*line.split(), "--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+
+
+def test_everyday_commands_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["volume", "--help"])
+    said = capsys.readouterr().out
+    assert said.index("\n    attach") < said.index("\n    publish")
+    assert squeezed(EPILOGS["volume"]) in squeezed(said)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,11 @@ COMMANDS = (
             Argument("--from-volume", metavar="VOLUME", default="", offer="volumes",
                      text="clone this volume as it is now"),
             changes=True),
+    Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
+            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
+            Argument("path", metavar="PATH", offer="files", text="mount point"),
+            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY),
+    Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
     Command("volume update", "volume:update", "change properties, labels or hosts of a volume",
             VOLUME,
             repeatable("-o", "--property", metavar="NAME=VALUE",
@@ -245,11 +250,6 @@ COMMANDS = (
             Argument("--epoch", metavar="N", type=parse_number, default=0,
                      text="fail unless its publication has this epoch"),
             changes=True),
-    Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
-            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
-            Argument("path", metavar="PATH", offer="files", text="mount point"),
-            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY),
-    Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
     Command("volume disconnect", "attachment:disconnect", "log out of a volume",
             VOLUME, FORCE, ETAG, changes=True),
     Command("volume stage", "attachment:stage", "create the filesystem once, and mount it for use",
@@ -473,4 +473,30 @@ NOUNS = {
     "info": "show version, roles and features of the daemon",
     "completion": "print a completion script",
 }
-"""The words that `zfsiloctl --help` lists."""
+"""The words that `zfsiloctl --help` lists, everyday ones first."""
+
+EPILOGS = {
+    "volume": "On a client attach does the steps connect, stage and mount, now and at every boot; "
+    "detach undoes them.",
+}
+"""The last sentence of the help of a noun."""
+
+SYNONYMS = {
+    "add": ("create",),
+    "cat": ("show",),
+    "describe": ("show",),
+    "edit": ("update",),
+    "get": ("show", "list"),
+    "login": ("connect",),
+    "logout": ("disconnect",),
+    "ls": ("list",),
+    "mk": ("create", "add"),
+    "new": ("create", "add"),
+    "remove": ("delete", "revoke", "forget"),
+    "rm": ("delete", "remove", "revoke", "forget"),
+    "set": ("update",),
+    "umount": ("unmount",),
+    "unexport": ("unpublish",),
+    "export": ("publish",),
+}
+"""Words of other tools, for a suggestion; the first of its meanings that a noun has counts."""

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING, NoReturn
 
-from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.ctl.command_table import (
+    COMMANDS,
+    COMMON,
+    EPILOGS,
+    NOUNS,
+    SYNONYMS,
+    Argument,
+    Command,
+)
 from zfsilod.ctl.failures import EXIT_CODES_HELP
 from zfsilod.model.errors import InvalidArgument
 
@@ -24,11 +33,31 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as InvalidArgument."""
+        unknown = re.match(r"argument COMMAND: invalid choice: '([^']+)'", message)
+        if unknown and (meant := suggestion(unknown[1], self.prog.partition(" ")[2])):
+            raise InvalidArgument(
+                f"there is no command {unknown[1]!r} here", reason="USAGE", usage=meant
+            )
         raise InvalidArgument(message, reason="USAGE", usage=f"{self.prog} --help")
+
+
+def suggestion(word: str, noun: str) -> str:
+    """Return the command that was meant by an unknown word behind a noun (""), or ""."""
+    from difflib import get_close_matches
+
+    meanings = (word, *SYNONYMS.get(word, ()))
+    verbs = [command.verb for command in COMMANDS if command.noun == (noun or "volume")]
+    known = verbs if noun else list(NOUNS)
+    if verb := next((meaning for meaning in meanings if meaning in verbs), ""):
+        return f"zfsiloctl {noun or 'volume'} {verb}"
+    close = get_close_matches(word, known, 1)
+    return " ".join(["zfsiloctl", *([noun] if noun else []), *close]) if close else ""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; `function` is the command's. Raises InvalidArgument."""
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     try:
         for word in argv:
             word.encode()  # no message can carry bytes that are not UTF-8
@@ -77,7 +106,11 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
             continue
         text = NOUNS[noun]
         below = nouns.add_parser(
-            noun, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+            noun,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=EPILOGS.get(noun),
+            allow_abbrev=False,
         )
         below.set_defaults(help_of=below)
         if noun in typed:

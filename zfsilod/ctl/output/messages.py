@@ -46,5 +46,7 @@ def show_all(
         print(dumps({field: [plain(message) for message in messages]}))
     elif args.quiet:
         sys.stdout.writelines(f"{name(message)}\n" for message in messages)
-    else:
+    elif messages:
         table()
+    else:
+        print(f"no {field.replace('_', ' ')}")
