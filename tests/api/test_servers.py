@@ -111,7 +111,7 @@ async def test_errors_of_a_server_are_raised_by_the_client(front: Front) -> None
     servers = front.service.context.servers
     with pytest.raises(NotFound) as raised:
         await servers.fetch("give", "nothing")
-    assert raised.value.message == "server give: there is no volume nothing on this host"
+    assert raised.value.message == "server give has no volume nothing for this host"
     assert raised.value.facts == {"volume": "nothing", "server": "give"}
     with pytest.raises(NotFound) as unknown:
         await servers.fetch("elsewhere", "data")

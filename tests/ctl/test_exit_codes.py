@@ -119,7 +119,7 @@ def test_3_not_found(ctl: Shell) -> None:
 def test_3_a_volume_that_is_not_for_this_host(ctl: Shell) -> None:
     ctl.ok("volume create private 1G")
     assert ctl.fails(3, "volume connect private --server give").endswith(
-        "there is no volume private on this host\n"
+        "server give has no volume private for this host\n"
         "  try: on give, if private exists there: zfsiloctl volume update private --host HOST\n"
     )
 

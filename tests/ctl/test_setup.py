@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from zfsilod.ctl import main
+from zfsilod.ctl import main, server_files
 from zfsilod.model.errors import Busy
 from zfsilod.model.records import Attachment
 from zfsilod.requests.attach import MountAt, Stage
@@ -106,19 +107,53 @@ def test_a_dry_run_changes_nothing(
 
 
 @pytest.fixture
-def answering(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
-    """A daemon that zfsiloctl reaches, on a host that is not a simulation."""
+def answering(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Daemon:
+    """A daemon that zfsiloctl reaches, on a host that is not a simulation and joined `give`."""
     monkeypatch.setenv("ZFSILO_SOCKET", str(daemon.front.path))
+    monkeypatch.setattr("zfsilod.ctl.paths.etc", lambda: tmp_path / "etc")
+    server_files.write(daemon.front.certified("host", "take"))
     return daemon
 
 
+def create(daemon: Daemon, name: str, *hosts: str) -> None:
+    request = CreateVolume(id=name, capacity_bytes=1 << 30, hosts=hosts)
+    daemon.wait(daemon.front.fixture.do(request))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "private"])
+def test_a_volume_that_is_not_for_this_host_is_not_attached(
+    answering: Daemon, tools: FakeTools, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """At once, and in the same words whether it exists or not."""
+    create(answering, "private")
+    assert main(["volume", "attach", name, "/srv/data"]) == 3
+    assert capsys.readouterr().err == (
+        f"zfsiloctl: server give has no volume {name} for this host\n"
+        f"  try: on give, if {name} exists there: zfsiloctl volume update {name} --host HOST\n"
+    )
+    assert tools.calls == []
+
+
 @pytest.mark.usefixtures("answering")
+def test_an_attachment_waits_for_a_server_that_does_not_answer(
+    tools: FakeTools, tmp_path: Path
+) -> None:
+    file = tmp_path / "etc/servers.d/give.toml"
+    file.write_text(re.sub(r":[0-9]+\"", ':1"', file.read_text(), count=1))
+    assert main(["volume", "attach", "data", "/srv/data"]) == 0
+    assert tools.calls == ["systemctl enable --now zfsilo-volume@data.service"]
+    assert main(["volume", "attach", "data", "/srv/data", "--server", "other"]) == 4
+    assert main(["volume", "attach", "more", "/srv/more", "--server", "other"]) == 3
+
+
 def test_attach_and_detach(
+    answering: Daemon,
     tools: FakeTools,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    create(answering, "data", "take")
     line = ["volume", "attach", "data", "/srv/data", "--server", "give", "-o", "noatime,discard"]
     file = tmp_path / "etc/volumes.d/data.toml"
     assert main(line) == 0
@@ -142,8 +177,8 @@ def test_attach_and_detach(
 
 def attached(daemon: Daemon, name: str) -> str:
     """Attach a volume without its unit, and return its mount path."""
+    create(daemon, name, "take")
     for request in (
-        CreateVolume(id=name, capacity_bytes=1 << 30, hosts=("take",)),
         Publish(volume=name, host="take"),
         Connect(id=name, server="give", volume=name),
         Stage(id=name),

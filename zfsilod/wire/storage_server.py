@@ -195,7 +195,11 @@ class StorageServers:
                 address=address,
             )
         facts = raised.facts | {"server": server}
-        return type(raised)(f"server {server}: {raised.message}", reason=raised.reason, **facts)
+        sentence = f"server {server}: {raised.message}"
+        if isinstance(raised, NotFound) and facts.get("volume"):
+            # It does not tell whether a volume exists that this host may not use.
+            sentence = f"server {server} has no volume {facts['volume']} for this host"
+        return type(raised)(sentence, reason=raised.reason, **facts)
 
     async def usable_portals(self, server: str, portals: tuple[str, ...]) -> tuple[str, ...]:
         """Return portals with wildcard addresses replaced by the server's own address."""

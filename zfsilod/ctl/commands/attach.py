@@ -11,21 +11,25 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from zfsilod.ctl import volume_files
+from zfsilo.v1 import volume_pb2 as pb
+
+from zfsilod.ctl import server_files, volume_files
+from zfsilod.ctl.client import Server
 from zfsilod.ctl.commands import up
 from zfsilod.ctl.failures import COMPLAINT
-from zfsilod.ctl.parse import mount_options
+from zfsilod.ctl.parse import mount_options, resource
 from zfsilod.ctl.require_local import check_real
-from zfsilod.ctl.server_files import only_name
 from zfsilod.ctl.volume_files import unit_of
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    Unavailable,
     ZfsiloError,
 )
 from zfsilod.model.validation import check_id
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from zfsilod.ctl.volume_files import VolumeFile
 
 TOOL_S = 30.0
+REACH_S = 5.0
 UNIT_S = 360.0  # zfsilo-volume@ waits 300 s for its server
 
 
@@ -44,12 +49,14 @@ def attach(args: Namespace) -> None:
     check_real(args, "volume attach", "use volume connect, stage and mount")
     name = check_id(args.local_name or args.name, "volume name")
     path = os.path.abspath(args.path)  # noqa: PTH100 - not resolved: links may change
-    file = volume_files.path_of(name)
     existing = volume_files.read(name)
     if existing is not None:
         _check_same(args, existing, path)
     else:
-        _write(file, content(args, name, path))
+        args.server = args.server or server_files.only_name()
+        text = content(args, name, path)
+        check_volume(args.server, check_id(args.name, "volume id"))
+        _write(volume_files.path_of(name), text)
     created, since = existing is None, int(time.time())
     try:
         volume_files.read(name)  # what was written is valid
@@ -64,6 +71,25 @@ def attach(args: Namespace) -> None:
         print(
             f"{name} is mounted at {path}, now and at every boot: systemctl status {unit_of(name)}"
         )
+
+
+def check_volume(server: str, volume: str) -> None:
+    """Ask the server for the volume, so that what no retry of the unit mends is said at once.
+
+    The unit waits for a server that does not answer. Raises ZfsiloError.
+    """
+    access = server_files.read(server)
+    request = pb.GetVolumeRequest(name=resource(volume, "volumes"))
+    try:
+        with server_files.channel_to(access) as channel:
+            remote = Server(channel, f"{server} ({access.address})", REACH_S)
+            remote.ask(remote.api.volumes.GetVolume, request)
+    except NotFound as error:
+        raise NotFound(
+            f"server {server} has no volume {volume} for this host", volume=volume, server=server
+        ) from error
+    except (Unavailable, DeadlineExceeded):
+        return
 
 
 def _undo(args: Namespace, name: str) -> str:
@@ -104,7 +130,7 @@ def detach(args: Namespace) -> None:
 
 def content(args: Namespace, name: str, path: str) -> str:
     """Return the content of the file for these arguments."""
-    values: dict[str, object] = {"server": args.server or only_name(), "mount_path": path}
+    values: dict[str, object] = {"server": args.server, "mount_path": path}
     if name != args.name:
         values["volume"] = check_id(args.name, "volume id")
     if args.fs_type:
