@@ -198,9 +198,12 @@ def test_every_exit_code_is_documented() -> None:
     assert documented == {0, *EXIT_CODES.values(), 130}
 
 
+FACTS = ("volume", "host", "server", "operation", "package", "usage", "needs")
+
+
 @pytest.mark.parametrize("reason", HINTS)
 def test_hints_need_their_facts(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = dict.fromkeys(("volume", "host", "server", "operation", "package", "usage"), "fact")
+    facts = dict.fromkeys(FACTS, "fact")
     complain(ZfsiloError("it failed", reason=reason, **facts))
     assert "\n  try: " in capsys.readouterr().err
     if "{" in HINTS[reason][-1]:

@@ -50,6 +50,17 @@ def test_join_list_use_forget(ctl: Shell) -> None:
     assert "unknown server far" in ctl.fails(3, "server forget far")
 
 
+@pytest.mark.parametrize(
+    ("line", "role"), [("volume create mine 1G", "controller"), ("status", "reader")]
+)
+def test_a_role_that_may_not_is_told_which_one_may(ctl: Shell, line: str, role: str) -> None:
+    """A client wants to create its volume on the server, or see its status."""
+    join = ctl.daemon.join_file("host", "web")
+    assert ctl.fails(6, f"-H {join} {line}").endswith(
+        f"  try: on the server: zfsiloctl pki issue user NAME --role {role}; here: -H NAME.join\n"
+    )
+
+
 def test_the_daemon_reads_what_join_wrote(ctl: Shell) -> None:
     from zfsilod.config import find_server
 

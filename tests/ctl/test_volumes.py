@@ -102,6 +102,18 @@ def test_update_changes_only_the_named_values(ctl: Shell) -> None:
     assert ctl("volume show keep --json").json["labels"] == {"rack": "8", "row": "2"}
 
 
+def test_a_host_that_is_not_registered_is_said(ctl: Shell) -> None:
+    """It may join later; a misspelt one never does."""
+    note = (
+        "  host taek is not registered: unless it is misspelt, next: zfsiloctl pki issue host taek"
+    )
+    created = ctl.ok("volume create typo 1G --host taek --host take --host '*'")
+    assert created == f"create typo: done\n{note}\n"
+    assert "not registered" not in ctl.ok("volume update typo --host taek-")
+    assert ctl.ok("volume update typo --host taek").endswith(f"{note}\n")
+    assert ctl.ok("volume update typo --host taek2 -q") == ""
+
+
 def test_lists_are_filtered_by_expression_label_and_state(ctl: Shell) -> None:
     ctl.ok("volume create list-a 1G -l set=list -l 'odd=say \"no\" \\'")
     ctl.ok("volume create list-b 1G -l set=list")

@@ -92,6 +92,7 @@ HINTS = {
     "OVERCOMMIT": ("zfsiloctl capacity",),
     "POOL_FULL": ("zfsiloctl capacity",),
     "PUBLISHED": (f"{UNPUBLISH} {{host}}", f"{UNPUBLISH} --all"),
+    "ROLE": ("on the server: zfsiloctl pki issue user NAME --role {needs}; here: -H NAME.join",),
     "SERVER_CERTIFICATE": (REJOIN,),
     "SESSION_LIVE": ("on {host}: zfsiloctl volume disconnect {volume}",),
     "STAGED": ("zfsiloctl volume unstage {volume}",),

@@ -155,12 +155,15 @@ ACTIONS: dict[str, str] = {
 
 def authorize(caller: Caller, method: str) -> None:
     """Raise PermissionDenied unless the caller's role may call a method."""
-    if caller.role not in ROLES.get(method, ()):
+    roles = ROLES.get(method, ())
+    if caller.role not in roles:
         raise PermissionDenied(
             f"{caller} may not call {method.rpartition('/')[2]}",
             reason="ROLE",
             role=caller.role,
             method=method,
+            # The least powerful role of users that may.
+            needs=next((role for role in ("reader", "controller") if role in roles), "admin"),
         )
     if method in LOCAL and not caller.local:
         raise PermissionDenied(

@@ -12,9 +12,16 @@ from zfsilod.ctl.filters import all_of, label_filters
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import say, show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
-from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
+from zfsilod.ctl.parse import (
+    assignments,
+    bare,
+    changed_labels,
+    host_ids,
+    is_removal,
+    resource,
+)
 from zfsilod.ctl.times import age, when
-from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.errors import InvalidArgument, ZfsiloError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -129,3 +136,17 @@ def delete(args: Namespace) -> None:
 def get(server: Server, name: str) -> Any:
     """Return a host."""
     return server.ask(server.api.hosts.GetHost, pb.GetHostRequest(name=resource(name, "hosts")))
+
+
+def say_unregistered(args: Namespace, server: Server, names: list[str]) -> None:
+    """Name hosts that are not registered: they may join later, or are misspelt."""
+    for name in host_ids([name for name in names if name != "*" and not is_removal(name)]):
+        try:
+            get(server, name)
+        except ZfsiloError as error:
+            if error.code == "NOT_FOUND":
+                say(
+                    args,
+                    f"  host {name} is not registered: unless it is misspelt, next: "
+                    f"zfsiloctl pki issue host {name}",
+                )

@@ -11,6 +11,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from zfsilod.ctl import volume_files
 from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import Server, dial
+from zfsilod.ctl.commands.host import say_unregistered
 from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.filters import all_of, equals, label_filters
@@ -168,6 +169,7 @@ def create(args: Namespace) -> None:
     )
     with dial(args) as server:
         change(args, server, server.changes.volumes.CreateVolume, request)
+        say_unregistered(args, server, args.host)
 
 
 def update(args: Namespace) -> None:
@@ -195,6 +197,7 @@ def update(args: Namespace) -> None:
             request.volume.hosts.extend(changed_hosts(list(volume.hosts), args.host))
             request.update_mask.paths.append("hosts")
         change(args, server, server.changes.volumes.UpdateVolume, request)
+        say_unregistered(args, server, args.host)
 
 
 def resize(args: Namespace) -> None:
