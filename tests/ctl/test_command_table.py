@@ -13,7 +13,7 @@ import pytest
 from tests.ctl.shell import PROJECT
 from zfsilod.ctl import main
 from zfsilod.ctl.command_table import COMMANDS, COMMON, EPILOGS, NOUNS, SYNONYMS, Command
-from zfsilod.ctl.commands.completion import LISTS
+from zfsilod.ctl.commands.completion import LISTS, REMOTE
 from zfsilod.ctl.parser import parse
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_completions_are_words_or_lists_that_exist() -> None:
     for command in COMMANDS:
         for argument in command.arguments:
             if isinstance(argument.offer, str):
-                assert argument.offer in (*LISTS, "files")
+                assert argument.offer in (*LISTS, REMOTE, "files")
             elif "choices" in argument.options:
                 assert argument.options["choices"] == argument.offer
 

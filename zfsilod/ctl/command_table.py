@@ -122,11 +122,10 @@ VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the vol
 SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
 GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
 HOST = Argument("name", metavar="HOST", offer="hosts", text="id of the host")
-OPERATION = Argument(
-    "name",
-    metavar="OPERATION",
-    offer="operations",
-    text="id of the operation, or a unique start or end of it",
+OPERATION_ID = "id of the operation, or a unique start or end of it"
+OPERATION = Argument("name", metavar="OPERATION", offer="operations", text=OPERATION_ID)
+REMOTE_VOLUME = Argument(
+    "name", metavar="VOLUME", offer="remote-volumes", text="id of the volume on its server"
 )
 FORCE = flag("--force", text="even while it is in use; data that is not written yet is lost")
 ETAG = Argument("--etag", text="refuse if it was changed since it was read with this etag")
@@ -199,7 +198,7 @@ COMMANDS = (
                      text="clone this volume as it is now"),
             changes=True),
     Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
-            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
+            REMOTE_VOLUME,
             Argument("path", metavar="PATH", offer="files", text="mount point"),
             SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY),
     Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
@@ -242,7 +241,7 @@ COMMANDS = (
                      text="with --fence: time for the host to log out before its session ends (5)"),
             ETAG, changes=True),
     Command("volume connect", "attachment:connect", "log in to a volume of a server",
-            Argument("name", metavar="VOLUME", text="id of the volume on its server"),
+            REMOTE_VOLUME,
             SERVER, LOCAL_NAME,
             Argument("--restore", choices=("never", "boot"), default="never",
                      offer=("never", "boot"), text="whether to restore it after a reboot (never)"),
@@ -265,7 +264,7 @@ COMMANDS = (
             VOLUME, Argument("path", metavar="PATH", offer="files", text="mount point"),
             READONLY, ETAG, changes=True),
     Command("volume unmount", "attachment:unmount", "unmount a volume from a path",
-            VOLUME, Argument("path", metavar="PATH", nargs="?", offer="files", text="mount point"),
+            VOLUME, Argument("path", metavar="PATH", nargs="?", offer="mounts", text="mount point"),
             ALL_PATHS, FORCE, ETAG, changes=True),
     Command("volume grow", "attachment:grow",
             "enlarge the disk and filesystem to the size on the server",
@@ -345,7 +344,9 @@ COMMANDS = (
                      text="only in this state"),
             flag("--running", text="only operations that have not finished"),
             Argument("--volume", metavar="VOLUME", offer="volumes", text="only on this volume")),
-    Command("operation show", "operation:show", "show an operation and its actions", OPERATION),
+    Command("operation show", "operation:show", "show an operation and its actions",
+            Argument("name", metavar="OPERATION", offer="all-operations",
+                     text=OPERATION_ID)),
     Command("operation wait", "operation:wait",
             "wait until an operation finishes; the exit code is its outcome", OPERATION),
     Command("operation watch", "operation:watch", "print changes of operations as they happen",
@@ -360,7 +361,8 @@ COMMANDS = (
     Command("orphan list", "orphan:list_orphans",
             "list resources with zfsilo's marks but without a record"),
     Command("orphan remove", "orphan:remove", "remove orphans and their data",
-            Argument("name", metavar="ORPHAN", nargs="+", text="name in `zfsiloctl orphan list`"),
+            Argument("name", metavar="ORPHAN", nargs="+", offer="orphans",
+                     text="name in `zfsiloctl orphan list`"),
             flag("-y", "--yes", text="do not ask for confirmation"),
             flag("--force", text="even while it is in use"), changes=True),
     Command("csi orphans", "csi:orphans",
@@ -369,7 +371,8 @@ COMMANDS = (
                      text="volume handles of all PersistentVolumes, one a line (-: stdin)")),
     Command("adopt", "orphan:adopt",
             "create the record of a volume for an existing zvol, or put the zvol back under it",
-            Argument("dataset", metavar="DATASET", nargs="?", text="the zvol, such as tank/vm-1"),
+            Argument("dataset", metavar="DATASET", nargs="?", offer="zvols",
+                     text="the zvol, such as tank/vm-1"),
             flag("--all", text="every zvol below the root that has zfsilo's marks but no record"),
             Argument("--id", metavar="VOLUME", default="", text="id of the volume"),
             flag("--accept-copy", text="use a copy, such as zfs receive makes, in place of the "

@@ -21,8 +21,13 @@ LISTS = {
     "hosts": "host list -q",
     "servers": "server list -q",
     "operations": "operation list -q --running",
+    "all-operations": "operation list -q",
     "tokens": "token list -q",
+    "orphans": "orphan list -q",
+    "zvols": "orphan list -q | grep zvol/ | cut -d/ -f2-",
+    "mounts": r"volume list --json | grep \"path\": | cut -d\" -f4",
 }
+REMOTE = "remote-volumes"  # of all servers that this host has joined
 
 
 def completion(args: Namespace) -> None:
@@ -57,6 +62,13 @@ def core() -> str:
 CORE = """\
 _zfsiloctl_ask() {{
   zfsiloctl ${{remote:+-H}} ${{remote:+"$remote"}} "$@" 2>/dev/null
+}}
+
+_zfsiloctl_remote() {{
+  local server
+  for server in $(zfsiloctl server list -q 2>/dev/null); do
+    zfsiloctl -H "$server" --timeout 3 volume list -q 2>/dev/null
+  done
 }}
 
 # The word to complete, then the words in front of it.
@@ -150,8 +162,13 @@ def _offer(argument: Argument) -> str:
     if argument.offer == "files":
         return "FILES"
     if isinstance(argument.offer, str):
-        return f"$(_zfsiloctl_ask {LISTS[argument.offer]})"
+        return f"$({_asked('_zfsiloctl', argument.offer)})"
     return f"'{' '.join(argument.offer)}'"
+
+
+def _asked(prefix: str, offer: str) -> str:
+    """Return the shell command that prints a list; the prefix is that of the functions."""
+    return f"{prefix}_remote" if offer == REMOTE else f"{prefix}_ask {LISTS[offer]}"
 
 
 def fish() -> str:
@@ -207,6 +224,11 @@ function __zfsiloctl_ask -d 'names, from the server that -H names'
     end
     zfsiloctl $remote $argv
 end
+function __zfsiloctl_remote -d 'volumes of all servers'
+    for server in (zfsiloctl server list -q)
+        zfsiloctl -H $server --timeout 3 volume list -q
+    end
+end
 """
 
 
@@ -227,8 +249,10 @@ def _fish_offer(argument: Argument) -> str:
     if argument.offer == "files":
         return " -F"
     if isinstance(argument.offer, str):
-        asked = "zfsiloctl" if argument.offer == "servers" else "__zfsiloctl_ask"
-        return f" -a '({asked} {LISTS[argument.offer]} 2>/dev/null)'"
+        asked = _asked("__zfsiloctl", argument.offer)
+        if argument.offer == "servers":
+            asked = f"zfsiloctl {LISTS['servers']}"
+        return f" -a '({asked} 2>/dev/null)'"
     return f" -a '{' '.join(argument.offer)}'" if argument.offer else ""
 
 
