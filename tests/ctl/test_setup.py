@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zfsilod.ctl import main, server_files
+from zfsilod.ctl.commands.doctor import HostFiles
 from zfsilod.model.errors import Busy
 from zfsilod.model.records import Attachment
 from zfsilod.requests.attach import MountAt, Stage
@@ -69,6 +70,37 @@ def test_setup_can_be_repeated(tools: FakeTools, tmp_path: Path) -> None:
     assert (tmp_path / "etc/zfsilod.toml").read_text() == before
     assert sum(call.startswith("zfs create") for call in tools.calls) == 1
     assert main(["setup", "--yes", "--root", "tank/other"]) == 4
+
+
+def test_a_setup_that_stops_half_way_says_how_to_go_on(
+    tools: FakeTools, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools(tools, "tank")
+    tools("systemctl", 'case "$1" in restart) sleep 9;; esac')
+    with monkeypatch.context() as patch:
+        patch.setattr("zfsilod.ctl.commands.setup.UNIT_S", 0.2)
+        assert main(["setup", "--yes"]) == 9
+    assert "the setup is not complete: repeat it" in capsys.readouterr().err
+    tools("systemctl", "exit 0")
+    tools("zfs", "echo tank/zfsilo")
+    assert main(["setup", "--yes"]) == 0
+
+
+def test_setup_names_units_that_restore_targets_of_other_tools(
+    tools: FakeTools,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not disable them: the targets may be in use."""
+    pools(tools, "tank")
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "rtslib-fb-targetctl.service").symlink_to("/nowhere")
+    monkeypatch.setattr("zfsilod.ctl.commands.setup.HostFiles", lambda: HostFiles(tmp_path))
+    assert main(["setup", "--yes"]) == 0
+    assert "systemctl disable rtslib-fb-targetctl.service" in capsys.readouterr().out
+    assert not any("disable" in call for call in tools.calls)
 
 
 def test_setup_keeps_an_existing_configuration(tools: FakeTools, tmp_path: Path) -> None:

@@ -154,11 +154,14 @@ def server(files: HostFiles) -> Iterator[Prerequisite]:
             yield Prerequisite(
                 f"kernel module {name}", "this kernel does not have it", f"apt install {package}"
             )
-    for name in CONFLICTING_UNITS:
-        if files.exists(f"etc/systemd/system/multi-user.target.wants/{name}"):
-            yield Prerequisite(
-                name, "it restores other targets at boot", f"systemctl disable {name}"
-            )
+    for name in conflicting_units(files):
+        yield Prerequisite(name, "it restores other targets at boot", f"systemctl disable {name}")
+
+
+def conflicting_units(files: HostFiles) -> list[str]:
+    """Return the enabled units that restore targets of other tools at boot."""
+    wants = "etc/systemd/system/multi-user.target.wants"
+    return [name for name in CONFLICTING_UNITS if files.exists(f"{wants}/{name}")]
 
 
 def client(files: HostFiles) -> Iterator[Prerequisite]:

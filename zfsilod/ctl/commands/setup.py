@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.ctl import paths
+from zfsilod.ctl.commands.doctor import HostFiles, conflicting_units
 from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.require_local import check_real
@@ -22,6 +23,7 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
+    Unavailable,
 )
 from zfsilod.model.names import DATASET, check_portal, is_portal
 from zfsilod.security import kept_identity
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 TOOL_S = 60.0
+UNIT_S = 240.0  # zfsilod.service may take 90 s to stop, and 120 s to start
 PORTAL_PORT = 3260
 SERVER_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
 CLIENT_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
@@ -61,11 +64,21 @@ def setup(args: Namespace) -> int:
     if plan.file is not None:
         print(f"  writes   {plan.file}")
     print(f"  enables  {' '.join(SERVER_UNITS if plan.root else CLIENT_UNITS)}")
+    for name in conflicting_units(HostFiles()) if plan.root else ():
+        print(f"  leaves   {name}, which restores targets of other tools at boot; without such")
+        print(f"           targets: systemctl disable {name}")
     if args.dry_run:
         return 0
     if not args.yes and not confirmed("Continue?", default=True):
         return FAILED
-    carry_out(plan, run)
+    try:
+        carry_out(plan, run)
+    except (CommandFailed, Unavailable) as error:
+        raise type(error)(
+            f"{error.message}; the setup is not complete: repeat it, and it goes on from there",
+            reason=error.reason,
+            **error.facts,
+        ) from error
     _show_next(plan)
     return 0
 
@@ -139,10 +152,10 @@ def carry_out(plan: SetupPlan, run: Runner) -> None:
     if plan.root:
         pki.ensure()
     units = SERVER_UNITS if plan.root else CLIENT_UNITS
-    run(["systemctl", "enable", *units], timeout_s=TOOL_S)
+    run(["systemctl", "enable", *units], timeout_s=UNIT_S)
     # The daemon may have started before it was configured. A restart keeps exports and mounts, and
     # starts the sockets.
-    run(["systemctl", "restart", "zfsilod.service", "zfsilo-renew.timer"], timeout_s=TOOL_S)
+    run(["systemctl", "restart", "zfsilod.service", "zfsilo-renew.timer"], timeout_s=UNIT_S)
 
 
 def _exists(run: Runner, dataset: str) -> bool:
