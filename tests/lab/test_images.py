@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.emulator import GIVE, TAKE, MachinePaths, command_line
+from tests.lab.images import build
 from tests.lab.images.build import Images
 from tests.lab.images.buildroot import BuildRoot
 from tests.lab.images.initramfs import archive
 from tests.lab.images.recipe import Release
 from tests.lab.pair import PORTS, free_port
-from tests.setup import cache
+from tests.setup import cache, say
 from tests.setup.sources import (
     KEYRING,
     AptSource,
@@ -26,6 +29,9 @@ from tests.setup.sources import (
     with_backports,
 )
 from tests.setup.venv import requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEB822 = """\
 Types: deb deb-src
@@ -126,6 +132,44 @@ def test_requirements_include_both_lists_and_pygobject(tmp_path: Path) -> None:
     )
     assert requirements(project)[:2] == ["a", "python-dbusmock>=1"]
     assert requirements(project)[2].startswith("pygobject")
+
+
+def test_a_slow_stage_shows_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(say, "BEAT_S", 0.01)
+    lives = threading.Event()
+    monkeypatch.setattr(say, "say", lambda text: lives.set() if "still" in text else None)
+    with say.stage("compiling"):
+        assert lives.wait(10)
+    monkeypatch.undo()
+    with say.stage("quick"):
+        pass
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"setup: quick \.\.\.\nsetup: quick: [0-9.]+ s\n", said)
+
+
+def test_the_guest_is_installed_while_zfs_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZFSILO_CACHE", str(tmp_path))
+    root = BuildRoot(tmp_path / "buildroot", "6.1-cloud", "2.3")
+    installing = threading.Event()
+
+    def compile_zfs(draft: Path, _root: BuildRoot) -> None:
+        assert installing.wait(10)
+        (draft / "extra").mkdir()
+
+    def install(draft: Path, _release: Release, _root: BuildRoot, zfs: Callable[[], Path]) -> None:
+        installing.set()
+        (draft / "root.ext4").write_text(zfs().name)
+
+    monkeypatch.setattr(build, "buildroot", lambda _release: root)
+    monkeypatch.setattr(build, "guest_sources", lambda _release: "")
+    monkeypatch.setattr(build.modules, "build", compile_zfs)
+    monkeypatch.setattr(build.rootfs, "build", install)
+    assert build.images().root.read_text() == "extra"
+    assert build.images().root.exists()
 
 
 class TestCache:

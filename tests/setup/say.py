@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+BEAT_S = 30.0  # a slow action shows as often that it lives
 
 
 def say(text: str) -> None:
@@ -18,8 +21,19 @@ def say(text: str) -> None:
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    """Print the title of a slow action, and afterwards its duration."""
+    """Print the title of a slow action, that it still runs, and afterwards its duration."""
     say(f"{title} ...")
-    started = time.monotonic()
-    yield
+    started, ended = time.monotonic(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_S):
+            say(f"{title}: still running after {time.monotonic() - started:.0f} s")
+
+    beats = threading.Thread(target=beat, daemon=True)
+    beats.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beats.join()
     say(f"{title}: {time.monotonic() - started:.1f} s")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.lab.images import recipe, rootfs
+from tests.lab.images import modules, recipe, rootfs
 from tests.lab.images.buildroot import BuildRoot, buildroot
 from tests.lab.images.chroot import guest_sources
-from tests.lab.images.modules import zfs_modules
 from tests.lab.images.recipe import Release, chosen_release
 from tests.setup.cache import digest, files_digest, product
 
@@ -49,7 +49,6 @@ def images() -> Images:
     """The images of the chosen release; missing ones are built first."""
     release = chosen_release()
     build_root = buildroot(release)
-    modules = zfs_modules(build_root)
     settings = (
         recipe.GUEST_PACKAGES,
         recipe.DPKG_OPTIONS,
@@ -67,11 +66,14 @@ def images() -> Images:
         guest_sources(release.name),
         files_digest(recipe.GUEST_FILES, "*"),
         build_root.folder.name,
-        modules.parent.name,
+        f"{modules.NAME}-{modules.key(build_root)}",
     )
-    folder = product(
-        f"guest-{release.name}",
-        key,
-        lambda draft: rootfs.build(draft, release, build_root, modules),
-    )
+    with ThreadPoolExecutor(1) as beside:
+        compiled = beside.submit(modules.zfs_modules, build_root)  # while packages are installed
+        folder = product(
+            f"guest-{release.name}",
+            key,
+            lambda draft: rootfs.build(draft, release, build_root, compiled.result),
+        )
+        compiled.result()
     return Images(folder, release, build_root)

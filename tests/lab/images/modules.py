@@ -31,10 +31,17 @@ rm -rf /build/dkms
 RECIPE = 1
 
 
+NAME = "zfs-modules"
+
+
+def key(buildroot: BuildRoot) -> str:
+    """The key of the modules for the build root's kernel."""
+    return f"{buildroot.zfs}-{buildroot.kernel}-{digest(RECIPE)}"
+
+
 def zfs_modules(buildroot: BuildRoot) -> Path:
     """The folder that holds the .ko files for the build root's kernel."""
-    key = f"{buildroot.zfs}-{buildroot.kernel}-{digest(RECIPE)}"
-    return product("zfs-modules", key, lambda draft: build(draft, buildroot)) / "extra"
+    return product(NAME, key(buildroot), lambda draft: build(draft, buildroot)) / "extra"
 
 
 def build(draft: Path, buildroot: BuildRoot) -> None:
@@ -42,7 +49,7 @@ def build(draft: Path, buildroot: BuildRoot) -> None:
     module = ["-m", "zfs", "-v", buildroot.zfs, *TREE]
     jobs = str(os.cpu_count() or 1)
     (draft / "dkms").mkdir()
-    with stage(f"compiling ZFS {buildroot.zfs} for Linux {buildroot.kernel} (3 to 5 minutes)"):
+    with stage(f"compiling ZFS {buildroot.zfs} for Linux {buildroot.kernel} (6 to 15 minutes)"):
         inside(buildroot.root, draft, ["dkms", "add", *module])
         try:
             inside(

@@ -13,21 +13,26 @@ from tests.setup.command import run
 from tests.setup.say import stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.lab.images.buildroot import BuildRoot
 
 
-def build(draft: Path, release: Release, buildroot: BuildRoot, modules: Path) -> None:
-    """Make root.ext4, vmlinuz, initrd and the key for ssh in a folder."""
+def build(draft: Path, release: Release, buildroot: BuildRoot, modules: Callable[[], Path]) -> None:
+    """Make root.ext4, vmlinuz, initrd and the key for ssh in a folder.
+
+    `modules` waits for the modules of ZFS, which are compiled meanwhile.
+    """
     root, work = draft / "root", draft / "work"
     work.mkdir()
     with stage(
         f"guest: installing Debian {release.name} and {len(recipe.GUEST_PACKAGES)} packages"
     ):
         debootstrap(root, release.name, recipe.GUEST_PACKAGES)
+    zfs = modules()
     with stage("guest: kernel, settings, byte code"):
-        add_kernel(root, work, buildroot, modules)
+        add_kernel(root, work, buildroot, zfs)
         add_settings(root)
         add_ssh_key(root, work)
         set_units(root, work)
