@@ -227,4 +227,17 @@ def test_the_documentation_lists_the_panels() -> None:
     documented = (ROOT / "docs/metrics.md").read_text()
     rows = documented[documented.index("| panel |") :].splitlines()[2:]
     panels = json.loads((ROOT / "units/monitoring/dashboard.json").read_text())["panels"]
-    assert [row.split("|")[1].strip() for row in rows if row] == [p["title"] for p in panels]
+    shown = [
+        (row.split("|")[1].strip(), re.findall("`([^`]+)`", row.split("|", 2)[2]))
+        for row in rows
+        if row
+    ]
+    assert shown == [(p["title"], [target["expr"] for target in p["targets"]]) for p in panels]
+
+
+def test_the_documentation_names_the_job_of_the_alerts() -> None:
+    alerts = (ROOT / "units/monitoring/alerts.yml").read_text()
+    (job,) = set(re.findall(r'job="(\w+)"', alerts))
+    documented = (ROOT / "docs/metrics.md").read_text()
+    assert "`scrape_configs`" in documented
+    assert f"`job_name: {job}`" in documented

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.emulator import GIVE, TAKE, MachinePaths, command_line
-from tests.lab.images import build
+from tests.lab.images import build, modules, rootfs
 from tests.lab.images.build import Images
 from tests.lab.images.buildroot import BuildRoot
 from tests.lab.images.initramfs import archive
@@ -166,8 +166,8 @@ def test_the_guest_is_installed_while_zfs_is_compiled(
 
     monkeypatch.setattr(build, "buildroot", lambda _release: root)
     monkeypatch.setattr(build, "guest_sources", lambda _release: "")
-    monkeypatch.setattr(build.modules, "build", compile_zfs)
-    monkeypatch.setattr(build.rootfs, "build", install)
+    monkeypatch.setattr(modules, "build", compile_zfs)
+    monkeypatch.setattr(rootfs, "build", install)
     assert build.images().root.read_text() == "extra"
     assert build.images().root.exists()
 
