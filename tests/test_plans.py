@@ -34,6 +34,7 @@ from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolProperty, ZvolSize
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Attachment, Publication, Step
 
 MOUNT = ATTACHMENT.mounts[0]
@@ -197,8 +198,19 @@ def test_the_facts_of_a_volume_without_publications_are_that_nothing_is_exported
         Zvol,
         NotNewer,
         ZvolSize,
+        ZvolProperty,
         NoUnknownAcls,
     ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "value"), [((), "always"), ((("sync", "standard"),), "standard")]
+)
+def test_the_durability_of_writes_is_a_fact(chosen: Pairs, value: str) -> None:
+    """A property that was changed by hand is a difference, and its repair is never undone."""
+    facts = plans.server_facts(VOLUME.but(properties=chosen), [], HOW)
+    (step,) = [action.step for action in facts if isinstance(action.step, ZvolProperty)]
+    assert (step.name, step.value, step.previous) == ("sync", value, value)
 
 
 def test_the_facts_of_a_volume_are_those_that_its_plans_make() -> None:

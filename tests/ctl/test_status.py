@@ -182,6 +182,22 @@ def test_a_healthy_volume_fits_one_screen(ctl: Shell, mounted: str) -> None:
     assert "?" not in shown, "what the daemon never sees is no doubt"
 
 
+def test_writes_that_are_not_synchronous_any_more(ctl: Shell) -> None:
+    """After `zfs set sync=standard` a power failure loses writes that clients take for safe."""
+    ctl.ok("volume create slow 1G")
+    facts = ctl.daemon.front.fixture.host.facts
+    zvol = facts.get("zvol:tank/zfsilo/slow")
+    by_hand = zvol | {"properties": zvol["properties"] | {"sync": "standard"}}
+    facts.effect("zvol:tank/zfsilo/slow", by_hand)
+    assert "property sync is always" in ctl("status").out
+    assert "NO       property sync is always" in ctl("volume probe slow").out
+    ctl.ok("volume sync slow")
+    assert facts.get("zvol:tank/zfsilo/slow") == zvol
+    ctl.ok("volume update slow -o sync=standard")
+    assert ALL_WELL in ctl.ok("status")
+    ctl.ok("volume delete slow --yes")
+
+
 def test_a_zvol_that_was_renamed(ctl: Shell) -> None:
     ctl.ok("volume create moved 1G")
     facts = ctl.daemon.front.fixture.host.facts

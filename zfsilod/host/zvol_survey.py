@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
 
 TIMEOUT_S = 120
-SURVEYED = ("type", "guid", UID, EPOCH, "volsize")
+SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync")
 
 
 class SurveyedZfs(RealZfs):

@@ -441,6 +441,18 @@ def rotation(volume: Volume, before: Publication, after: Publication, export: Ex
     )
 
 
+def _durability(volume: Volume) -> list[Step]:
+    """Return the properties on which acknowledged writes depend, as chosen or as zfsilo sets them.
+
+    A rollback of their repair keeps them.
+    """
+    chosen = DURABLE | dict(volume.properties)
+    return [
+        ZvolProperty(dataset=volume.dataset, name=name, value=chosen[name], previous=chosen[name])
+        for name in DURABLE
+    ]
+
+
 def server_facts(
     volume: Volume, publications: Sequence[Publication], export: Export
 ) -> tuple[Action, ...]:
@@ -449,6 +461,7 @@ def server_facts(
         zvol(volume),
         not_newer(volume),
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
+        *_durability(volume),
     ]
     if not publications:
         steps.append(NoUnknownAcls(target=target_name(export.prefix, volume)))
