@@ -246,6 +246,27 @@ def test_unmount_of_a_dead_mount(bench: MountBench, monkeypatch: pytest.MonkeyPa
     bench.mounts.unmount(DISK, bench.path)
 
 
+def test_every_mount_of_a_former_disk_is_removed_before_the_new_one_is_mounted(
+    bench: MountBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XFS refuses a filesystem whose UUID is mounted, also from a disk that is gone."""
+    bound = f"{bench.path}-bound"
+    bench.table = [mount(bench.path), mount(bound)]
+    assert bench.mounts.has_working_filesystem(DISK, bench.path, readonly=False)
+    bench.sys.login(disk="sdb", number="8:16")
+    assert not bench.mounts.has_working_filesystem(DISK, bench.path, readonly=False)
+    monkeypatch.setattr(processes, "using", lambda _path: ["sh (77)"])
+    monkeypatch.setattr(processes, "mounting", lambda _number, _ours: [])
+    removed = []
+
+    def unmount(_disk: Disk, path: str, *, root: str) -> None:
+        removed.append(path)
+
+    monkeypatch.setattr(bench.mounts, "unmount", unmount)
+    bench.mounts.unmount_failed(DISK, ((bench.path, ""), (bound, "")))
+    assert removed == [bound, bench.path]
+
+
 def test_a_busy_mount_names_its_users(bench: MountBench) -> None:
     bench.sys.login()
     bench.table = [mount(bench.path)]

@@ -128,8 +128,10 @@ class RealMounts:
     def _failure(self, disk: Disk, path: str, *, readonly: bool, root: str) -> str:
         mount = mountinfo.at(located(path, root), mountinfo.read())
         device = self._disks.find(disk.target)
-        if mount is None or device is None or mount.number != device.number:
+        if mount is None or device is None:
             return ""  # a fact of the staging mount
+        if mount.number != device.number:
+            return "lost its disk" if self._is_dead(mount) else ""
         self._disks.need(disk)  # not touched while its session is lost
         return filesystem_health.failure(mount, device, self._disks.sys, readonly=readonly)
 
@@ -137,9 +139,12 @@ class RealMounts:
         device = self._disks.need(disk)
         mounts = mountinfo.read()
         own = {located(path, root) for path, root in paths}
+        # The users of a dead mount have lost the disk already. XFS refuses a second mount of the
+        # filesystem as long as one of them stays.
+        dead = {mount.path for mount in mounts if mount.path in own and self._is_dead(mount)}
         shown = [mount for mount in mounts if mount.number == device.number]
         users = [mount.path for mount in shown if mount.path not in own]
-        for path in own:
+        for path in own - dead:
             users += [name for name in processes.using(path) if name not in users]
         below = {mount.id: mount.number for mount in mounts}
         ours = {mount.path: below.get(mount.parent, "") for mount in shown}
