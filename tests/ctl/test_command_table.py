@@ -118,7 +118,7 @@ def test_a_usage_error_names_the_help_of_its_command(
         ("volume rm data", "zfsiloctl volume delete"),
         ("volume get data", "zfsiloctl volume show"),
         ("volume umount data", "zfsiloctl volume unmount"),
-        ("volume shwo data", "zfsiloctl volume show"),
+        ("volume shows data", "zfsiloctl volume show"),
         ("token rm data", "zfsiloctl token revoke"),
         ("orphan rm x", "zfsiloctl orphan remove"),
         ("snapshot new data", "zfsiloctl snapshot create"),
