@@ -32,6 +32,11 @@ def connect(**fields: Any) -> pb.ConnectVolumeRequest:
     return connect_any(**({"volume": "csi-data"} | fields))
 
 
+def attach(**fields: Any) -> pb.AttachVolumeRequest:
+    """Return a request to attach volume csi-data of server give."""
+    return pb.AttachVolumeRequest(server="give", volume="csi-data", **fields)
+
+
 def publish(**fields: Any) -> pb.PublishVolumeRequest:
     """Return a request to publish volume csi-data to host take."""
     return publish_any(**({"name": DATA} | fields))
@@ -212,6 +217,7 @@ async def test_attachments_of_an_administrator_are_refused(tmp_path: Path, why: 
         with refused("NOT_FOUND"):
             await volumes.StatsVolume(pb.StatsVolumeRequest(name=DATA))
         for method, request in (
+            (volumes.AttachVolume, attach(staging_path=at.path("x"), path=at.path("y"))),
             (volumes.ConnectVolume, connect()),
             (volumes.MountVolume, pb.MountVolumeRequest(name=DATA, path=at.path("x"))),
             (volumes.UnmountVolume, pb.UnmountVolumeRequest(name=DATA, all_paths=True)),
@@ -272,6 +278,7 @@ async def test_remote_callers_cannot_attach(tmp_path: Path) -> None:
         await far.CreateVolume(create("csi-data"))
         await far.PublishVolume(publish())
         for method, request in (
+            (far.AttachVolume, attach(path=OUTSIDE)),
             (far.ConnectVolume, connect()),
             (far.StageVolume, pb.StageVolumeRequest(name=DATA)),
             (far.MountVolume, pb.MountVolumeRequest(name=DATA, path=OUTSIDE)),

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 METHODS = {path_of(method): method for s in (*SERVICES, HEALTH, REFLECTION) for method in s.methods}
 OPS = Identity(kind="user", id="ops", role="admin")
-CLIENT_METHODS = ("Connect", "Disconnect", "Stage", "Unstage", "Mount", "Unmount", "Grow")
+CLIENT_METHODS = (
+    *("Attach", "Detach", "Connect", "Disconnect"),
+    *("Stage", "Unstage", "Mount", "Unmount", "Grow"),
+)
 OTHER_IQN = "iqn.2026-01.org.example:b"
 
 

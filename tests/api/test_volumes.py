@@ -248,6 +248,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("UnmountVolume", pb.UnmountVolumeRequest(name=DATA, path="/a", all_paths=True), "BAD_PATH"),
     ("ConnectVolume", connect(server="No Server"), "BAD_ID"),
     ("ConnectVolume", connect(restore=9), "BAD_ENUM"),
+    ("AttachVolume", pb.AttachVolumeRequest(server="give", volume="data"), "BAD_PATH"),
+    (
+        "AttachVolume",
+        pb.AttachVolumeRequest(server="give", volume="data", state=pb.STATE_ABSENT),
+        "BAD_ENUM",
+    ),
+    ("DetachVolume", pb.DetachVolumeRequest(name=DATA, state=pb.STATE_MOUNTED), "BAD_ENUM"),
 ]
 
 

@@ -94,9 +94,10 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 # Calls that bring foreign data onto a host are accepted on its unix sockets only. Their inverses
 # are open to a remote administrator, so that a host can always be drained.
+LOCAL_REQUESTS = ("Attach", "Connect", "Stage", "Mount")
 LOCAL = frozenset(
     (
-        *(f"/zfsilo.v1.VolumeService/{request}Volume" for request in ("Connect", "Stage", "Mount")),
+        *(f"/zfsilo.v1.VolumeService/{request}Volume" for request in LOCAL_REQUESTS),
         "/zfsilo.v1.Service/BindMachine",  # who is there knows whether it was moved or cloned
     )
 )
