@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAMS = {
-    "csi-sanity": "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.5.0",
+    "csi-sanity": "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.6.0",
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
 }
 # Has the schemas of Kubernetes in the package, so validation needs no network.
