@@ -313,20 +313,21 @@ async def check_needs_repair(fixture: BusFixture, client: BusClient) -> None:
     assert "needs repair" in condition
     _kind, name = split(operation) or ("", "")
     assert f"zfsiloctl operation repair {name}" in condition
+    assert await client.get(DATA, "ConditionReasons") == ["NEEDS_REPAIR"]
     assert await client.get(DATA, "Operation") == operation
     refused = await client.try_call(DATA, VOLUME, "Delete", "a{sv}", {})
     assert (refused.error, refused.body[1]) == (f"{NAME}.Error.Busy", "NEEDS_REPAIR")
 
 
 @pytest.mark.parametrize(
-    ("fact", "value", "part"),
+    ("fact", "value", "part", "reason"),
     [
-        ("zvol:tank/zfsilo/data", None, "tank/zfsilo/data"),  # LOST
-        ("backstore:{}", {"dataset": "tank/other"}, "has another device"),  # CONFLICT
+        ("zvol:tank/zfsilo/data", None, "tank/zfsilo/data", "LOST"),
+        ("backstore:{}", {"dataset": "tank/other"}, "has another device", "CONFLICT"),
     ],
 )
 async def test_conditions_are_those_of_the_other_interfaces(
-    fixture: BusFixture, fact: str, value: object, part: str
+    fixture: BusFixture, fact: str, value: object, part: str, reason: str
 ) -> None:
     """LOST and CONFLICT are shown in the words of gRPC, and vanish after the repair."""
     client = await fixture.client()
@@ -338,8 +339,10 @@ async def test_conditions_are_those_of_the_other_interfaces(
     await fixture.service.reconciler.sync_all(administrator("test"))
     (condition,) = await client.get(DATA, "Conditions")
     assert part in condition
+    assert await client.get(DATA, "ConditionReasons") == [reason]
     with fixture.store.read() as txn:
-        assert convert.volume(volume_view(txn, "data")).conditions == [condition]
+        shown = convert.volume(volume_view(txn, "data"))
+    assert (shown.conditions, shown.condition_reasons) == ([condition], [reason])
     fixture.host.facts.effect(name, before)
     await fixture.service.reconciler.sync_all(administrator("test"))
     assert await client.get(DATA, "Conditions") == []

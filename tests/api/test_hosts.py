@@ -133,6 +133,20 @@ async def test_capacity(front: Front) -> None:
         await service.GetCapacity(service_pb2.GetCapacityRequest(root="tank/other"))
 
 
+async def test_the_capacity_names_the_problem_of_the_pool(front: Front) -> None:
+    service, facts = front.root().service, front.fixture.host.facts
+    facts.effect("pool:tank", "DEGRADED")
+    degraded = await service.GetCapacity(service_pb2.GetCapacityRequest())
+    assert degraded.condition_reasons == ["POOL_DEGRADED"]
+    assert "tank is DEGRADED" in degraded.conditions[0]
+    assert degraded.available_bytes
+    facts.effect("pool:tank", "SUSPENDED")
+    with refused("UNAVAILABLE", "POOL_SUSPENDED"):
+        await service.GetCapacity(service_pb2.GetCapacityRequest())
+    with refused("INVALID_ARGUMENT"):
+        await service.GetCapacity(service_pb2.GetCapacityRequest(root="elsewhere"))
+
+
 async def test_a_host_without_a_root_has_no_capacity(tmp_path: Path) -> None:
     async with front_of(tmp_path, SETTINGS.but(root="")) as front:
         service = front.root().service

@@ -68,7 +68,12 @@ def test_errors_that_ext4_has_counted_are_a_failure(client: Client) -> None:
     assert client.works()
     errors.write_text("3\n")
     assert not client.works()
-    assert "has 3 recorded errors" in client.mounts.problem(client.path, readonly=False)
+    problem = client.mounts.problem(client.path, readonly=False)
+    assert problem is not None
+    assert ("has 3 recorded errors" in problem.message, problem.reason) == (
+        True,
+        "FILESYSTEM_ERRORS",
+    )
 
 
 def test_a_directory_that_gives_eio_is_a_failure(

@@ -377,7 +377,7 @@ def test_what_prevents_the_use_of_a_pool(listed: str, key: str, part: str) -> No
         ("zpool list -H -o health,readonly tank", 0, listed, ""), (KEY, 0, key, "")
     )
     problem = RealZfs(run).pool_problem(NAME)
-    assert (part in problem, bool(problem)) == (True, bool(part))
+    assert (part in str(problem or ""), bool(problem)) == (True, bool(part))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import Disk, Filesystem, SessionProblem
 
 
@@ -270,8 +271,8 @@ class MountAdapter(Protocol):
     def processes(self, path: str) -> list[str]:
         """Return the processes that use a mount point or what is below it, as far as known."""
 
-    def problem(self, path: str, *, readonly: bool) -> str:
-        """Return a sentence about a mount that is not usable, otherwise "".
+    def problem(self, path: str, *, readonly: bool) -> ZfsiloError | None:
+        """Return the problem of a mount that is not usable.
 
         Only mountinfo and sysfs are read, so that the call cannot hang.
         """

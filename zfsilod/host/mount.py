@@ -19,7 +19,7 @@ from zfsilod.host.block import read_superblock
 from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, show
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -278,7 +278,7 @@ class RealMounts:
             "inodes_available": fs.f_favail,
         }
 
-    def problem(self, path: str, *, readonly: bool) -> str:
+    def problem(self, path: str, *, readonly: bool) -> ZfsiloError | None:
         return self._problem(
             path, mountinfo.at(resolved(path), mountinfo.read()), readonly=readonly
         )
@@ -289,18 +289,24 @@ class RealMounts:
             path: self._problem(path, topmost.get(path), readonly=readonly)
             for path, readonly in paths.items()
         }
-        return {path: sentence for path, sentence in named.items() if sentence}
+        return {path: problem.message for path, problem in named.items() if problem}
 
-    def _problem(self, path: str, mount: MountEntry | None, *, readonly: bool) -> str:
+    def _problem(
+        self, path: str, mount: MountEntry | None, *, readonly: bool
+    ) -> ZfsiloError | None:
         if mount is None:
-            return f"nothing is mounted at {path}"
+            return Unavailable(f"nothing is mounted at {path}", reason="NOT_MOUNTED")
         if self._is_dead(mount):
-            return f"the disk that is mounted at {path} has disappeared"
+            message = f"the disk that is mounted at {path} has disappeared"
+            return Unavailable(message, reason="SESSION_LOST")
         name = (self._disks.sys / "dev/block" / mount.number).resolve().name
         recorded = filesystem_health.recorded_failure(
             mount, self._disks.sys, name, readonly=readonly
         )
-        return f"the filesystem at {path} {recorded}" if recorded else ""
+        if not recorded:
+            return None
+        reason = "FILESYSTEM_FAILS" if mount.stopped and not readonly else "FILESYSTEM_ERRORS"
+        return Unavailable(f"the filesystem at {path} {recorded}", reason=reason)
 
     # The mount at a path
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
+    from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import ExportPath, ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
 
@@ -117,8 +118,8 @@ class ZfsAdapter(Protocol):
     def is_receiving(self, dataset: str) -> bool:
         """Tell whether a `zfs receive -s` of the zvol was interrupted: zfs-receive(8)."""
 
-    def pool_problem(self, root: str) -> str:
-        """Return a sentence about the pool of a dataset when it is not ONLINE, otherwise ""."""
+    def pool_problem(self, root: str) -> ZfsiloError | None:
+        """Return the problem of the pool of a dataset: not ONLINE, read-only, without its key."""
 
 
 class SnapshotAdapter(Protocol):

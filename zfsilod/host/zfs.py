@@ -23,6 +23,7 @@ from zfsilod.host.zfs_output import (
     missing,
     no_key,
     no_pool,
+    not_online,
     own_marks,
     pool_of,
     property_options,
@@ -314,21 +315,20 @@ class RealZfs:
         rows = (line.split("\t") for line in lines)
         return {name: (int(size), int(used), int(ref)) for name, size, used, ref in rows}
 
-    def pool_problem(self, root: str) -> str:
+    def pool_problem(self, root: str) -> ZfsiloError | None:
         pool = pool_of(check_dataset(root))
         argv = ["zpool", "list", "-H", "-o", "health,readonly", pool]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
         health, _, readonly = done.stdout.strip().partition("\t")
         if done.rc != 0:
-            return no_pool(pool).message
+            return no_pool(pool)
         if health == "SUSPENDED":
-            return suspended(pool).message
+            return suspended(pool)
         if health != "ONLINE":
-            return f"the pool {pool} is {health}; see `zpool status`"
+            return not_online(pool, health)
         if readonly == "on":
-            return read_only(pool).message
-        problem = self._key_problem(root)
-        return problem.message if problem else ""
+            return read_only(pool)
+        return self._key_problem(root)
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
         names = asked((*LISTED, *(f"{PREFIX}{mark}" for mark in MARKS)))

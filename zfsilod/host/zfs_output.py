@@ -141,6 +141,12 @@ def suspended(pool: str) -> Unavailable:
     return Unavailable(message, reason="POOL_SUSPENDED", pool=pool)
 
 
+def not_online(pool: str, health: str) -> Unavailable:
+    """Return the error for a pool in another state than ONLINE: zpoolconcepts(7)."""
+    reason = "POOL_DEGRADED" if health == "DEGRADED" else "POOL_FAULTED"
+    return Unavailable(f"the pool {pool} is {health}; see `zpool status`", reason=reason, pool=pool)
+
+
 def no_key(root: str, dataset: str) -> FailedPrecondition:
     """Return the error for an encrypted dataset whose key is not loaded."""
     return FailedPrecondition(

@@ -245,6 +245,7 @@ class Condition(Stored, tag="Condition"):
 
     id: str  # the volume's uid
     sentences: tuple[str, ...]
+    reasons: tuple[str, ...] = ()  # of the sentences; a record of schema 2 has none
 
 
 class Token(Stored, tag="Token"):

@@ -238,12 +238,15 @@ def store_conditions(
     condition stays until nothing differs any more.
     """
     for report in reports:
-        problems = dict.fromkeys(problem.problem for problem in report.problems)
-        failed = () if problems else (complaints.get(report.volume, ""),)
-        sentences = tuple(filter(None, (*problems, *failed)))
+        conditions = {problem.problem: problem.reason for problem in report.problems}
+        if not conditions and complaints.get(report.volume):
+            conditions = {complaints[report.volume]: "NOT_REPAIRED"}
+        sentences, reasons = tuple(conditions), tuple(conditions.values())
         known = txn.get(Condition, report.uid)
-        if sentences and (known is None or known.sentences != sentences):
-            txn.put(Condition(id=report.uid, sentences=sentences))
+        if sentences and (
+            known is None or (known.sentences, known.reasons) != (sentences, reasons)
+        ):
+            txn.put(Condition(id=report.uid, sentences=sentences, reasons=reasons))
         elif known is not None and not sentences and (repaired or not report.missing):
             txn.drop(Condition.bucket(), report.uid)
     # Conditions of volumes that do not exist on this host any more.

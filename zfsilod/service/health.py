@@ -121,7 +121,7 @@ class HealthReader:
         if not root:
             return []
         problem = await self._context.look(partial(self._context.machine.zfs.pool_problem, root))
-        return [Attention(subject="", sentence=problem)] if problem else []
+        return [Attention(subject="", sentence=problem.message)] if problem else []
 
     def _strangers(self, strangers: list[AdoptVolume]) -> list[Attention]:
         """Return the problem of zvols with zfsilo's marks that have no record."""

@@ -104,7 +104,9 @@ class SecretRotation:
                 f"{moved}, and the session did not follow ({error.message}): systemctl restart "
                 f"zfsilo-volume@{attachment.id}.service"
             )
-            condition = Condition(id=attachment.disk.serial, sentences=(sentence,))
+            condition = Condition(
+                id=attachment.disk.serial, sentences=(sentence,), reasons=("NOT_FOLLOWED",)
+            )
             await self._context.write(lambda txn: txn.put(condition))
 
     async def _rotate(self, attachment: Attachment) -> bool:

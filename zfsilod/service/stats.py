@@ -18,6 +18,7 @@ from zfsilod.service.session_problems import SessionProblems
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.model.records import Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
 
@@ -29,10 +30,10 @@ BLOCKS = "the filesystem of {name} does not answer: its disk may be lost"
 
 
 class Stats(NamedTuple):
-    """The known figures by name, and the problems, a sentence each."""
+    """The known figures by name, and the problems."""
 
     figures: Figures
-    conditions: tuple[str, ...] = ()
+    problems: tuple[ZfsiloError, ...] = ()
 
 
 class StatsReader:
@@ -46,16 +47,33 @@ class StatsReader:
     async def sample(self, view: VolumeView) -> Stats:
         """Return the figures of a volume: of its filesystem when staged, else of its zvol."""
         attachment, volume = view.attachment, view.volume
+        problem = await self.pool_problem() if volume is not None else None
+        pool = (problem,) if problem else ()
         if attachment is not None and attachment.state in ("STAGED", "MOUNTED"):
-            return await self._of_attachment(attachment)
-        if volume is not None:
-            zfs, root = self._context.machine.zfs, self._context.settings.root
-            figures = await self._context.look(partial(zfs.usage, volume.dataset))
-            problem = await self._context.look(partial(zfs.pool_problem, root))
-            return Stats(figures=figures, conditions=(problem,) if problem else ())
-        assert attachment is not None
-        figures = {"volsize": attachment.disk.size_bytes}
-        return Stats(figures=figures, conditions=await self._session(attachment))
+            stats = await self._of_attachment(attachment)
+        elif volume is not None:
+            stats = await self._of_zvol(volume, pool)
+        else:
+            assert attachment is not None
+            figures = {"volsize": attachment.disk.size_bytes}
+            stats = Stats(figures=figures, problems=await self._session(attachment))
+        return stats._replace(problems=(*pool, *stats.problems))
+
+    async def pool_problem(self) -> ZfsiloError | None:
+        """Return the problem of the pool of a server."""
+        zfs, root = self._context.machine.zfs, self._context.settings.root
+        return await self._context.look(partial(zfs.pool_problem, root))
+
+    async def _of_zvol(self, volume: Volume, pool: tuple[ZfsiloError, ...]) -> Stats:
+        """Return the figures of a zvol. Fails without them only while its pool has no problem."""
+        try:
+            question = partial(self._context.machine.zfs.usage, volume.dataset)
+            return Stats(figures=await self._context.look(question))
+        except ZfsiloError as error:
+            if not pool:
+                raise
+            known = [problem.message for problem in pool]
+            return Stats(figures={}, problems=() if error.message in known else (error,))
 
     async def broken_sessions(self) -> dict[str, str]:
         """Return the problems of the sessions of idle attachments, by attachment."""
@@ -70,7 +88,7 @@ class StatsReader:
     async def _of_attachment(self, attachment: Attachment) -> Stats:
         if attachment.mode == "BLOCK":
             figures = await self._of_device(attachment)
-            return Stats(figures=figures, conditions=await self._session(attachment))
+            return Stats(figures=figures, problems=await self._session(attachment))
         mounts, path = self._context.machine.mounts, attachment.staging_path
         problem = await self._context.look(
             partial(mounts.problem, path, readonly=attachment.stage_readonly)
@@ -80,8 +98,8 @@ class StatsReader:
         try:
             figures = await sample_blocking(question, attachment.id, self._blocking)
         except ZfsiloError as error:
-            return Stats(figures={}, conditions=(*problems, error.message))
-        return Stats(figures=figures, conditions=problems)
+            return Stats(figures={}, problems=(*problems, error))
+        return Stats(figures=figures, problems=problems)
 
     async def _of_device(self, attachment: Attachment) -> Figures:
         """Return the size of a raw device, and the bytes in use as its server reports them."""
@@ -94,8 +112,9 @@ class StatsReader:
             return figures  # the size is known without the server
         return figures | {"referenced": usage["referenced"]}
 
-    async def _session(self, attachment: Attachment) -> tuple[str, ...]:
-        return tuple((await self._sessions_of([attachment])).values())
+    async def _session(self, attachment: Attachment) -> tuple[ZfsiloError, ...]:
+        sentences = (await self._sessions_of([attachment])).values()
+        return tuple(Unavailable(sentence, reason="SESSION_LOST") for sentence in sentences)
 
     async def _sessions_of(self, attachments: list[Attachment]) -> dict[str, str]:
         disks = [attachment.disk for attachment in attachments]

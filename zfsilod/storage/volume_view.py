@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import NotFound
@@ -26,6 +26,7 @@ class VolumeView(Record):
     attachment: Attachment | None = None
     operation: str = ""  # the live operation on it
     conditions: tuple[str, ...] = ()  # its problems, a sentence each
+    condition_reasons: tuple[str, ...] = ()  # of these problems, in the same order
     trashed: Trashed | None = None  # of a deleted volume, which does not own its name any more
 
     @property
@@ -108,17 +109,27 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         or "",
     )
     conditions = conditions_of(txn, view)
-    return view.but(conditions=conditions) if conditions else view
+    if not conditions:
+        return view
+    return view.but(
+        conditions=tuple(sentence for sentence, _reason in conditions),
+        condition_reasons=tuple(reason for _sentence, reason in conditions),
+    )
 
 
-def conditions_of(txn: Transaction, view: VolumeView) -> tuple[str, ...]:
-    """Return the conditions of a volume, one sentence each, as every interface shows them."""
+def conditions_of(txn: Transaction, view: VolumeView) -> list[tuple[str, str]]:
+    """Return the conditions of a volume, as every interface shows them: sentences and reasons."""
     operation = txn.get(Operation, view.operation) if view.operation else None
     stored = txn.get(Condition, view.uid)
-    sentences = stored.sentences if stored else ()
-    if operation is None or operation.state != "NEEDS_REPAIR":
-        return sentences
-    return (f"{needs_repair(operation)}; run {repair_command(operation)}", *sentences)
+    conditions: list[tuple[str, str]] = []
+    if operation is not None and operation.state == "NEEDS_REPAIR":
+        sentence = f"{needs_repair(operation)}; run {repair_command(operation)}"
+        conditions.append((sentence, "NEEDS_REPAIR"))
+    if stored is not None:
+        conditions += zip_longest(
+            stored.sentences, stored.reasons[: len(stored.sentences)], fillvalue="UNKNOWN"
+        )
+    return conditions
 
 
 def needs_repair(operation: Operation) -> str:

@@ -49,6 +49,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
         attachment=attachment(view.attachment) if view.attachment is not None else None,
         publications=list(map(publication, view.publications)) or None,
         conditions=view.conditions or None,
+        condition_reasons=view.condition_reasons or None,
         delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
         purge_time=_time(view.trashed.purge_at) if view.trashed else None,
         **_volume_fields(view.volume) if view.volume is not None else {},

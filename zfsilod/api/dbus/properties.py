@@ -127,6 +127,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
             for mount in (view.attachment.mounts if view.attachment else ())
         },
         "Conditions": lambda view: view.conditions,
+        "ConditionReasons": lambda view: view.condition_reasons,
         "Operation": lambda view: path_of("operation", view.operation) if view.operation else "/",
         "Etag": lambda view: view.etag,
         "CreatedAt": _either("created_at"),

@@ -10,11 +10,12 @@ from zfsilo.v1 import service_pb2
 from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
-from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.errors import PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_new
 from zfsilod.requests import orphans
 from zfsilod.requests.rotate_secrets import RotateSecrets
+from zfsilod.requests.volumes import need_root
 from zfsilod.security import certificates
 from zfsilod.security.credentials import check_caller
 from zfsilod.security.issued import limit_certificates
@@ -51,17 +52,24 @@ class ServiceMethods:
     ) -> service_pb2.Capacity:
         settings = call.service.context.settings
         check_new(convert.as_pairs(message.properties), settings.volblocksize)
-        space = await call.service.capacity(message.root)
+        need_root(settings)
+        problem = await call.service.stats.pool_problem()
+        try:
+            space = await call.service.capacity(message.root)
+        except Unavailable as error:
+            raise (problem or error) from None
         available = space.available_bytes
         if message.HasField("thin"):
             promised = call.read(lambda txn: txn.promised())
             available = largest_volume(space, settings, promised, thin=message.thin)
-        condition = nearly_full(space, settings)
-        return service_pb2.Capacity(
-            available_bytes=available,
-            total_bytes=space.total_bytes,
-            conditions=[condition] if condition else [],
-        )
+        capacity = service_pb2.Capacity(available_bytes=available, total_bytes=space.total_bytes)
+        if problem is not None:
+            capacity.conditions.append(problem.message)
+            capacity.condition_reasons.append(problem.reason)
+        if condition := nearly_full(space, settings):
+            capacity.conditions.append(condition)
+            capacity.condition_reasons.append("POOL_NEARLY_FULL")
+        return capacity
 
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
@@ -95,6 +103,7 @@ class ServiceMethods:
                 status.capacity.total_bytes = space.total_bytes
                 if condition := nearly_full(space, call.service.context.settings):
                     status.capacity.conditions.append(condition)
+                    status.capacity.condition_reasons.append("POOL_NEARLY_FULL")
                     attention.insert(0, Attention(subject="", sentence=condition))
         holds = call.service.context.ownership.holds
         attention[:0] = [

@@ -90,7 +90,11 @@ class VolumeMethods:
         volume_id = convert.volume_id(message.name)
         sampled = await call.service.stats.sample(need_view(call, volume_id))
         figures = {STATS_FIELDS[name]: figure for name, figure in sampled.figures.items()}
-        return volume_pb2.VolumeStats(**figures, conditions=sampled.conditions)
+        return volume_pb2.VolumeStats(
+            **figures,
+            conditions=[problem.message for problem in sampled.problems],
+            condition_reasons=[problem.reason for problem in sampled.problems],
+        )
 
     async def ProbeVolume(
         self, message: volume_pb2.ProbeVolumeRequest, call: Call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.iscsi import hangs, need_session
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
@@ -134,23 +134,26 @@ class FakeMounts:
         mount = {"serial": disk.serial, "kind": kind, "readonly": readonly}
         self.facts.effect(f"mount:{path}", mount)
 
-    def problem(self, path: str, *, readonly: bool) -> str:
+    def problem(self, path: str, *, readonly: bool) -> ZfsiloError | None:
         mount = self.facts.get(f"mount:{path}")
         if mount is None:
-            return f"nothing is mounted at {path}"
+            return Unavailable(f"nothing is mounted at {path}", reason="NOT_MOUNTED")
         if mount["readonly"] and not readonly:
-            return f"the filesystem at {path} became read-only after an error"
-        failed = self.facts.get(f"failed:{mount['serial']}") is not None
-        return f"the filesystem at {path} has 1 recorded errors" if failed else ""
+            message = f"the filesystem at {path} became read-only after an error"
+            return Unavailable(message, reason="FILESYSTEM_FAILS")
+        if self.facts.get(f"failed:{mount['serial']}") is None:
+            return None
+        message = f"the filesystem at {path} has 1 recorded errors"
+        return Unavailable(message, reason="FILESYSTEM_ERRORS")
 
     def problems(self, paths: dict[str, bool]) -> dict[str, str]:
         named = {path: self.problem(path, readonly=wanted) for path, wanted in paths.items()}
-        return {path: sentence for path, sentence in named.items() if sentence}
+        return {path: problem.message for path, problem in named.items() if problem}
 
     def stats(self, path: str) -> dict[str, int]:
         mount = self.facts.get(f"mount:{path}")
         if mount is None:
-            raise FailedPrecondition(f"{path} is not mounted", path=path)
+            raise FailedPrecondition(f"{path} is not mounted", reason="NOT_MOUNTED", path=path)
         size = self.facts.get(f"content:{mount['serial']}")["size"]
         return {
             "bytes_total": size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
-from zfsilod.host.zfs_output import missing, no_pool, suspended
+from zfsilod.host.zfs_output import missing, no_pool, not_online, suspended
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
@@ -222,16 +222,16 @@ class FakeZfs:
     def is_receiving(self, dataset: str) -> bool:
         return "receiving" in self._zvol(dataset)
 
-    def pool_problem(self, root: str) -> str:
+    def pool_problem(self, root: str) -> ZfsiloError | None:
         pool = root.split("/")[0]
         health = self.facts.get(f"pool:{pool}") or "ONLINE"
         if health == "DEGRADED":
-            return f"the pool {pool} is {health}; see `zpool status`"
+            return not_online(pool, health)
         try:
             self._need_pool(root)
         except ZfsiloError as error:
-            return error.message
-        return ""
+            return error
+        return None
 
     def _zvol(self, dataset: str) -> Any:
         self._need_pool(dataset)
