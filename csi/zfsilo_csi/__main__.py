@@ -49,6 +49,7 @@ def add_services(
     """Add the CSI services of a role (controller, node or all) to a server."""
     from zfsilo_csi import channel
     from zfsilo_csi.backends import Backends
+    from zfsilo_csi.controller_health import HealthController
     from zfsilo_csi.group_snapshots import GroupSnapshotController
     from zfsilo_csi.identity import FeatureSource, IdentityService
     from zfsilo_csi.node import NodeService
@@ -63,13 +64,14 @@ def add_services(
         stack.push_async_callback(local.close)
         source = node = NodeService(Zfsilod("zfsilod of this node", local), settings.backends)
         stack.push_async_callback(node.close)
-        server.add("Node", node)
+        server.add("Node", node, node.health())
     if role in ("controller", "all"):
         source = backends = Backends(settings.backends, channel.remote)
         stack.push_async_callback(backends.close)
         server.add(
             "Controller",
             VolumeController(backends),
+            HealthController(backends),
             PublicationController(backends),
             SnapshotController(backends),
         )

@@ -14,6 +14,7 @@ from zfsilo_csi.backends import ZONE_KEY, unconfigured
 from zfsilo_csi.convert import condition
 from zfsilo_csi.errors import Code, CsiError, need, not_found
 from zfsilo_csi.introductions import Introductions
+from zfsilo_csi.node_health import KnownVolumes, NodeHealthService
 from zfsilo_csi.publications import EPOCH
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class NodeService:
         self._daemon = daemon
         self._backends = backends
         self._introductions = Introductions(daemon)
+        self._volumes = KnownVolumes()
+
+    def health(self) -> NodeHealthService:
+        """Return the methods for health, which share what this service learns."""
+        return NodeHealthService(self._daemon, self._backends, self._introductions, self._volumes)
 
     async def close(self) -> None:
         """End what runs in the background."""
@@ -77,9 +83,8 @@ class NodeService:
         capability = _capability(request)
         handle = ids.need_handle(request.volume_id, "volume")
         call.note(volume=str(handle), path=path)
-        server = self._server(handle)
         daemon_request = pb.AttachVolumeRequest(
-            server=server,
+            server=self._server(handle),
             volume=handle.id,
             local_name=ids.local_name(handle),
             restore=pb.RESTORE_NEVER,
@@ -90,6 +95,14 @@ class NodeService:
             mount_options=capability.mount.mount_flags,
             readonly=capability.access_mode.mode in volume_capabilities.READERS,
         )
+        with self._volumes.staging(handle):
+            await self._attach(handle, daemon_request, call)
+        return csi.NodeStageVolumeResponse()
+
+    async def _attach(
+        self, handle: ids.Handle, daemon_request: pb.AttachVolumeRequest, call: CsiCall
+    ) -> None:
+        """Attach a volume with the publication of the controller."""
         try:
             await self._daemon.volumes.AttachVolume(daemon_request, call)
         except CsiError as error:
@@ -97,10 +110,9 @@ class NodeService:
                 raise
             # A server hides a volume that is not published to the caller. The epoch proves that
             # this one was published earlier.
-            self._introductions.again(server)
+            self._introductions.again(daemon_request.server)
             message = f"volume {handle} is no longer published to this node; publish it again"
             raise CsiError(Code.FAILED_PRECONDITION, message) from None
-        return csi.NodeStageVolumeResponse()
 
     def _server(self, handle: ids.Handle) -> str:
         """Return the server of a volume, by its name in the configuration of zfsilod."""
@@ -119,6 +131,7 @@ class NodeService:
         call.note(volume=str(handle), path=path)
         daemon_request = pb.DetachVolumeRequest(name=_local(handle), path=path, unmounted=True)
         await self._daemon.volumes.DetachVolume(daemon_request, call)
+        self._volumes.gone(handle)
         return csi.NodeUnstageVolumeResponse()
 
     async def NodePublishVolume(
@@ -153,7 +166,8 @@ class NodeService:
     async def NodeGetVolumeStats(
         self, request: csi.NodeGetVolumeStatsRequest, call: CsiCall
     ) -> csi.NodeGetVolumeStatsResponse:
-        _handle, volume = await self._attached(request, call)
+        handle, volume = await self._attached(request, call)
+        self._volumes.seen(handle)
         daemon_request = pb.StatsVolumeRequest(name=volume.name)
         stats = await self._daemon.volumes.StatsVolume(daemon_request, call)
         return csi.NodeGetVolumeStatsResponse(

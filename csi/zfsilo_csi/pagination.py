@@ -39,8 +39,13 @@ def read_token(token: str, backends: list[str]) -> Position:
         return Position(backends[0], "")
     backend, colon, rest = token.partition(":")
     if not colon or backend not in backends:
-        raise CsiError(Code.ABORTED, "starting_token is invalid; list again without it")
+        raise invalid_token()
     return Position(backend, rest)
+
+
+def invalid_token() -> CsiError:
+    """Return the error for a token that no list of the plugin returned."""
+    return CsiError(Code.ABORTED, "starting_token is invalid; list again without it")
 
 
 async def collect(

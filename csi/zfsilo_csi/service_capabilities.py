@@ -29,11 +29,13 @@ CONTROLLER: Mapping[csi.ControllerServiceCapability.RPC.Type, str] = {
     ControllerRpc.PUBLISH_READONLY: "",
     ControllerRpc.EXPAND_VOLUME: "",
     ControllerRpc.LIST_VOLUMES_PUBLISHED_NODES: "",
-    ControllerRpc.VOLUME_CONDITION: "",
+    ControllerRpc.VOLUME_CONDITION: "",  # for sidecars built on CSI 1.12
     ControllerRpc.GET_VOLUME: "",
     ControllerRpc.SINGLE_NODE_MULTI_WRITER: "",
     ControllerRpc.MODIFY_VOLUME: "",
     ControllerRpc.GET_SNAPSHOT: SNAPSHOTS,
+    ControllerRpc.GET_VOLUME_HEALTH: "",
+    ControllerRpc.LIST_VOLUME_HEALTH: "",
 }
 # Not VOLUME_MOUNT_GROUP: ext4 and xfs have no mount option for it, and kubelet would no longer
 # apply fsGroup itself.
@@ -41,8 +43,10 @@ NODE = (
     NodeRpc.STAGE_UNSTAGE_VOLUME,
     NodeRpc.GET_VOLUME_STATS,
     NodeRpc.EXPAND_VOLUME,
-    NodeRpc.VOLUME_CONDITION,
+    NodeRpc.VOLUME_CONDITION,  # for kubelets built on CSI 1.12
     NodeRpc.SINGLE_NODE_MULTI_WRITER,
+    NodeRpc.GET_VOLUME_HEALTH,
+    NodeRpc.GET_STORAGE_HEALTH,
 )
 
 

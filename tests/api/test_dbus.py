@@ -342,7 +342,8 @@ async def test_conditions_are_those_of_the_other_interfaces(
     assert await client.get(DATA, "ConditionReasons") == [reason]
     with fixture.store.read() as txn:
         shown = convert.volume(volume_view(txn, "data"))
-    assert (shown.conditions, shown.condition_reasons) == ([condition], [reason])
+    assert shown.conditions == [condition]
+    assert shown.condition_reasons == [reason]
     fixture.host.facts.effect(name, before)
     await fixture.service.reconciler.sync_all(administrator("test"))
     assert await client.get(DATA, "Conditions") == []

@@ -110,9 +110,9 @@ async def test_advertised_capabilities(cluster: Cluster) -> None:
     controller = await plugin.controller.ControllerGetCapabilities(
         csi.ControllerGetCapabilitiesRequest()
     )
-    assert [capability.rpc.type for capability in controller.capabilities] == list(range(1, 16))
+    assert [capability.rpc.type for capability in controller.capabilities] == list(range(1, 18))
     node = await plugin.node.NodeGetCapabilities(csi.NodeGetCapabilitiesRequest())
-    assert [capability.rpc.type for capability in node.capabilities] == [1, 2, 3, 4, 5]
+    assert [capability.rpc.type for capability in node.capabilities] == [1, 2, 3, 4, 5, 7, 8]
     old = service_capabilities.controller(frozenset())
     assert {5, 6, 7, 15}.isdisjoint(capability.rpc.type for capability in old.capabilities)
 
