@@ -1,4 +1,4 @@
-"""csi-sanity over a simulated host: every spec runs and passes, and nothing is left over."""
+"""csi-sanity over a simulated host: every spec of what is advertised passes, nothing is left."""
 
 from __future__ import annotations
 
