@@ -8,6 +8,7 @@ import pytest
 
 from tests.lab import leak_check
 from tests.lab.test_fencing import NAME, PATH, STEP_S, TEST_S, attach, ctl, refusal
+from tests.lab.test_ownership import restart
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -56,6 +57,14 @@ until [ "$(zpool list -H -o health vault)" = SUSPENDED ]; do sleep 0.2; done
 """
 )
 HEAL = TABLE.format(table="0 $size linear $loop 0") + "zpool clear vault"
+REMOVE_VAULT = """
+zpool export vault
+dmsetup remove vault
+losetup -d $(losetup -nO NAME -j /root/vault.img)
+rm /root/vault.img
+until [ -z "$(systemctl list-units --plain --no-legend 'zfsilo-op-*.service')" ]
+do sleep 0.2; done
+"""
 
 
 def status(machine: Machine) -> str:
@@ -148,5 +157,7 @@ class TestSuspendedPool:
         ctl(give, "volume", "unpublish", NAME, "--all")
         for name in (NAME, LATER):
             ctl(give, "volume", "delete", name, "--yes")
-        give.sh(f"rm {VAULT}; systemctl restart zfsilod.service", timeout_s=STEP_S)
+        give.run("rm", VAULT)
+        restart(give)
+        give.sh(REMOVE_VAULT, timeout_s=STEP_S)
         assert leak_check.leaks(pair) == []
