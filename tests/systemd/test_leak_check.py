@@ -35,11 +35,16 @@ def test_leaks_of_units(host: SystemdHost) -> None:
     host.run("systemctl", "reset-failed")
 
 
+# systemd-run returns before the shell has become the worker.
+RENAMED = "until grep -qs '^zfsilo-worker' /proc/[0-9]*/cmdline; do sleep 0.05; done"
+
+
 def test_leaks_of_devices_mounts_and_processes(host: SystemdHost) -> None:
     host.run("sh", "-c", "truncate -s 8M /tmp/disk && losetup --find /tmp/disk")
     host.run("mount", "-t", "tmpfs", "none", "/mnt")
     host.run("systemd-run", "--unit=x", "sh", "-c", "exec -a zfsilo-worker sleep 60", check=False)
     host.run("systemd-run", "--unit=y", "bash", "-c", "exec -a zfsilo-worker sleep 60")
+    host.run("sh", "-c", RENAMED)
     with host.start("sleep", "60") as process:
         left = leaks(host, grace_s=0)
         process.kill()
