@@ -24,6 +24,7 @@ GIB = 1 << 30
 NODE = "take"
 POD = "pod-a"
 STAGING = f"staging-{POD}"
+STAGE_S = 180.0  # in emulation
 RETRIED = ("UNAVAILABLE", "CANCELLED", "ABORTED")
 Mode = csi.VolumeCapability.AccessMode
 
@@ -125,7 +126,10 @@ class PluginClient:
 async def up(plugin: PluginClient, volume_id: str, pod: str = POD, capability: Any = None) -> str:
     """Publish, stage and mount a volume for a pod, and return its path there."""
     context = await plugin.publish(volume_id, volume_capability=capability or mount())
-    await plugin.stage(volume_id, context, capability, f"staging-{pod}")
+    # The first one makes the filesystem too, maybe beyond the deadline of one call.
+    await until_done(
+        lambda: plugin.stage(volume_id, context, capability, f"staging-{pod}"), STAGE_S
+    )
     await plugin.mount(volume_id, pod, capability, f"staging-{pod}")
     return plugin.path(pod)
 
