@@ -165,7 +165,7 @@ install-files: docs
 	install -d $(DESTDIR)$(LIBRARY) $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS)
 	$(call launcher,-Is,zfsilod.daemon,$(PREFIX)/bin/zfsilod)
 	$(call launcher,-Is,zfsilod.ctl,$(PREFIX)/bin/zfsiloctl)
-	$(call launcher,-IS,zfsilod.engine.worker,$(LIBRARY)/zfsilo-worker)
+	$(call launcher,-IS,zfsilod.engine.process,$(LIBRARY)/zfsilo-worker)
 	$(call launcher,-Is,zfsilod.gateway.main,$(LIBRARY)/zfsilo-gateway)
 	install -m 644 units/*.service units/*.socket units/*.slice units/*.timer $(DESTDIR)$(UNITS)
 	install -D -m 644 units/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/zfsilo.conf

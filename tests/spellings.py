@@ -53,6 +53,7 @@ DATASETS = {
     "tank/a b": False,
     "/tank": False,
 }
+MOUNT_OPTION = r"[a-z_][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?"
 MOUNT_OPTIONS = {
     "noatime": True,
     "commit=30": True,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.service_fixture import ServiceFixture
-    from zfsilod.model.records import AccessMode
+    from zfsilod.model.words import AccessMode
 
 GIB = 1 << 30
 READERS: AccessMode = "MULTI_NODE_READER_ONLY"

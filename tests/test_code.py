@@ -37,7 +37,7 @@ BROAD = {
 }
 # Called by Python, grpc, ssl or ElementTree; and members of the fake host, the gateway and the
 # contract that only tests use.
-USED = {"__init_subclass__", "List", "num_tickets", "tail"} | {
+USED = {"__init_subclass__", "__getattr__", "List", "num_tickets", "tail"} | {
     "light_fuse",
     "douse",
     "reboot",

@@ -28,7 +28,7 @@ from zfsilod.requests.volumes import CreateVolume, need_publication
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.records import AccessMode, Mode
+    from zfsilod.model.words import AccessMode, Mode
 
 GIB = 1 << 30
 OTHER = "iqn.2024-01.lab.other:host"

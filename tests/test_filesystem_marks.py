@@ -21,7 +21,7 @@ from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
-    from zfsilod.model.host_facts import FilesystemState
+    from zfsilod.model.words import FilesystemState
     from zfsilod.storage.transaction import Transaction
 
 GIB = 1 << 30

@@ -21,7 +21,7 @@ import pytest
 
 from tests.examples import steps
 from zfsilod import host
-from zfsilod.engine.step import HostStep, SandboxPart
+from zfsilod.engine.step import HostStep
 from zfsilod.host.block import RealBlock
 from zfsilod.host.iscsi import RealIscsi
 from zfsilod.host.lio import RealLio
@@ -31,6 +31,7 @@ from zfsilod.host.run import TOOLS, Runner
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zfs import RealZfs
 from zfsilod.model.record import CLASSES, Record
+from zfsilod.model.words import SandboxPart
 from zfsilod.systemd.sandbox import ALWAYS, OWN_PATHS, PERMISSIONS, settings
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def callees(function: FunctionType) -> tuple[FunctionType, ...]:
             functions += members(function.__globals__.get(node.id))
         elif isinstance(node, ast.ImportFrom):  # an import that is put off until it is needed
             module = import_module(str(node.module))
-            functions += [f for alias in node.names for f in members(vars(module)[alias.name])]
+            functions += [f for alias in node.names for f in members(getattr(module, alias.name))]
         elif isinstance(node, ast.Attribute):
             functions += attributes(function, node)
     return tuple(functions)

@@ -23,7 +23,7 @@ from zfsilod.storage.secrets import seal
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import AccessMode
+    from zfsilod.model.words import AccessMode
 
 ROTATE = RotateSecrets(volume="data", force=True)
 

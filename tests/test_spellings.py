@@ -165,6 +165,6 @@ def test_mount_options(option: str, *, valid: bool) -> None:
 def test_the_csi_plugin_has_the_same_patterns() -> None:
     """It is a program of its own, without zfsilod's library."""
     assert ids.ID.pattern == validation.ID.pattern
-    assert volume_capabilities.FLAG.pattern == mount_options.OPTION.pattern
+    assert volume_capabilities.FLAG.pattern == spellings.MOUNT_OPTION
     assert volume_capabilities.MOUNT_FLAGS == mount_options.OPTIONS
     assert csi_config.ZONE.pattern == config.ZONE.pattern

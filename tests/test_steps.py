@@ -12,9 +12,11 @@ from tests.examples import UID, steps
 from tests.lab.contract import Contract, EffectInterrupter
 from tests.lab.contract_examples import CLIENT, EXAMPLES, SERVER, secrets
 from zfsilod.engine.step import Guard, HostStep
+from zfsilod.engine.steps import MODULE_OF
 from zfsilod.engine.steps.snapshot import Clone
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.fake import FakeHost
+from zfsilod.model import host_facts, records
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.record import CLASSES
 
@@ -58,11 +60,24 @@ def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> No
 
 def test_the_worker_knows_every_step() -> None:
     """By its own imports: an operation with a tag that it does not know cannot be rolled back."""
+    tags = sorted({type(step).TAG for step in steps()})
     code = (
-        "import zfsilod.engine.worker, zfsilod.model.record; print(*zfsilod.model.record.CLASSES)"
+        "import zfsilod.engine.worker; from zfsilod.model.record import class_of; "
+        f"print(*(class_of(tag).TAG for tag in {tags}))"
     )
-    tags = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {type(step).TAG for step in steps()} <= set(tags.stdout.split())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == tags
+
+
+def test_every_tag_is_listed_with_its_module() -> None:
+    """Except for the records that the store itself imports."""
+    names = {tag: kind.__module__ for tag, kind in CLASSES.items()}
+    modules = {
+        tag: name.removeprefix("zfsilod.")
+        for tag, name in names.items()
+        if name.startswith("zfsilod.") and name not in (records.__name__, host_facts.__name__)
+    }
+    assert modules == MODULE_OF
 
 
 def test_the_examples_hold_every_step() -> None:

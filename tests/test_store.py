@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import stat
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +26,6 @@ from zfsilod.storage.store import HEAD_ROOM, SCHEMA, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 GIB = 1 << 30
 SMALL_BYTES = 1 << 20
@@ -70,7 +69,7 @@ def create(directory: Path) -> Store:
 @contextmanager
 def process(code: str, store: Store, rounds: int = 0) -> Iterator[subprocess.Popen[bytes]]:
     """Run Python code with the directory of the store and a number as its arguments."""
-    argv = [sys.executable, "-c", code, os.fspath(store.directory), str(rounds)]
+    argv = [sys.executable, "-c", code, store.directory, str(rounds)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         try:
             yield running
@@ -111,7 +110,7 @@ def test_the_readers_of_killed_processes_do_not_fill_the_table(store: Store) -> 
         with process(HOLD_READER, store) as reader:
             kill_in_transaction(reader)
     store.close()
-    again = Store(store.directory)  # opening the store clears their slots
+    again = Store(Path(store.directory))  # opening the store clears their slots
     with again.read() as txn:
         assert txn.schema() == SCHEMA
     again.close()
@@ -178,20 +177,20 @@ async def test_the_service_refuses_requests_for_a_nearly_full_store(
 @pytest.mark.parametrize("left", [0, 100, 2 * 4096])
 def test_a_truncated_store_is_refused_and_not_replaced(store: Store, left: int) -> None:
     store.close()
-    data = store.directory / "store" / "data.mdb"
+    data = Path(store.directory) / "store" / "data.mdb"
     with data.open("r+b") as file:
         file.truncate(left)
     with pytest.raises(StoreCorrupt, match="rebuild it from the pool with zfsiloctl adopt --all"):
-        create(store.directory)
+        create(Path(store.directory))
     assert data.stat().st_size == left
 
 
 def test_a_store_of_garbage_is_refused_and_not_replaced(store: Store) -> None:
     store.close()
-    data = store.directory / "store" / "data.mdb"
+    data = Path(store.directory) / "store" / "data.mdb"
     data.write_bytes(b"garbage!" * 4096)
     with pytest.raises(StoreCorrupt, match="is damaged"):
-        create(store.directory)
+        create(Path(store.directory))
     assert data.read_bytes() == b"garbage!" * 4096
 
 
@@ -207,7 +206,7 @@ def test_a_newer_store_is_refused_in_one_clear_sentence(store: Store) -> None:
     set_schema(store, SCHEMA + 1)
     store.close()
     with pytest.raises(FailedPrecondition) as caught:
-        create(store.directory)
+        create(Path(store.directory))
     assert caught.value.message == (
         f"the store has schema {SCHEMA + 1}, this zfsilo knows {SCHEMA}: install a version that "
         "is at least as new as the one that wrote it"
@@ -229,7 +228,7 @@ def test_a_store_of_another_kind_of_host_is_refused(store: Store) -> None:
     assert store.host == "simulated"
     store.close()
     with pytest.raises(FailedPrecondition, match="use another state directory") as refused:
-        Store.create(store.directory, host="real", size_bytes=SMALL_BYTES)
+        Store.create(Path(store.directory), host="real", size_bytes=SMALL_BYTES)
     assert refused.value.reason == "OTHER_HOST"
 
 
@@ -242,7 +241,7 @@ def test_a_store_without_schema_and_kind_of_host_is_refused(tmp_path: Path) -> N
 
 
 def test_only_root_reads_the_store(store: Store) -> None:
-    folder = store.directory / "store"
+    folder = Path(store.directory) / "store"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,6 @@ from zfsilod.storage.store import SCHEMA, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 OLDEST = 1  # schema
 HOLD = (
@@ -84,7 +84,7 @@ async def test_an_operation_of_the_old_version_is_rolled_back(
     before = machine.state()
     await cut_short(machine)
     make_old(machine.store)
-    migrate(machine.store, machine.store.directory / "op")
+    migrate(machine.store, Path(machine.store.directory) / "op")
     machine.start_daemon()
     await machine.settle()
     epochs = ("record volume data epoch", "fact zvol:tank/zfsilo/data properties zfsilo:epoch")
@@ -101,7 +101,7 @@ async def test_an_upgrade_waits_for_the_worker_of_the_old_version(
     machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cut_short(machine)
-    locks = machine.store.directory / "op"
+    locks = Path(machine.store.directory) / "op"
     locks.mkdir(exist_ok=True)
     lock = locks / f"{running(machine).unit}.lock"
     make_old(machine.store)

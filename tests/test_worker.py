@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -16,7 +16,10 @@ from tests.worker_rig import Killed, WorkerRig, lasting, not_sticky
 from zfsilod.engine import worker
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import CommandFailed, Conflict
-from zfsilod.model.records import ActionStatus, Operation, RemoteStep
+from zfsilod.model.records import Operation, RemoteStep
+
+if TYPE_CHECKING:
+    from zfsilod.model.words import ActionStatus
 
 SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 HISTORIES = int(os.environ.get("ZFSILO_HISTORIES", "2500"))

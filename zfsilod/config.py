@@ -24,7 +24,8 @@ from zfsilod.engine.configuration import (
     files,
 )
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.names import DATASET, check_portal, is_portal, target_prefix
+from zfsilod.model.name_patterns import target_prefix
+from zfsilod.model.names import check_portal, is_dataset, is_portal
 from zfsilod.model.settings import Export, Settings
 from zfsilod.model.validation import BLOCK_SIZES, ID
 from zfsilod.security import kept_identity
@@ -165,7 +166,7 @@ def load(directory: Path = DIRECTORY, state: Path | None = None) -> Config:
 def _read(directory: Path) -> Config:
     """Return the configured values, without a host id if the files have none."""
     merged: dict[str, Any] = {}
-    main, paths = directory / "zfsilod.toml", files(directory)
+    main, paths = directory / "zfsilod.toml", [Path(path) for path in files(directory)]
     if os.geteuid() == 0:  # otherwise the host is simulated
         check_folders(directory)
         for path in filter(Path.exists, paths):
@@ -270,12 +271,12 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
     prefix = server.iqn_prefix
-    no_dataset = next((name for name in server.adopt_from if not DATASET.fullmatch(name)), None)
+    no_dataset = next((name for name in server.adopt_from if not is_dataset(name)), None)
     former = [one for one in server.former_prefixes if not _is_prefix(one)]
     wrong_portal = next((portal for portal in server.portals if not is_portal(portal)), None)
     return (
         (
-            not server.root or bool(DATASET.fullmatch(server.root)),
+            not server.root or is_dataset(server.root),
             f"server.root: {server.root!r} is not the name of a dataset",
         ),
         (

@@ -67,7 +67,7 @@ class Paths:
         self.fake_host = self.simulated or options.simulate_host
         base = options.simulate.resolve() if self.simulated else Path("/")
         self.config: Path = options.config or (base / "etc" if self.simulated else config.DIRECTORY)
-        self.state: Path = options.state or (base if self.simulated else STATE_DIRECTORY)
+        self.state: Path = options.state or (base if self.simulated else Path(STATE_DIRECTORY))
         self.run: Path = base / "run" if self.simulated else RUN_DIRECTORY
         self.tcp: str = options.tcp
 

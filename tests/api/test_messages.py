@@ -11,7 +11,7 @@ from zfsilo.v1 import operation_pb2, service_pb2, volume_pb2
 
 from tests.examples import steps
 from zfsilod.ctl.command_table import COMMANDS
-from zfsilod.model import host_facts, records
+from zfsilod.model import host_facts, records, words
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.wire import convert, enums
 from zfsilod.wire.stub import SERVICES
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 PROTOS = sorted((Path(__file__).parents[2] / "proto/zfsilo/v1").glob("*.proto"))
 ENUMS: list[tuple[Any, tuple[str, ...], EnumDescriptor]] = [
-    (enums.MODES, get_args(records.Mode), volume_pb2.Mode.DESCRIPTOR),
-    (enums.ACCESS_MODES, get_args(records.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
-    (enums.TRANSPORTS, get_args(records.Transport), volume_pb2.Transport.DESCRIPTOR),
-    (enums.RESTORES, get_args(records.Restore), volume_pb2.Restore.DESCRIPTOR),
+    (enums.MODES, get_args(words.Mode), volume_pb2.Mode.DESCRIPTOR),
+    (enums.ACCESS_MODES, get_args(words.AccessMode), volume_pb2.AccessMode.DESCRIPTOR),
+    (enums.TRANSPORTS, get_args(words.Transport), volume_pb2.Transport.DESCRIPTOR),
+    (enums.RESTORES, get_args(words.Restore), volume_pb2.Restore.DESCRIPTOR),
     (
         enums.FILESYSTEM_STATES,
-        get_args(host_facts.FilesystemState),
+        get_args(words.FilesystemState),
         volume_pb2.FilesystemState.DESCRIPTOR,
     ),
-    (enums.VOLUME_STATES, records.STATES, volume_pb2.State.DESCRIPTOR),
+    (enums.VOLUME_STATES, words.STATES, volume_pb2.State.DESCRIPTOR),
     (
         enums.OPERATION_STATES,
-        get_args(records.OperationState),
+        get_args(words.OperationState),
         operation_pb2.OperationState.DESCRIPTOR,
     ),
     (
         enums.ACTION_STATUSES,
-        get_args(records.ActionStatus),
+        get_args(words.ActionStatus),
         operation_pb2.ActionStatus.DESCRIPTOR,
     ),
 ]
@@ -63,11 +63,11 @@ def test_every_enum_is_complete(enum: Any, names: tuple[str, ...], wire: EnumDes
 
 def test_zfsiloctl_offers_the_enumerations_of_the_model() -> None:
     expected = {
-        "--access-mode": get_args(records.AccessMode),
+        "--access-mode": get_args(words.AccessMode),
         "--fs-type": host_facts.FILESYSTEMS,
-        "--restore": get_args(records.Restore),
-        "volume list --state": records.STATES[1:],
-        "operation list --state": get_args(records.OperationState),
+        "--restore": get_args(words.Restore),
+        "volume list --state": words.STATES[1:],
+        "operation list --state": get_args(words.OperationState),
     }
     checked = set()
     for command in COMMANDS:

@@ -16,7 +16,7 @@ from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages
 from zfsilod.host import mountinfo, superblock, zfs_output
 from zfsilod.host.run import Completed
-from zfsilod.model import mount_options, names, validation
+from zfsilod.model import mount_options, mount_path, names
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.validation import check_id, check_labels
 from zfsilod.requests.paths import real_path
@@ -82,7 +82,7 @@ PARSERS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], object]]] = {
     "labels": (st.dictionaries(ANY, ANY), lambda labels: check_labels(tuple(labels.items()))),
     "volume name": (ANY, convert.volume_id),
     "operation name": (ANY, convert.operation_id),
-    "mount path": (ANY, validation.check_path),
+    "mount path": (ANY, mount_path.check_path),
     "mount options": (st.lists(ANY), lambda options: mount_options.check_options(tuple(options))),
     "path of a node": (ANY, lambda text: real_path(text, ("/var/lib/kubelet",))),
 }

@@ -139,7 +139,7 @@ def write(
     done: Facts | None = None,
 ) -> None:
     """Write the file of a store."""
-    key = store.directory / "key"
+    key = Path(store.directory) / "key"
     golden = Golden(
         key=key.read_bytes() if key.exists() else bytes(32),
         facts=dict(facts),

@@ -10,7 +10,6 @@ from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
 from zfsilod.model.records import (
     Action,
-    ActionStatus,
     Change,
     Condition,
     Dependent,
@@ -27,6 +26,7 @@ from zfsilod.model.records import (
     Token,
     Trashed,
 )
+from zfsilod.model.words import ActionStatus
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Stored

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import chap
+from zfsilod.host.attributes import read
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.machine_id import APPLICATION, MACHINE_ID, machine_id
 from zfsilod.model.errors import Unavailable
@@ -27,11 +28,11 @@ def test_machine_id_is_application_specific(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not (shutil.which("systemd-id128") and MACHINE_ID.exists() and MACHINE_ID.stat().st_size > 30),
+    not (shutil.which("systemd-id128") and len(read(MACHINE_ID)) > 30),
     reason="systemd-id128 is not installed, or this machine has no id",
 )
 def test_systemd_computes_the_same() -> None:
-    argv = ["systemd-id128", "machine-id", f"--app-specific={APPLICATION.hex}"]
+    argv = ["systemd-id128", "machine-id", f"--app-specific={APPLICATION}"]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=10)
     assert machine_id() == done.stdout.strip()
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ sys.path.insert(0, "/usr/lib/zfsilo")
 
 from zfsilod.engine import worker
 from zfsilod.engine.step import HostStep
+from zfsilod.engine.steps import MODULES
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.run import Runner
 
@@ -93,6 +95,8 @@ def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
         yield from subclasses(subclass)
 
 
+for module in MODULES:  # the worker would import only those that it needs
+    import_module(f"zfsilod.{module}")
 killer = Killer(sys.argv[1])
 killer.count_calls(Configfs, "write", "make", "remove", "link", "unlink")
 killer.count_calls(Runner, "__call__")

@@ -14,7 +14,7 @@ from zfsilod.systemd import sandbox
 from zfsilod.systemd.unit import on_the_wire
 
 if TYPE_CHECKING:
-    from zfsilod.engine.step import SandboxPart
+    from zfsilod.model.words import SandboxPart
 
 UNITS = Path(__file__).parents[2] / "units"
 DAEMON, WORKER = 1.6, 5.0  # at most

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.storage.paths import exists, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-DIRECTORY = Path("/etc/zfsilo")
+    from zfsilod.storage.paths import AnyPath
+
+DIRECTORY = "/etc/zfsilo"
 DEFAULT_PREFIX = "iqn.2026-01.org.zfsilo:"  # then the host id; a target adds the volume's uid
 DEFAULT_PORTALS = ("0.0.0.0:3260",)
 DEFAULT_PATHS = ("/var/lib/kubelet",)
@@ -25,7 +28,7 @@ MULTILINE = '"""'
 PREFIX_KEY = "iqn_prefix"
 
 
-def read_tables(directory: Path) -> Iterator[dict[str, Any]]:
+def read_tables(directory: AnyPath) -> Iterator[dict[str, Any]]:
     """Yield the tables of each configuration file; a later one has precedence.
 
     Raises FailedPrecondition (BAD_CONFIG) when others than root may write a file or its directory.
@@ -35,22 +38,23 @@ def read_tables(directory: Path) -> Iterator[dict[str, Any]]:
         yield parse(_read(path))
 
 
-def files(directory: Path) -> list[Path]:
+def files(directory: AnyPath) -> list[str]:
     """Return the configuration files; a later one has precedence."""
-    main = directory / "zfsilod.toml"
-    more = sorted((directory / "zfsilod.toml.d").glob("*.toml"))
-    return [main, *more] if main.exists() else more
+    main, folder = f"{os.fspath(directory)}/zfsilod.toml", f"{os.fspath(directory)}/zfsilod.toml.d"
+    more = [f"{folder}/{name}" for name in names(folder) if name.endswith(".toml")]
+    return [main, *more] if exists(main) else more
 
 
-def read_server_prefix(directory: Path, server: str) -> str | None:
+def read_server_prefix(directory: AnyPath, server: str) -> str | None:
     """Return the prefix of the targets of a joined server, "" when it is not told.
 
     None: this host is not joined to it.
     """
-    path = directory / "servers.d" / f"{server}.toml"
-    if not path.exists():
+    folder = f"{os.fspath(directory)}/servers.d"
+    path = f"{folder}/{server}.toml"
+    if not exists(path):
         return None
-    check_owner(path.parent.stat(), path.parent)
+    check_owner(os.stat(folder), folder)
     text = _read(path)
     if PREFIX_KEY not in text:
         return ""
@@ -60,23 +64,23 @@ def read_server_prefix(directory: Path, server: str) -> str | None:
     return str(parse(text).get(PREFIX_KEY, ""))
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             check_owner(os.fstat(file.fileno()), path)
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"{path} cannot be read: {error}", reason="BAD_CONFIG") from None
 
 
-def check_folders(directory: Path) -> None:
+def check_folders(directory: AnyPath) -> None:
     """Raise FailedPrecondition (BAD_CONFIG) when others than root may add configuration files."""
-    for folder in (directory, directory / "zfsilod.toml.d"):
-        if folder.exists():
-            check_owner(folder.stat(), folder)
+    for folder in (os.fspath(directory), f"{os.fspath(directory)}/zfsilod.toml.d"):
+        if exists(folder):
+            check_owner(os.stat(folder), folder)
 
 
-def check_owner(status: os.stat_result, path: Path) -> None:
+def check_owner(status: os.stat_result, path: AnyPath) -> None:
     """Raise FailedPrecondition (BAD_CONFIG) unless only root, or this user, may write a path."""
     if status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return
@@ -84,7 +88,7 @@ def check_owner(status: os.stat_result, path: Path) -> None:
         f"{path} may be written by others than root; run `chown root:root {path}` and "
         f"`chmod go-w {path}`",
         reason="BAD_CONFIG",
-        path=str(path),
+        path=os.fspath(path),
     )
 
 

@@ -8,8 +8,7 @@ one of this configuration or of zfsilo's own names, or it is a plain value, of a
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+import os
 
 from zfsilod.engine.configuration import (
     DEFAULT_PATHS,
@@ -20,13 +19,16 @@ from zfsilod.engine.configuration import (
     read_tables,
 )
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
-from zfsilod.model.host_facts import FILESYSTEMS, FilesystemState
+from zfsilod.model.host_facts import FILESYSTEM_STATES, FILESYSTEMS
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from zfsilod.model.records import Action
+    from zfsilod.storage.paths import AnyPath
 
     Check = Callable[["WorkerLimits", Any, Action], None]
 
@@ -40,7 +42,7 @@ MAX_TEXT = 8192  # a user property has at most 8191 characters: zfsprops(7)
 class WorkerLimits(Record):
     """The limits that the administrator of this host has configured."""
 
-    directory: str = str(DIRECTORY)
+    directory: str = DIRECTORY
     root: str  # dataset; "": this host is not a server
     prefix: str  # of the targets of this host; "": the default of some host id
     adopt_from: tuple[str, ...] = ()  # datasets: they and those below may be of volumes, too
@@ -68,7 +70,7 @@ def check_of(tag: str, field: str) -> Check | None:
     return FIELDS.get(f"{tag}.{field}") or FIELDS.get(field)
 
 
-def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
+def read_limits(directory: AnyPath = DIRECTORY) -> WorkerLimits:
     """Return the configured limits. Raises FailedPrecondition for a file that others may write."""
     server: dict[str, Any] = {}
     csi: dict[str, Any] = {}
@@ -76,15 +78,13 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
         server |= tables.get("server", {})
         csi |= tables.get("csi", {})
     return WorkerLimits(
-        directory=str(directory),
+        directory=os.fspath(directory),
         root=str(server.get("root", "")),
         prefix=str(server.get("iqn_prefix", "")).lower(),
         adopt_from=tuple(map(str, server.get("adopt_from", ()))),
         former_prefixes=tuple(str(prefix).lower() for prefix in server.get("former_prefixes", ())),
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
-        folders=tuple(
-            str(Path(path).resolve()) for path in csi.get("allowed_paths", DEFAULT_PATHS)
-        ),
+        folders=tuple(map(os.path.realpath, csi.get("allowed_paths", DEFAULT_PATHS))),
     )
 
 
@@ -92,9 +92,12 @@ def read_limits(directory: Path = DIRECTORY) -> WorkerLimits:
 
 
 def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import DATASET, is_placed  # the adapters of such steps import it, too
+    from zfsilod.model.names import (  # the adapters of such steps import it, too
+        is_dataset,
+        is_placed,
+    )
 
-    if not is_placed(str(value), limits.root, limits.adopt_from) or not DATASET.fullmatch(value):
+    if not is_placed(str(value), limits.root, limits.adopt_from) or not is_dataset(value):
         raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
 
 
@@ -153,10 +156,10 @@ def _guid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
 
 
 def _target(limits: WorkerLimits, value: Any, action: Action) -> None:
-    from zfsilod.model.names import ISCSI_NAME
+    from zfsilod.model.names import is_iscsi_name
 
     name, _colon, uid = value.rpartition(":")
-    if not ISCSI_NAME.fullmatch(value) or not _is_uid(uid):
+    if not is_iscsi_name(value) or not _is_uid(uid):
         raise _refused(f"target {value!r:.230}", "it does not end with the uid of a volume")
     name = name.lower()
     own = name.startswith(DEFAULT_PREFIX) or name in (limits.prefix, *limits.former_prefixes)
@@ -187,7 +190,7 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
     valid = (
         value.isascii() and value.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
     )
-    prefix = read_server_prefix(Path(limits.directory), value) if valid else None
+    prefix = read_server_prefix(limits.directory, value) if valid else None
     if prefix is None:
         raise _outside(f"server {value!r:.130}", "servers.d")
     if prefix and step.target.rpartition(":")[0].lower() != prefix.lower():
@@ -195,9 +198,9 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
 
 
 def _initiator(_limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import ISCSI_NAME
+    from zfsilod.model.names import is_iscsi_name
 
-    if not ISCSI_NAME.fullmatch(value):
+    if not is_iscsi_name(value):
         raise _refused(f"initiator {value!r:.230}", "it is not an iSCSI name")
 
 
@@ -233,7 +236,7 @@ def _secrets(limits: WorkerLimits, value: Any, action: Action) -> None:
 
 def _path(limits: WorkerLimits, value: Any, action: Action) -> None:
     from zfsilod.host.places import resolved  # for clients only
-    from zfsilod.model.validation import check_path
+    from zfsilod.model.mount_path import check_path
 
     step: Any = action.step
     try:
@@ -275,14 +278,14 @@ def _filesystem_type(_limits: WorkerLimits, value: Any, _action: Action) -> None
 
 
 def _filesystem_state(_limits: WorkerLimits, value: Any, _action: Action) -> None:
-    if value not in get_args(FilesystemState):
+    if value not in FILESYSTEM_STATES:
         raise _refused(f"state {value!r:.80}", "it is not the state of a filesystem")
 
 
 def _uuid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import UUID
+    from zfsilod.model.names import is_uuid
 
-    if value and not UUID.fullmatch(value):
+    if value and not is_uuid(value):
         raise _refused(f"{value!r:.80}", "it is not a UUID")
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-from pathlib import Path
 
 from zfsilod.model.errors import Busy
+from zfsilod.model.lean import TYPE_CHECKING, signal
+from zfsilod.storage.files import make_folder
 
-LOCK_DIRECTORY = Path("/run/zfsilo/op")
+if TYPE_CHECKING:
+    from zfsilod.storage.paths import AnyPath
+
+LOCK_DIRECTORY = "/run/zfsilo/op"
 LOCK_DEADLINE_S = 60
 
 
-def lock_unit(directory: Path, unit: str) -> int:
+def lock_unit(directory: AnyPath, unit: str) -> int:
     """Lock a unit and return the descriptor of the lock; tools inherit it.
 
     A tool that outlives its killed worker still holds the lock. Raises Busy when it is not free in
     LOCK_DEADLINE_S.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(directory)
     path = lock_path(directory, unit)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -29,22 +32,25 @@ def lock_unit(directory: Path, unit: str) -> int:
         os.close(descriptor)  # its holder has removed it meanwhile
 
 
-def remove_lock(directory: Path, unit: str) -> None:
+def remove_lock(directory: AnyPath, unit: str) -> None:
     """Remove the lock file of a unit whose operations have ended; its holder calls this."""
-    lock_path(directory, unit).unlink(missing_ok=True)
+    try:
+        os.unlink(lock_path(directory, unit))
+    except FileNotFoundError:
+        return
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def _is_at(path: str, descriptor: int) -> bool:
     """Tell whether a descriptor is of the file at that path."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def lock_path(directory: Path, unit: str) -> Path:
+def lock_path(directory: AnyPath, unit: str) -> str:
     """Return the lock file of a unit."""
-    return directory / f"{unit}.lock"
+    return f"{os.fspath(directory)}/{unit}.lock"
 
 
 def wait_for_lock(descriptor: int, message: str) -> None:

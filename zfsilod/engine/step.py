@@ -8,22 +8,23 @@ the things that it concerns, the part of the sandbox that it needs, and the limi
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zfsilod.engine.limits import check_of
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Step
 
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from zfsilod.host import HostAdapters
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.records import Operation
+    from zfsilod.model.words import SandboxPart
 
 KEPT = "kept"
 """The fact of an operation whose rollback kept something: a sentence that says what, and why."""
 CUT = "cut"
 """The fact of an operation that ended uses by force: their names, which its title gets."""
-SandboxPart = Literal["POOL", "TARGET", "INITIATOR", "MOUNTS"]
-"""A part of the host that steps change; its permissions are in systemd/sandbox.py."""
 
 
 POOL_PARTS: tuple[SandboxPart, ...] = ("POOL", "TARGET")

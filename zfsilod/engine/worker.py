@@ -11,7 +11,9 @@ The functions `run` and `rollback` are the whole engine. They rely on three rule
 * `probe`, `do` and `undo` accept every half-made state of their step (host/);
 * the claims of an operation keep all other operations away from its resources.
 
-A worker starts for every operation, so it imports no asyncio, no grpc and no D-Bus library.
+A worker starts for every operation, and imports only what the steps of that operation need: the
+class of a step by its tag (engine/steps/), an adapter at its first use (host/real.py), and none of
+the modules that model/lean.py replaces. tests/test_worker_imports.py has the list of each request.
 """
 
 from __future__ import annotations
@@ -19,15 +21,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import zfsilod.engine.steps  # noqa: F401 - registers the tags of steps for the store
+import zfsilod.engine.steps  # noqa: F401 - makes the classes of steps for the store
 from zfsilod.engine.limits import WorkerLimits, read_limits
 from zfsilod.engine.locks import LOCK_DIRECTORY, lock_unit, remove_lock
-from zfsilod.engine.step import CUT, KEPT, Guard, HostStep, touches_pool
-from zfsilod.engine.steps.ownership import PoolOwned, compare_pool
+from zfsilod.engine.step import CUT, KEPT, Guard, HostStep
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -38,17 +36,22 @@ from zfsilod.model.errors import (
     ZfsiloError,
     disk_error,
 )
-from zfsilod.model.ownership import HOLDS, IDENTITY, StoreIdentity, judge_machine
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Action, ActionStatus, Failure, Operation, failure_of
+from zfsilod.model.records import Failure, Operation, failure_of
+from zfsilod.storage.paths import read_text
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zfsilod.host import HostAdapters
+    from zfsilod.model.records import Action
+    from zfsilod.model.words import ActionStatus
 
-STATE_DIRECTORY = Path("/var/lib/zfsilo")
+    Save = Callable[[Operation], Operation]
 
-Save = Callable[[Operation], Operation]
+STATE_DIRECTORY = "/var/lib/zfsilo"
 
 
 def run(operation: Operation, host: HostAdapters, save: Save) -> Operation:
@@ -247,6 +250,14 @@ class Worker:
         if self.limits is not None:
             self.limits.check(self.latest.actions)
 
+    def check_ownership(self) -> None:
+        """Raise while the store may not be used; afterwards forget that the rollback was held."""
+        from zfsilod.engine.steps import ownership  # a run does not need it
+
+        ownership.check_ownership(self.store, self.host, self.latest)
+        if self.latest.failure is not None and self.latest.failure.reason in ownership.HOLDS:
+            self.latest = self.latest.but(failure=None)
+
     def rollback(self) -> None:
         """Roll the operation back; if that fails too, it needs repair and keeps its claims."""
         if self.latest.ended:
@@ -254,9 +265,7 @@ class Worker:
         try:
             if self.latest.failure is None or any(action.began for action in self.latest.actions):
                 self.check_limits()  # of all: the rollback may also finish the operation
-            check_ownership(self.store, self.host, self.latest)
-            if self.latest.failure is not None and self.latest.failure.reason in HOLDS:
-                self.latest = self.latest.but(failure=None)  # of the rollback, which was held
+            self.check_ownership()
             with self.store.read() as txn:
                 cancelled = txn.is_cancelled(self.latest.id)
             rollback(
@@ -299,24 +308,6 @@ class Worker:
             return failure_of(shown, step)
         message = f"internal error in step {step!r}; see the journal of this operation"
         return Failure(name=Internal.__name__, message=message, step=step)
-
-
-def check_ownership(store: Store, host: HostAdapters, operation: Operation) -> None:
-    """Raise unless the store belongs to this machine, and to the pool that a rollback changes.
-
-    A store that was restored from a backup knows operations that have ended since, and a rollback
-    of these would destroy what they made.
-    """
-    with store.read() as txn:
-        identity = txn.get(StoreIdentity, IDENTITY)
-    if identity is None:
-        return  # no daemon of this version has started yet
-    hold = judge_machine(identity, host.machine_id())
-    claims = any(isinstance(action.step, PoolOwned) for action in operation.actions)
-    if hold is None and identity.root and touches_pool(operation) and not claims:
-        hold = compare_pool(store.read, host.zfs, identity.root)
-    if hold is not None:
-        raise hold.error()
 
 
 def _needs_repair(operation: Operation, failure: Failure) -> Operation:
@@ -371,10 +362,17 @@ def _work_one(worker: Worker, command: str) -> str:
     return ""
 
 
-def _attempt(state: Path, unit: str, command: str) -> list[str]:
+def _attempt(state: str, unit: str, command: str) -> list[str]:
     """Open the store, lock the unit, and carry the command out; return the errors."""
     store = Store(state)
-    locks = LOCK_DIRECTORY if store.host == "real" else state / "op"
+    try:
+        return _work_locked(store, state, unit, command)
+    finally:
+        store.close()
+
+
+def _work_locked(store: Store, state: str, unit: str, command: str) -> list[str]:
+    locks = LOCK_DIRECTORY if store.host == "real" else f"{state}/op"
     try:
         lock = lock_unit(locks, unit)
         limits = read_limits() if store.host == "real" else None
@@ -398,11 +396,11 @@ def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
                 txn.put(_needs_repair(operation, failure))
 
 
-def _open_host(store: Store, state: Path, lock: int) -> HostAdapters:
+def _open_host(store: Store, state: str, lock: int) -> HostAdapters:
     if store.host == "simulated":
         from zfsilod.host.fake import FakeHost
 
-        return FakeHost(state / "facts.json", chap=store.chap)
+        return FakeHost(f"{state}/facts.json", chap=store.chap)
     from zfsilod.host.real import real_host
 
     return real_host(store.chap, inherit=(lock,))
@@ -413,7 +411,7 @@ def read_boot_id() -> str:
     passed = os.environ.get("ZFSILO_BOOT_ID")
     if passed:
         return passed.replace("-", "")
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+    return read_text("/proc/sys/kernel/random/boot_id").strip().replace("-", "")
 
 
 def main() -> int:
@@ -421,7 +419,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     state = STATE_DIRECTORY
     if arguments[:1] == ["--state"]:
-        state, arguments = Path(arguments[1]), arguments[2:]
+        state, arguments = arguments[1], arguments[2:]
     if len(arguments) != 2 or arguments[0] not in ("run", "rollback"):
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2

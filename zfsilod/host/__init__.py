@@ -8,7 +8,7 @@ work is done already. Sizes are in bytes, times in seconds. Tools that fail rais
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable

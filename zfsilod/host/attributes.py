@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from zfsilod.storage.paths import AnyPath
 
 
-def read(path: Path) -> str:
+def read(path: AnyPath) -> str:
     """Return an attribute without its newline; "" when it does not exist any more."""
     try:
-        return path.read_bytes().decode(errors="replace").strip()
+        with open(path, "rb") as file:
+            return file.read().decode(errors="replace").strip()
     except OSError:
         return ""

@@ -17,7 +17,6 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, in_use, open_exclusively, users_beside
@@ -25,7 +24,8 @@ from zfsilod.host.places import resolved
 from zfsilod.host.regenerate_uuid import regenerate_uuid
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.host_facts import Filesystem
-from zfsilod.model.names import UUID
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import is_uuid
 from zfsilod.storage.files import sync_folder
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def _check_request(filesystem: Filesystem) -> None:
             f"the disk is not formatted: the server must record FORMATTING first, not "
             f"{filesystem.state}"
         )
-    if filesystem.type not in MAKE or not UUID.fullmatch(filesystem.uuid):
+    if filesystem.type not in MAKE or not is_uuid(filesystem.uuid):
         raise InvalidArgument(
             f"invalid filesystem {filesystem.type[:20]!r} with UUID {filesystem.uuid[:40]!r}; "
             f"use one of {', '.join(MAKE)}"

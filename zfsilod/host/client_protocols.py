@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.errors import ZfsiloError
-    from zfsilod.model.host_facts import Disk, Filesystem, SessionProblem
+    from zfsilod.model.host_facts import Disk, Filesystem
+    from zfsilod.model.words import SessionProblem
 
 
 class IscsiAdapter(Protocol):

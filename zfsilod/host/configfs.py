@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import (
     Busy,
@@ -21,6 +19,7 @@ from zfsilod.model.errors import (
     ResourceExhausted,
     ZfsiloError,
 )
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

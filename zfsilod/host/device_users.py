@@ -17,13 +17,14 @@ import struct
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from zfsilod.host import mountinfo, processes
 from zfsilod.host.attributes import read
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 SYS, PROC = Path("/sys"), Path("/proc")
 BUDGET_S = 5.0  # 100,000 descriptors take 1 s
@@ -109,16 +110,16 @@ def open_descriptors(
 
 def _processes(proc: Path) -> list[int]:
     """Return the ids of the other processes, the newest first: they are the likely users."""
-    names = (name for name in os.listdir(proc) if name.isdecimal())  # noqa: PTH208 - names only
+    names = (name for name in os.listdir(proc) if name.isdecimal())
     return sorted((int(name) for name in names if int(name) != os.getpid()), reverse=True)
 
 
 def _open_files(process: str) -> Iterator[str]:
     """Yield the descriptors that have a path, as sockets and pipes have none."""
     folder = f"{process}/fd"
-    for name in os.listdir(folder):  # noqa: PTH208 - names only
+    for name in os.listdir(folder):
         try:
-            link = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - of very many
+            link = os.readlink(f"{folder}/{name}")
         except FileNotFoundError:
             continue
         if link.startswith("/"):

@@ -13,12 +13,12 @@ import os
 import threading
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host.attributes import read
 from zfsilod.host.device_users import open_descriptors, static_users
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import join_portal
 
 if TYPE_CHECKING:

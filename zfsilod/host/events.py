@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import select
 import time
-from typing import TYPE_CHECKING, TypeVar
+
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
+    from typing import TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 NETLINK_KOBJECT_UEVENT = 15  # netlink(7)
 KERNEL_EVENTS = 1  # multicast group: the kernel sends the event at once

@@ -8,13 +8,13 @@ is the one that the device has now, even if it was renamed since.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
 from zfsilod.host.attributes import read
 from zfsilod.host.disks import SYS
 from zfsilod.model.errors import Busy
 from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from zfsilod.host.attributes import read
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,6 @@ session is read from sysfs only: an exit code of iscsiadm does not prove it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import (
@@ -35,6 +34,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
     from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk, SessionProblem
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.words import SessionProblem
 
 INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
 HOST_NQN = Path("/etc/nvme/hostnqn")

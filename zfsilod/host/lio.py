@@ -9,7 +9,6 @@ compared and written, and are never part of an error or a log line.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
@@ -23,7 +22,8 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model.names import OBJECT, check_portal, iscsi_name
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import check_portal, is_object, iscsi_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -351,7 +351,7 @@ class RealLio:
 
 
 def _backstore(name: str) -> str:
-    if not OBJECT.fullmatch(name):
+    if not is_object(name):
         raise InvalidArgument(f"{name[:80]!r} is not the name of a backstore")
     return f"{CORE}/{name}"
 

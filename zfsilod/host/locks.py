@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import stat
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager, signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

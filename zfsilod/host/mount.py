@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host import filesystem_health, mountinfo, mountpoints, processes
 from zfsilod.host.attributes import read
@@ -20,6 +19,7 @@ from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError, show
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 import struct
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from zfsilod.host import mountinfo
 from zfsilod.host.places import ANYWHERE, Place, mount_of, needed, opened, unusable
 from zfsilod.model.errors import Conflict, InvalidArgument, ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from zfsilod.host.disks import Device
     from zfsilod.host.mountinfo import MountEntry
@@ -178,7 +178,7 @@ def _bind(source: int, target: int, path: str, *, readonly: bool) -> None:
     empty = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
     _check(libc.syscall(MOVE_MOUNT, tree, b"", target, b"", empty))
     link = f"/proc/self/fd/{tree}"
-    if os.readlink(link) != path:  # noqa: PTH115 - of a file that no path leads to
+    if os.readlink(link) != path:
         _check(libc.umount2(os.fsencode(link), MNT_DETACH))
         raise OSError(CHANGED, "the mount point was moved")
 

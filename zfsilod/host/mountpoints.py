@@ -74,7 +74,7 @@ def _is_mountpoint(place: Place, *, file: bool) -> bool:
         return False
     if not file:
         with place.entered(LISTED) as folder:
-            if os.listdir(folder):  # noqa: PTH208 - of a descriptor
+            if os.listdir(folder):
                 raise unusable(place.path, "is not empty")
     return True
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from zfsilod.host.disks import LOGGED_IN
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.host.session_secrets import KernelSession, connect_netlink, restart_iscsid
 from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import portal_parts
 
 if TYPE_CHECKING:

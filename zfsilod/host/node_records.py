@@ -140,7 +140,7 @@ class Nodes:
         root = next(root for root in self.roots if path.is_relative_to(root))
         temporary = root / TEMPORARY
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, made for its mode
+        with open(descriptor, "wb") as file:
             text = "\n".join([first, *body, LAST_LINE, ""])
             file.write(text.encode(errors="surrogateescape"))
             file.flush()

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host import mountinfo
 from zfsilod.model.errors import Conflict, InvalidArgument, PermissionDenied, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +36,7 @@ class Place:
 
     def __init__(self, path: str, folder: int) -> None:
         self.path = path
-        self.name = os.path.basename(path)  # noqa: PTH119 - a text, many times
+        self.name = os.path.basename(path)
         self.folder = folder
 
     def status(self) -> os.stat_result:

@@ -7,9 +7,9 @@ the 60 ms of a worker.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host.run import Runner
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

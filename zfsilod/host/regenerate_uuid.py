@@ -7,11 +7,10 @@ UUID, and the next run continues from either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.host.disks import Device

@@ -16,9 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import CommandFailed, FailedPrecondition, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,13 +16,13 @@ import struct
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host.attributes import read
 from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket

@@ -11,8 +11,6 @@ clone is never promoted, and no destroy is recursive.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.zfs import (
     ANY,
     CHANGE_TIMEOUT_S,
@@ -37,6 +35,7 @@ from zfsilod.host.zfs_output import (
 )
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import OPERATION
 from zfsilod.model.names import check_dataset
 

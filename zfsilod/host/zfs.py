@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import open_exclusively, users, users_beside
@@ -35,6 +34,7 @@ from zfsilod.host.zfs_output import (
 )
 from zfsilod.model.errors import Busy, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH, FILESYSTEM, OPERATION, find_sign_of_use, parse_epoch
 from zfsilod.model.names import check_dataset
 

@@ -5,8 +5,6 @@ The messages are those of OpenZFS 2.3 in the locale C; tests/lab checks them wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -16,6 +14,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:

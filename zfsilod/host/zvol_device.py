@@ -9,11 +9,11 @@ import fcntl
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.host.attributes import read
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner

@@ -7,11 +7,10 @@ answer only starts a worker that probes again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.zfs import ANY, UID, RealZfs
 from zfsilod.host.zfs_output import Properties, table
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH
 from zfsilod.model.names import check_dataset
 

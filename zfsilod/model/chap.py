@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+
+from zfsilod.model.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 PREFIX = "zfsilo-chap-"  # of generated CHAP passwords
 

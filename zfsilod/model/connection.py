@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.model.host_facts import Disk, Filesystem
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.records import Mode
+    from zfsilod.model.words import Mode
 
 
 class Connection(Record):

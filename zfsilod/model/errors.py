@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 
 def show(text: str, *, lines: bool = False) -> str:
@@ -51,8 +50,7 @@ class ZfsiloError(Exception):
     def __init__(self, message: str, *, reason: str = "", **facts: str) -> None:
         super().__init__(message)
         self.message = show(message, lines=True)
-        words = re.findall("[A-Z][^A-Z]*", type(self).__name__)
-        self.reason = reason or type(self).reason or "_".join(words).upper()
+        self.reason = reason or type(self).reason or _reason_of(type(self).__name__)
         self.facts = {name: show(value, lines=True) for name, value in facts.items()}
 
     @property
@@ -137,6 +135,12 @@ class CommandFailed(Internal):
 
 class StoreCorrupt(Internal):
     """The store cannot be read."""
+
+
+def _reason_of(name: str) -> str:
+    """Return the name of a class as a reason: NOT_FOUND of NotFound."""
+    words = "".join(f"_{char}" if char.isupper() else char for char in name)
+    return words.lstrip("_").upper()
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.record import Record
 
-from zfsilod.model.record import Pairs, Record
+if TYPE_CHECKING:
+    from zfsilod.model.record import Pairs
+    from zfsilod.model.words import FilesystemState
 
-FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
-SessionProblem = Literal["NO_SESSION", "LOST", "NO_DISK"]
-"""Why the session of a disk is not usable; service/session_problems.py has the words."""
+FILESYSTEM_STATES = ("NONE", "FORMATTING", "CLONED", "READY")  # FilesystemState, in order
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
 HIDDEN = "hidden by the daemon's sandbox"
 """Why a fact is unknown that only workers can probe, since it needs the device."""
@@ -56,8 +57,7 @@ def furthest(older: Filesystem, newer: Filesystem) -> Filesystem:
 
     Where both are equally far, it is the second one.
     """
-    states: tuple[FilesystemState, ...] = get_args(FilesystemState)
-    return max(newer, older, key=lambda filesystem: states.index(filesystem.state))
+    return max(newer, older, key=lambda filesystem: FILESYSTEM_STATES.index(filesystem.state))
 
 
 class SnapshotRef(Record, tag="Shot"):

@@ -5,7 +5,7 @@ A store that is older than its pool is recognised by them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,12 +7,11 @@ set by zfsilo itself (`ro`, `nouuid`). docs/operations.md lists them with reason
 
 from __future__ import annotations
 
-import re
-
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.names import ALPHANUMERIC
 
 MAX_OPTIONS = 32
-OPTION = re.compile(r"[a-z_][a-z0-9_]{0,31}(?:=[A-Za-z0-9._:-]{1,64})?")
+MAX_VALUE = 64
 OPTIONS = (
     "noatime",
     "nodiratime",
@@ -85,8 +84,13 @@ def check_options(options: tuple[str, ...]) -> tuple[str, ...]:
             reason="BAD_MOUNT_OPTION",
         )
     for option in options:
-        if not OPTION.fullmatch(option) or option.partition("=")[0] not in OPTIONS:
+        name, equals, value = option.partition("=")
+        if name not in OPTIONS or (equals and not _is_value(value)):
             raise InvalidArgument(
                 f"the mount option {option[:80]!r} is not allowed", reason="BAD_MOUNT_OPTION"
             )
     return tuple(options)
+
+
+def _is_value(text: str) -> bool:
+    return 0 < len(text) <= MAX_VALUE and ALPHANUMERIC.union("._:-").issuperset(text)

@@ -6,37 +6,59 @@ end or a leading dash. Only a dataset name has slashes, between its components.
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from contextlib import suppress
-
 from zfsilod.model.errors import InvalidArgument
 
-# A pool name starts with a letter: zpoolconcepts(7). "." and ".." would lead to other
-# places below /dev/zvol.
-DATASET = re.compile(
-    r"(?=.{1,255}\Z)[A-Za-z][A-Za-z0-9_:.-]*(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_:.-]+)*"
-)
-# RFC 3720, 3.2.6: at most 223 characters, compared without case. Kernel and open-iscsi accept upper
-# case and "_" too. nix/module.nix has these patterns, and a test compares them.
-ISCSI_NAME = re.compile(r"(?i:iqn|eui|naa)\.[A-Za-z0-9.:_-]{1,219}")
-IQN_PREFIX = re.compile(
-    r"(?i:iqn)\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9.:_-]+)?"
-)
-MAX_PREFIX = 150
-OBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # a backstore of the kernel's target
-# NVMe base specification 2.0, 4.5: at most 223 characters.
-NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.:_-]{1,211}")
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-# A scope, as in fe80::1%eth0, names an interface: RFC 4007, 11.
-PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[0-9.]+):([1-9][0-9]{0,4})")
+DIGITS = frozenset("0123456789")
+LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+ALPHANUMERIC = LETTERS | DIGITS
+MAX_DATASET, MAX_ISCSI_NAME, MAX_OBJECT = 255, 223, 128
 MAX_PORT_DIGITS = 5
-HOST_ADDRESS = re.compile(r"[A-Za-z0-9.:_%-]{1,253}")
+MAX_SCOPE = 15  # IFNAMSIZ without its NUL
+UUID_LENGTHS = [8, 4, 4, 4, 12]
+
+
+def is_dataset(text: str) -> bool:
+    """Tell whether a text is the name of a dataset: zfs(8).
+
+    A pool name starts with a letter: zpoolconcepts(7). "." and ".." would lead to other places
+    below /dev/zvol.
+    """
+    pool, *others = text.split("/")
+    return (
+        len(text) <= MAX_DATASET
+        and pool[:1] in LETTERS
+        and ALPHANUMERIC.union("_:.-").issuperset("".join((pool, *others)))
+        and not {"", ".", ".."}.intersection(others)
+    )
+
+
+def is_iscsi_name(text: str) -> bool:
+    """Tell whether a text is the name of a target or an initiator, at most 223 characters.
+
+    RFC 3720, 3.2.6: compared without case. Kernel and open-iscsi accept upper case and "_" too.
+    """
+    kind, name = text[:4].lower(), text[4:]
+    short = kind in ("iqn.", "eui.", "naa.") and 0 < len(name) <= MAX_ISCSI_NAME - len(kind)
+    return short and ALPHANUMERIC.union(".:_-").issuperset(name)
+
+
+def is_object(text: str) -> bool:
+    """Tell whether a text is the name of a backstore of the kernel's target."""
+    starts = text[:1] in ALPHANUMERIC and len(text) <= MAX_OBJECT
+    return starts and ALPHANUMERIC.union("._-").issuperset(text)
+
+
+def is_uuid(text: str) -> bool:
+    """Tell whether a text is a UUID in lower case."""
+    parts = text.split("-")
+    return [len(part) for part in parts] == UUID_LENGTHS and DIGITS.union("abcdef").issuperset(
+        "".join(parts)
+    )
 
 
 def check_dataset(name: str) -> str:
     """Return the name of a dataset. Raises InvalidArgument."""
-    if not DATASET.fullmatch(name):
+    if not is_dataset(name):
         raise InvalidArgument(f"{name[:255]!r} is not the name of a dataset", reason="BAD_DATASET")
     return name
 
@@ -52,7 +74,7 @@ def is_placed(dataset: str, root: str, adopt_from: tuple[str, ...]) -> bool:
 
 def iscsi_name(name: str) -> str:
     """Return the name of a target or an initiator. Raises InvalidArgument."""
-    if not ISCSI_NAME.fullmatch(name):
+    if not is_iscsi_name(name):
         raise InvalidArgument(f"{name[:223]!r} is not an iSCSI name", reason="BAD_IQN")
     return name
 
@@ -63,23 +85,11 @@ def initiator_name(name: str) -> str:
     The kernel's target turns the name at a login into lower case (RFC 3720, 3.2.6.1) before it
     looks for the ACL.
     """
-    if not ISCSI_NAME.fullmatch(name):
+    if not is_iscsi_name(name):
         raise InvalidArgument(
             f"{name[:223]!r} is not an IQN; see /etc/iscsi/initiatorname.iscsi", reason="BAD_IQN"
         )
     return name.lower()
-
-
-def target_prefix(text: str) -> str:
-    """Return the prefix of target names in the form that targets have. Raises InvalidArgument.
-
-    Initiators may send the name of a target in lower case only: RFC 3720, 3.2.6.1.
-    """
-    if not IQN_PREFIX.fullmatch(text) or len(text) > MAX_PREFIX:
-        raise InvalidArgument(
-            f"{text[:223]!r} is not an IQN; use iqn.2026-01.org.example:storage", reason="BAD_IQN"
-        )
-    return text.lower()
 
 
 def target_of(prefix: str, uid: str, recorded: str = "") -> str:
@@ -102,27 +112,17 @@ def parse_initiator_name(text: str) -> str:
     return ""
 
 
-def check_nqn(name: str) -> str:
-    """Return the NVMe name of a host. Raises InvalidArgument."""
-    if not NQN.fullmatch(name):
-        raise InvalidArgument(
-            f"{name[:223]!r} is not an NQN; see /etc/nvme/hostnqn", reason="BAD_NQN"
-        )
-    return name
-
-
 def portal_parts(portal: str) -> tuple[str, int]:
     """Return address and port of "10.0.0.1:3260" or "[fe80::1%eth0]:3260".
 
     An IPv6 address has its shortest form, in lower case: RFC 5952. Raises InvalidArgument for a
     host name too: a portal is an address.
     """
-    match = PORTAL.fullmatch(portal)
-    if match:
-        with suppress(ValueError):  # not an address
-            address, port = ipaddress.ip_address(match[1].strip("[]")), int(match[2])
-            if address.version == (6 if portal.startswith("[") else 4) and port < 65536:
-                return str(address), port
+    host, _colon, digits = portal.rpartition(":")
+    if len(digits) <= MAX_PORT_DIGITS and DIGITS.issuperset(digits) and digits[:1] not in ("", "0"):
+        address, port = _address(host), int(digits)
+        if address and port < 65536:
+            return address, port
     raise InvalidArgument(
         f"{portal[:100]!r} is not a portal; use ADDRESS:PORT, an IPv6 address in brackets",
         reason="BAD_PORTAL",
@@ -137,6 +137,26 @@ def check_portal(portal: str) -> str:
 def join_portal(address: str, port: int | str) -> str:
     """Return the portal of an address and a port; an IPv6 address gets its brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _address(host: str) -> str:
+    """Return an IPv4 address, or an IPv6 address without its brackets; "" for any other text.
+
+    An IPv6 address may have a scope, as in fe80::1%eth0, which names an interface: RFC 4007, 11.
+    """
+    from zfsilod.model.lean import socket
+
+    bare, percent, scope = host[1:-1].partition("%")
+    is_v6 = host[:1] == "[" and host[-1:] == "]"
+    family, text = (socket.AF_INET6, bare) if is_v6 else (socket.AF_INET, host)
+    valid = 0 < len(scope) <= MAX_SCOPE and ALPHANUMERIC.union("._-").issuperset(scope)
+    if is_v6 and percent and not valid:
+        return ""
+    try:
+        canonical = socket.inet_ntop(family, socket.inet_pton(family, text))
+    except (OSError, ValueError):  # ValueError: a NUL, or no UTF-8
+        return ""
+    return f"{canonical}{percent}{scope}" if is_v6 else canonical
 
 
 def is_portal(text: str) -> bool:

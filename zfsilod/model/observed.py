@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from zfsilod.model.host_facts import Filesystem
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import epoch_fact
-from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Snapshot, Volume
 
-R = TypeVar("R", bound=Record)
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from zfsilod.model.record import Record
+
+    R = TypeVar("R", bound=Record)
 
 
 def apply_observed(record: R, facts: dict[str, str]) -> R:

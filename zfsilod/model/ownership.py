@@ -8,10 +8,9 @@ one.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import DIGITS
 from zfsilod.model.record import Record, Stored
 
 if TYPE_CHECKING:
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
     from zfsilod.model.errors import ZfsiloError
 
-OWNER = re.compile(r"([0-9a-f]{32}):(0|[1-9][0-9]{0,17}):([a-z0-9._-]{0,128})", re.ASCII)
+HEX = DIGITS.union("abcdef")
+STORE_ID_DIGITS, MAX_GENERATION_DIGITS, MAX_HOST = 32, 18, 128
+HOST = DIGITS.union("abcdefghijklmnopqrstuvwxyz._-")
 HOLDS = ("OTHER_MACHINE", "POOL_NEWER", "POOL_OLDER", "POOL_OF_ANOTHER_STORE", "POOL_UNKNOWN")
 """The reasons of holds."""
 ADOPT = "zfsiloctl adopt --all"
@@ -110,11 +111,19 @@ class Ownership:
 
 def parse_owner(value: str) -> PoolOwner | None:
     """Return the owner that a property names, or None for any other text."""
-    match = OWNER.fullmatch(value)
-    if match is None:
-        return None
-    store_id, generation, host = match.groups()
-    return PoolOwner(store_id=store_id, generation=int(generation), host=host)
+    store_id, _colon, rest = value.partition(":")
+    generation, colon, host = rest.partition(":")
+    counted = 0 < len(generation) <= MAX_GENERATION_DIGITS and DIGITS.issuperset(generation)
+    valid = (
+        len(store_id) == STORE_ID_DIGITS
+        and HEX.issuperset(store_id)
+        and counted
+        and (generation == "0" or generation[0] != "0")
+        and colon
+        and len(host) <= MAX_HOST
+        and HOST.issuperset(host)
+    )
+    return PoolOwner(store_id=store_id, generation=int(generation), host=host) if valid else None
 
 
 def judge_machine(identity: StoreIdentity, machine: str) -> Hold | None:

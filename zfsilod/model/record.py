@@ -11,10 +11,10 @@ class may be renamed, its tag may not.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import dataclass_transform
+    from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_options: bool) -> Any:
@@ -131,10 +131,21 @@ def from_plain(value: object) -> Any:
     """Reverse `to_plain`. Raises KeyError for an unknown tag, TypeError for other fields."""
     if isinstance(value, dict):
         fields = {name: from_plain(item) for name, item in value.items() if name != TAG_KEY}
-        return CLASSES[value[TAG_KEY]](**fields)
+        return class_of(value[TAG_KEY])(**fields)
     if isinstance(value, list):
         return tuple(from_plain(item) for item in value)
     return value
+
+
+def load_missing(tag: str) -> None:
+    """Make the class of a tag that is not in CLASSES. The package of the steps replaces this."""
+
+
+def class_of(tag: str) -> type[Record]:
+    """Return the class of a tag. Raises KeyError."""
+    if tag not in CLASSES:
+        load_missing(tag)
+    return CLASSES[tag]
 
 
 def _tag_of(kind: type[Record]) -> str:

@@ -11,39 +11,26 @@ etag. Times are seconds since 1970, sizes are bytes.
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from zfsilod.model.host_facts import Disk, Filesystem
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
-    from zfsilod.model.errors import ZfsiloError
+    from typing import ClassVar, Literal
 
-Mode = Literal["FILESYSTEM", "BLOCK"]
-AccessMode = Literal[
-    "SINGLE_NODE_WRITER",
-    "SINGLE_NODE_READER_ONLY",
-    "SINGLE_NODE_SINGLE_WRITER",
-    "SINGLE_NODE_MULTI_WRITER",
-    "MULTI_NODE_READER_ONLY",
-    "MULTI_NODE_SINGLE_WRITER",
-    "MULTI_NODE_MULTI_WRITER",
-]
-Transport = Literal["ISCSI"]
-VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
-AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
-STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
-Restore = Literal["BOOT", "NEVER"]
-ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
-OperationState = Literal[
-    "RUNNING",  # its unit runs, or has a queued job
-    "WAITING",  # for a remote step, which the daemon does between two runs of the worker
-    "FAILED",  # a step failed; the rollback runs or will run
-    "DONE",
-    "ROLLED_BACK",
-    "ABANDONED",  # an administrator ended it unrepaired: its effects may remain
-    "NEEDS_REPAIR",  # the rollback failed too, or a final action cannot be completed
-]
+    from zfsilod.model.errors import ZfsiloError
+    from zfsilod.model.words import (
+        AccessMode,
+        ActionStatus,
+        AttachmentState,
+        Mode,
+        OperationState,
+        Restore,
+        Transport,
+        VolumeState,
+    )
+
 ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 
 

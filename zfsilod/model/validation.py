@@ -33,10 +33,6 @@ ETAG = "the record changed since it was read (etag {asked}, now {now}); read it 
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
 MAX_HOSTS = 256
-MAX_PATH_BYTES = 4095  # PATH_MAX without its NUL: limits.h(0p)
-STAGING = "/var/lib/zfsilo/staging/"
-CLOSED = ("/proc/", "/sys/", "/dev/", "/run/zfsilo/", "/var/lib/zfsilo/")
-"""Folders in which nothing is mounted: kernel interfaces, and what zfsilod itself relies on."""
 MAX_MARK = 8000  # a user property has at most 8191 characters: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
 BLOCK_SIZE = re.compile(r"([0-9]{1,6})([kK]?)")
@@ -124,26 +120,6 @@ def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     if len(hosts) > MAX_HOSTS:
         raise InvalidArgument(f"too many hosts: {len(hosts)}, at most {MAX_HOSTS}")
     return tuple(sorted({host if host == "*" else check_id(host, "host id") for host in hosts}))
-
-
-def check_path(path: str) -> str:
-    """Return a normalised mount path, else raise InvalidArgument: absolute, without ".."."""
-    parts = path.split("/")
-    length = len(path.encode(errors="replace"))  # what is not UTF-8 is not printable: below
-    if not path.startswith("/") or ".." in parts or length > MAX_PATH_BYTES:
-        raise InvalidArgument(
-            f"invalid mount path {path[:200]!r}; use an absolute path without ..",
-            reason="BAD_PATH",
-        )
-    normal = "/" + "/".join(part for part in parts if part not in ("", "."))
-    if not path.isprintable() or normal == "/":
-        raise InvalidArgument(f"invalid mount path {path[:200]!r}", reason="BAD_PATH")
-    if normal.startswith(STAGING) or not f"{normal}/".startswith(CLOSED):
-        return normal
-    raise InvalidArgument(
-        f"{path[:200]!r} is below a folder of the kernel or of zfsilod; use another mount path",
-        reason="BAD_PATH",
-    )
 
 
 def check_fit(values: Pairs, name: str) -> Pairs:

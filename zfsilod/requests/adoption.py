@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition
-from zfsilod.model.host_facts import Filesystem, FilesystemState, ListedZvol
+from zfsilod.model.host_facts import Filesystem, ListedZvol
 from zfsilod.model.marks import parse_epoch
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import AccessMode, Mode, Publication, Trashed, Volume
+from zfsilod.model.records import Publication, Trashed, Volume
 from zfsilod.model.validation import check_id
+from zfsilod.model.words import AccessMode, FilesystemState, Mode
 from zfsilod.requests.clones import origin_kept
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 

@@ -10,9 +10,10 @@ from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, ZfsiloError
 from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
 from zfsilod.model.mount_options import check_options
+from zfsilod.model.mount_path import STAGING, check_path
 from zfsilod.model.records import Action, Attachment, Mount
 from zfsilod.model.sizes import show_round
-from zfsilod.model.validation import STAGING, check_id, check_path
+from zfsilod.model.validation import check_id
 from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.rights import check_attachment, check_mount_path

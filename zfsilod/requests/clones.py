@@ -12,13 +12,14 @@ from zfsilod.engine.plans import Origin
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.host_facts import Filesystem, SnapshotRef
 from zfsilod.model.record import Record
-from zfsilod.model.records import Dependent, Mode, Snapshot, Trashed, Volume
+from zfsilod.model.records import Dependent, Snapshot, Trashed, Volume
 from zfsilod.model.sizes import show_exact
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Change
+    from zfsilod.model.words import Mode
     from zfsilod.storage.transaction import Transaction
 
 

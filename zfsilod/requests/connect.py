@@ -15,7 +15,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.record import Record
-from zfsilod.model.records import Action, Attachment, PendingRelease, Restore
+from zfsilod.model.records import Action, Attachment, PendingRelease
 from zfsilod.model.validation import check_id
 from zfsilod.requests.detach import Clear, Disconnect
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.identity import Caller
+    from zfsilod.model.words import Restore
     from zfsilod.requests.context import Context
 
 MAX_PENDING = 1000  # releases that servers have not confirmed

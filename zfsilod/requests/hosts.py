@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from zfsilod.model.names import HOST_ADDRESS, check_nqn, initiator_name
+from zfsilod.model.name_patterns import HOST_ADDRESS, check_nqn
+from zfsilod.model.names import initiator_name
 from zfsilod.model.records import Host, Publication, Revocation
 from zfsilod.model.validation import check_etag, check_id, check_labels
 from zfsilod.requests.publications import chap_for

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host.places import ANYWHERE, is_within, resolved
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
+from zfsilod.model.mount_path import check_path
 from zfsilod.model.records import Attachment
-from zfsilod.model.validation import check_path
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller

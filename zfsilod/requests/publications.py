@@ -14,7 +14,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
-from zfsilod.model.records import AccessMode, Action, Host, Publication, Transport, Volume
+from zfsilod.model.records import Action, Host, Publication, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.host_facts import ExportPath
     from zfsilod.model.records import Operation
+    from zfsilod.model.words import AccessMode, Transport
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, FilesystemState, furthest
+from zfsilod.model.host_facts import FILESYSTEMS, Filesystem, furthest
 from zfsilod.model.marks import FILESYSTEM
-from zfsilod.model.names import UUID
+from zfsilod.model.names import is_uuid
 from zfsilod.requests.adoption import parse_filesystem_mark
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.rights import check_volume
@@ -21,6 +21,7 @@ from zfsilod.requests.volumes import need_publication, need_volume
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Publication, Volume
+    from zfsilod.model.words import FilesystemState
     from zfsilod.requests.context import Context
 
 REPORTED = ("FORMATTING", "READY")  # the others would let a filesystem be made again
@@ -59,7 +60,7 @@ class ReportFilesystem(Request[str]):
                 f"a host does not report the state {self.state}: report {' or '.join(REPORTED)}",
                 reason="BAD_FILESYSTEM",
             )
-        if self.type not in FILESYSTEMS or not UUID.fullmatch(self.uuid):
+        if self.type not in FILESYSTEMS or not is_uuid(self.uuid):
             raise InvalidArgument(
                 f"invalid filesystem {self.type[:40]!r} with UUID {self.uuid[:40]!r}: report "
                 f"{' or '.join(FILESYSTEMS)}, and a UUID",

@@ -14,7 +14,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
-from zfsilod.model.records import AccessMode, Action, Host, Mode, Publication, Volume
+from zfsilod.model.records import Action, Host, Publication, Volume
 from zfsilod.model.sizes import show_exact, show_round
 from zfsilod.model.validation import (
     check_etag,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change, Step
     from zfsilod.model.settings import Settings
+    from zfsilod.model.words import AccessMode, Mode
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 

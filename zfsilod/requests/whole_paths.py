@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Action, Restore
+    from zfsilod.model.records import Action
+    from zfsilod.model.words import Restore
     from zfsilod.requests.context import Context
     from zfsilod.requests.detach import SessionState
 

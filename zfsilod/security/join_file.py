@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 import tomli
 
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
-from zfsilod.model.names import split_address, target_prefix
+from zfsilod.model.name_patterns import target_prefix
+from zfsilod.model.names import split_address
 from zfsilod.model.validation import check_id
 from zfsilod.security.certificates import KeyPair, load
 from zfsilod.storage.files import write_private

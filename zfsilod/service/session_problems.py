@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zfsilod.model.host_facts import SessionProblem
     from zfsilod.model.records import Attachment
+    from zfsilod.model.words import SessionProblem
     from zfsilod.requests.context import Context
 
 DAY_S = 86400

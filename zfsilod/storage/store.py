@@ -6,8 +6,6 @@ No transaction spans an await or a command: a stopped holder of the write lock s
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import lmdb
 
@@ -19,14 +17,17 @@ from zfsilod.model.errors import (
     bad_disk,
     full_disk,
 )
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
+from zfsilod.storage import files
+from zfsilod.storage.paths import exists
 from zfsilod.storage.secrets import load_key, seal, unseal
 from zfsilod.storage.transaction import Transaction, full_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from zfsilod.model.chap import Chap
+    from zfsilod.storage.paths import AnyPath
 
 SCHEMA = 3  # migrations.py has the migration from each number to the next
 HEAD_ROOM = 0.9  # the share of the store after which nothing is added, so that all can be removed
@@ -43,18 +44,18 @@ DAMAGED = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)
 class Store:
     """One LMDB environment. A process opens it once, and not before a fork."""
 
-    def __init__(self, directory: Path, *, size_bytes: int = 0, durable: bool = True) -> None:
+    def __init__(self, directory: AnyPath, *, size_bytes: int = 0, durable: bool = True) -> None:
         """Open the store. `size_bytes`: of the map; 0: the size of the existing store."""
-        self.directory = directory
-        path = directory / "store"
+        self.directory = os.fspath(directory)
+        path = f"{self.directory}/store"
         if size_bytes:
-            path.mkdir(mode=0o700, exist_ok=True)
-        data = path / "data.mdb"
-        if data.exists() and data.stat().st_size < 2 * os.sysconf("SC_PAGESIZE"):
+            files.make_folder(path)
+        data = f"{path}/data.mdb"
+        if exists(data) and os.stat(data).st_size < 2 * os.sysconf("SC_PAGESIZE"):
             raise damaged(path, "the file is truncated")  # LMDB takes an empty file for a new store
         try:
             self._environment = lmdb.open(
-                os.fspath(path),
+                path,
                 map_size=size_bytes * MAP_FACTOR,
                 max_dbs=0,
                 mode=0o600,
@@ -68,7 +69,7 @@ class Store:
             raise StoreCorrupt(f"the store {path} cannot be opened: {error}") from error
         info, stat = self._environment.info(), self._environment.stat()
         if (
-            data.stat().st_size < (info["last_pgno"] + 1) * stat["psize"]
+            os.stat(data).st_size < (info["last_pgno"] + 1) * stat["psize"]
         ):  # a read would raise SIGBUS
             self._environment.close()
             raise damaged(path, "the file is truncated")
@@ -78,14 +79,14 @@ class Store:
     @classmethod
     def create(
         cls,
-        directory: Path,
+        directory: AnyPath,
         *,
         host: str,
         size_bytes: int = DEFAULT_SIZE_BYTES,
         durable: bool = True,
     ) -> Store:
         """Open the store of a directory; create it on first use for a kind of host."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(directory)
         store = cls(directory, size_bytes=size_bytes, durable=durable)
         with store.change() as txn:
             if txn.get_raw("meta", "schema") is None:
@@ -160,7 +161,7 @@ class Store:
         if isinstance(error, lmdb.MapFullError):
             return full_store()
         why = str(error).rpartition(": ")[2]
-        path = os.fspath(self.directory)
+        path = self.directory
         if isinstance(error, lmdb.DiskError) or any(os.strerror(n) in why for n in NO_SPACE):
             return full_disk(path, why)
         return bad_disk(path, why)
@@ -194,16 +195,16 @@ class Store:
 
     def _sealing_key(self) -> bytes:
         if self._key is None:
-            self._key = load_key(self.directory / "key")
+            self._key = load_key(f"{self.directory}/key")
         return self._key
 
 
-def damaged(path: Path, why: str) -> StoreCorrupt:
+def damaged(path: str, why: str) -> StoreCorrupt:
     """Return the error for a store that cannot be read."""
     return StoreCorrupt(
         f"the store {path} is damaged ({why}): restore it from a backup; without one move it "
         "away, start zfsilod, and rebuild it from the pool with zfsiloctl adopt --all",
-        path=os.fspath(path),
+        path=path,
     )
 
 

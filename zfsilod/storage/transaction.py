@@ -9,31 +9,35 @@ sealed secrets, and `meta/...` describes the store.
 
 from __future__ import annotations
 
-import json
 import time
-from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
 from zfsilod.model.errors import Busy, ResourceExhausted, StoreCorrupt
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.observed import apply_observed
 from zfsilod.model.record import Stored, from_plain, to_plain
 from zfsilod.model.records import Attachment, Condition, Operation, Volume
+from zfsilod.storage import record_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
 
-    from zfsilod.model.records import OperationState
+    from zfsilod.model.words import OperationState
+
+    R = TypeVar("R", bound=Stored)
 
 RECORD = b'{"is":'  # the first bytes of every record
 KEPT_OPERATIONS = 10_000  # beyond these each new one replaces two that have ended
 KEPT_CROWDED = 64  # in a crowded store
 OLDEST = 100  # that are looked at for ended ones
+MAX_DECODED = 1024  # records are frozen, and readers read the same ones repeatedly
 MAX_KEY_BYTES = 400  # LMDB allows 511; longer names are hashed
 
-R = TypeVar("R", bound=Stored)
+
+_decoded: dict[bytes, Any] = {}
 
 
 class Transaction:
@@ -71,19 +75,19 @@ class Transaction:
     def scan_bucket(self, bucket: str) -> Iterator[dict[str, Any]]:
         """Yield the records of a bucket as JSON, of any schema."""
         for _key_bytes, raw in self.items(f"{bucket}/".encode()):
-            yield json.loads(raw)
+            yield record_json.loads(raw)
 
     def rewrite(self, change: Callable[[Any], Any]) -> None:
         """Replace the JSON of every record by what `change` returns: for migrations."""
         for key_bytes, raw in list(self.items()):
             if raw.startswith(RECORD) and not key_bytes.startswith(b"secret/"):
-                self._handle.put(key_bytes, _as_json(change(json.loads(raw))))
+                self._handle.put(key_bytes, record_json.dumps(change(record_json.loads(raw))))
 
     def live_units(self) -> set[str]:
         """Return the units of the operations that have not ended, of any schema."""
         ids = [operation_id.decode() for _key_bytes, operation_id in self.items(b"live/")]
         stored = (self.get_raw("operation", operation_id) for operation_id in ids)
-        operations = [json.loads(raw) for raw in stored if raw is not None]
+        operations = [record_json.loads(raw) for raw in stored if raw is not None]
         return {operation["batch"] or operation["id"] for operation in operations}
 
     def scan_below(self, kind: type[R], key: str) -> Iterator[R]:
@@ -119,7 +123,7 @@ class Transaction:
         elif isinstance(record, Volume):
             self._promise(_thin_bytes(record) - _thin_bytes(self.get(Volume, record.key)))
         record = record.but(revision=self.next_revision())
-        self.put_raw(record.bucket(), record.key, _as_json(to_plain(record)))
+        self.put_raw(record.bucket(), record.key, record_json.dumps(to_plain(record)))
         if isinstance(record, Operation):
             self.put_raw("changed", _ordered(record.revision), record.key.encode())
         return record
@@ -328,15 +332,17 @@ def _key(bucket: str, key: str) -> bytes:
     return bucket.encode() + b"/" + raw
 
 
-def _as_json(plain: object) -> bytes:
-    return json.dumps(plain, separators=(",", ":")).encode()
-
-
-@lru_cache(maxsize=1024)  # records are frozen, and readers read the same ones repeatedly
 def _decode(raw: bytes) -> Any:
+    record = _decoded.get(raw)
+    if record is not None:
+        return record
     try:
-        return from_plain(json.loads(raw))
+        record = from_plain(record_json.loads(raw))
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorrupt(
             f"a record in the store cannot be decoded: {error}; restore the store from a backup"
         ) from error
+    if len(_decoded) >= MAX_DECODED:
+        _decoded.clear()
+    _decoded[raw] = record
+    return record

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.step import HostStep, SandboxPart
+from zfsilod.engine.step import HostStep
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.model.records import Step
+    from zfsilod.model.words import SandboxPart
 
 
 class Permissions(Record):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 from zfsilo.v1 import operation_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
-from zfsilod.model.host_facts import FilesystemState
-from zfsilod.model.records import (
+from zfsilod.model.words import (
     STATES,
     AccessMode,
     ActionStatus,
+    FilesystemState,
     Mode,
     OperationState,
     Restore,

@@ -13,7 +13,7 @@ from zfsilod.model.chap import Chap
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import FILESYSTEMS
-from zfsilod.model.names import ISCSI_NAME, UUID, check_portal, is_portal
+from zfsilod.model.names import check_portal, is_iscsi_name, is_portal, is_uuid
 from zfsilod.model.validation import ID, MAX_BYTES
 from zfsilod.wire import convert, enums
 
@@ -82,7 +82,7 @@ def _check_names(
     target = answer.target
     if not UID.fullmatch(answer.serial):
         _refuse(server, volume, f"its serial number {answer.serial[:64]!r} is not a uid")
-    if not ISCSI_NAME.fullmatch(target) or not target.endswith(f":{answer.serial}"):
+    if not is_iscsi_name(target) or not target.endswith(f":{answer.serial}"):
         _refuse(server, volume, f"its target {target[:223]!r} does not end with the volume's uid")
     if prefix and target.lower() != f"{prefix}:{answer.serial}".lower():
         _refuse(server, volume, f"its target {target} does not have the prefix {prefix}")
@@ -91,8 +91,8 @@ def _check_names(
 def _check_filesystem(server: str, volume: str, filesystem: volume_pb2.Filesystem) -> None:
     for valid in (
         filesystem.type in ("", *FILESYSTEMS),
-        not filesystem.uuid or UUID.fullmatch(filesystem.uuid),
-        not filesystem.origin or UUID.fullmatch(filesystem.origin),
+        not filesystem.uuid or is_uuid(filesystem.uuid),
+        not filesystem.origin or is_uuid(filesystem.origin),
         OPERATION_ID.fullmatch(filesystem.operation),
         not filesystem.host or ID.fullmatch(filesystem.host),
     ):

@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from zfsilod.api.dbus.contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
 from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
-from zfsilod.model.records import (
-    STATES,
-    Host,
-    Operation,
-    OperationState,
-    Snapshot,
-)
+from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.model.validation import check_id
+from zfsilod.model.words import STATES, OperationState
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.connect import Connect

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.record import pairs
-from zfsilod.model.records import AccessMode, Mode, Restore, Transport
+from zfsilod.model.words import AccessMode, Mode, Restore, Transport
 from zfsilod.requests.deletion import Dependents
 
 if TYPE_CHECKING:

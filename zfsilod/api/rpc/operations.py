@@ -11,7 +11,8 @@ from zfsilo.v1 import operation_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import DeadlineExceeded, InvalidArgument
-from zfsilod.model.records import Operation, OperationState
+from zfsilod.model.records import Operation
+from zfsilod.model.words import OperationState
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import STATES, Mode
 from zfsilod.model.validation import check_etag, check_id
+from zfsilod.model.words import STATES, Mode
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.rights import visible_to
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume

@@ -25,7 +25,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model.names import DATASET, check_portal, is_portal
+from zfsilod.model.names import check_portal, is_dataset, is_portal
 from zfsilod.security import kept_identity
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
             f"{root}",
             reason="SET_UP",
         )
-    if not DATASET.fullmatch(root):
+    if not is_dataset(root):
         raise InvalidArgument(f"invalid dataset name {root[:80]!r}", reason="BAD_DATASET")
     portals = tuple(paths.with_port(address, PORTAL_PORT) for address in args.portal)
     wrong = next((portal for portal in portals if not is_portal(portal)), None)

@@ -37,8 +37,8 @@ from zfsilod.model.record import pairs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.model.host_facts import FilesystemState
     from zfsilod.model.records import Action, Attachment, Mount, Step
+    from zfsilod.model.words import FilesystemState
 
 CLIENT_STATES = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.engine.step import Guard, HostStep, OneWay
 from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:

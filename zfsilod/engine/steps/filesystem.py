@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.engine.step import OneWay
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import RemoteStep, Resources
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
-    from zfsilod.model.host_facts import Disk, Filesystem, FilesystemState
+    from zfsilod.model.host_facts import Disk, Filesystem
+    from zfsilod.model.words import FilesystemState
 
 
 class Reported(RemoteStep, tag="Reported"):

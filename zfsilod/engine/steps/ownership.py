@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from zfsilod.engine.step import OneWay
+from zfsilod.engine.step import OneWay, touches_pool
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity, judge_pool, unknown_pool
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.ownership import (
+    HOLDS,
+    IDENTITY,
+    PoolClaim,
+    StoreIdentity,
+    judge_machine,
+    judge_pool,
+    unknown_pool,
+)
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -16,7 +23,11 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.host.server_protocols import ZfsAdapter
     from zfsilod.model.ownership import Hold
+    from zfsilod.model.records import Operation
+    from zfsilod.storage.store import Store
     from zfsilod.storage.transaction import Transaction
+
+__all__ = ["HOLDS", "PoolOwned", "check_ownership", "compare_pool"]
 
 
 class PoolOwned(OneWay, tag="PoolOwned", part="POOL"):
@@ -40,6 +51,24 @@ class PoolOwned(OneWay, tag="PoolOwned", part="POOL"):
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.root,))
+
+
+def check_ownership(store: Store, host: HostAdapters, operation: Operation) -> None:
+    """Raise unless the store belongs to this machine, and to the pool that a rollback changes.
+
+    A store that was restored from a backup knows operations that have ended since, and a rollback
+    of these would destroy what they made.
+    """
+    with store.read() as txn:
+        identity = txn.get(StoreIdentity, IDENTITY)
+    if identity is None:
+        return  # no daemon of this version has started yet
+    hold = judge_machine(identity, host.machine_id())
+    claims = any(isinstance(action.step, PoolOwned) for action in operation.actions)
+    if hold is None and identity.root and touches_pool(operation) and not claims:
+        hold = compare_pool(store.read, host.zfs, identity.root)
+    if hold is not None:
+        raise hold.error()
 
 
 def compare_pool(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 

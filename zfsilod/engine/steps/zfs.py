@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH, REVERTED, epoch_fact, epoch_mark
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round

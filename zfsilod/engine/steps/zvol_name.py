@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.engine.step import HostStep
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ run the same examples with this host and with a real one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.fake.block import FakeBlock
 from zfsilod.host.fake.facts import VOLATILE, Facts
 from zfsilod.host.fake.iscsi import FakeIscsi
@@ -17,12 +15,13 @@ from zfsilod.host.fake.lio import FakeLio
 from zfsilod.host.fake.mount import FakeMounts
 from zfsilod.host.fake.snapshots import FakeSnapshots
 from zfsilod.host.fake.zfs import SIMULATED_BYTES, FakeZfs
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from zfsilod.model.chap import Chap
+    from zfsilod.storage.paths import AnyPath
 
 SIMULATED_MACHINE = "51" * 16
 
@@ -32,7 +31,7 @@ __all__ = ["SIMULATED_BYTES", "SIMULATED_MACHINE", "VOLATILE", "Facts", "FakeHos
 class FakeHost:
     """A simulated machine, server and client at once."""
 
-    def __init__(self, path: Path | None = None, *, chap: Callable[[str], Chap]) -> None:
+    def __init__(self, path: AnyPath | None = None, *, chap: Callable[[str], Chap]) -> None:
         self.facts = Facts(path)
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.fake.iscsi import need_session
 from zfsilod.model.errors import Conflict
 from zfsilod.model.host_facts import Disk, Filesystem
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts

@@ -7,17 +7,18 @@ error or kills the process at the n-th effect.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import signal
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import CommandFailed
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager, signal
+from zfsilod.storage import record_json
+from zfsilod.storage.paths import exists, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from typing import Any
+
+    from zfsilod.storage.paths import AnyPath
 
 VOLATILE = (
     "backstore",
@@ -38,8 +39,8 @@ VOLATILE = (
 class Facts:
     """The facts of a machine by name, and the fuse."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: AnyPath | None = None) -> None:
+        self.path = None if path is None else os.fspath(path)
         self.memory: dict[str, Any] = {}
         self._identity: tuple[int, int] = (0, 0)  # of the file that the memory was read from
 
@@ -119,18 +120,19 @@ class Facts:
         if self.path is None:
             yield self.memory
             return
-        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        stem = self.path.removesuffix(".json")
+        lock = os.open(f"{stem}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             identity = _identity(self.path)
             if identity != self._identity:  # another process has written the file
-                self.memory = json.loads(self.path.read_text()) if self.path.exists() else {}
+                self.memory = record_json.loads(read_text(self.path)) if exists(self.path) else {}
                 self._identity = identity
             yield self.memory
             if write:
-                new = self.path.with_suffix(".new")
-                new.write_text(json.dumps(self.memory))
-                new.replace(self.path)
+                with open(f"{stem}.new", "wb") as file:
+                    file.write(record_json.dumps(self.memory))
+                os.replace(f"{stem}.new", self.path)
                 self._identity = _identity(self.path)
         except BaseException:
             self._identity = (0, 0)
@@ -139,10 +141,10 @@ class Facts:
             os.close(lock)
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: str) -> tuple[int, int]:
     """Return inode and mtime of a file, which differ after each write; (0, 0) without the file."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError:
         return (0, 0)
     return status.st_ino, status.st_mtime_ns

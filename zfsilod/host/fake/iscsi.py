@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk, SessionProblem
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.words import SessionProblem
+    from zfsilod.storage.paths import AnyPath
 
 
-def simulated_initiator(facts: Path | None) -> str:
+def simulated_initiator(facts: AnyPath | None) -> str:
     """Return a name that depends on the path of the facts: each simulation is a machine."""
     path_hash = hashlib.sha256(str(facts).encode()).hexdigest()[:12]
     return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"

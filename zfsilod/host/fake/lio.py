@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from zfsilod.host.fake.iscsi import hangs, need_session
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.host_facts import Disk
 

@@ -7,9 +7,12 @@ the uids whose snapshots are released (`given_up`). The names are those of store
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from zfsilod.host.fake.facts import Facts
 
 

@@ -5,11 +5,10 @@ A snapshot keeps the filesystem of its volume, and the disk of a clone has the s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot, SnapshotRef
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Pairs, pairs
 
 if TYPE_CHECKING:

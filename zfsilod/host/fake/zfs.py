@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
 from zfsilod.host.zfs_output import missing, no_pool, not_online, suspended
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.record import Pairs
 
