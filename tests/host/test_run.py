@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,6 +131,43 @@ def test_only_chosen_descriptors_are_inherited(tool: Callable[[str], None]) -> N
     finally:
         os.close(lock)
         os.close(other)
+
+
+def test_a_tool_has_the_default_signals_and_a_session_of_its_own(
+    tool: Callable[[str], None],
+) -> None:
+    tool("grep SigIgn /proc/$$/status; ps -o sid= -p $$; echo $$")
+    _name, ignored, session, pid = Runner()(["zfs"], timeout_s=10).stdout.split()
+    by_python = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+    assert int(ignored, 16) & by_python == 0
+    assert session == pid
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors of this process."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_tool_that_cannot_be_executed_leaves_nothing(
+    tool: Callable[[str], None], tmp_path: Path
+) -> None:
+    tool("true")
+    (tmp_path / "zfs").write_bytes(b"\x7fELF")
+    before = descriptors()
+    with pytest.raises(OSError, match="Exec format"):
+        Runner()(["zfs"], timeout_s=10)
+    assert descriptors() == before
+
+
+def test_a_tool_that_has_ended_leaves_no_descriptor(tool: Callable[[str], None]) -> None:
+    before = descriptors()
+    tool("exit 1")
+    with pytest.raises(CommandFailed):
+        Runner()(["zfs"], timeout_s=10, input="text")
+    tool("exec sleep 60")
+    with pytest.raises(Unavailable):
+        Runner()(["zfs"], timeout_s=0.1)
+    assert descriptors() == before
 
 
 def test_a_late_tool_is_ended_with_all_it_started(

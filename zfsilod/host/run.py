@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-import subprocess
 import sys
 import time
 
 from zfsilod.model.errors import CommandFailed, FailedPrecondition, Unavailable
-from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.lean import TYPE_CHECKING, signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +69,8 @@ TERM_GRACE_S = 2.0
 KILL_GRACE_S = 1.0
 INTERNAL = 254  # exit code of a call that raised no OSError; errno(3) has lower ones
 READ_BYTES = 65536
+STANDARD = 3  # descriptors below this one are the standard ones
+IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python; a tool has their default action
 
 
 class Completed:
@@ -120,9 +120,9 @@ class Runner:
         """Run a tool to its end and return its output.
 
         `input` is its standard input, a file in memory. It inherits the descriptors in `inherit`
-        too. Raises CommandFailed for an exit code that
-        is not in `ok`, Unavailable (TOOL_TIMEOUT) when the tool runs longer than `timeout_s`, and
-        FailedPrecondition (TOOL_MISSING) when it is not installed.
+        too, and the working directory, which is / in the units. Raises CommandFailed for an exit
+        code that is not in `ok`, Unavailable (TOOL_TIMEOUT) when the tool runs longer than
+        `timeout_s`, and FailedPrecondition (TOOL_MISSING) when it is not installed.
         """
         started_at = time.monotonic()
         process = self._start(argv, input, inherit)
@@ -131,12 +131,14 @@ class Runner:
         except TimeoutError as error:
             raise _timed_out(argv, timeout_s) from error
         finally:
-            _end(process)
+            process.end()
             if self._debug:
                 took_ms = 1000 * (time.monotonic() - started_at)
                 command = _quoted(tuple(argv))
                 _log(f"{command}: exit code {process.returncode}, {took_ms:.0f} ms")
-        completed = Completed(tuple(argv), process.returncode, stdout, stderr)
+        code = process.returncode
+        assert code is not None, "a tool that was not late has exited"
+        completed = Completed(tuple(argv), code, stdout, stderr)
         if completed.rc not in ok:
             raise completed.failed()
         return completed
@@ -185,28 +187,101 @@ class Runner:
                 )
         return self._paths[tool]
 
-    def _start(
-        self, argv: list[str], text: str, inherit: tuple[int, ...]
-    ) -> subprocess.Popen[bytes]:
+    def _start(self, argv: list[str], text: str, inherit: tuple[int, ...]) -> RunningTool:
+        path = self.find(argv[0])
         # Input is a file in memory, memfd_create(2): a write to a pipe could block.
-        stdin = os.memfd_create("input") if text else subprocess.DEVNULL
+        stdin = os.memfd_create("input") if text else os.open(os.devnull, os.O_RDONLY)
         try:
             if text:
                 os.write(stdin, text.encode())
                 os.lseek(stdin, 0, os.SEEK_SET)
-            return subprocess.Popen(
-                [self.find(argv[0]), *argv[1:]],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={"LC_ALL": "C.UTF-8", "PATH": TOOLS_PATH},
-                cwd="/",
-                pass_fds=(*self._inherit, *inherit),
-                start_new_session=True,  # a process group to kill; no terminal interrupts it
-            )
+            return RunningTool([path, *argv[1:]], stdin, (*self._inherit, *inherit))
         finally:
-            if stdin != subprocess.DEVNULL:
-                os.close(stdin)
+            os.close(stdin)
+
+
+class RunningTool:
+    """A running tool, in a session of its own: a process group to kill, without a terminal."""
+
+    def __init__(self, argv: list[str], stdin: int, inherit: tuple[int, ...]) -> None:
+        """Start it with posix_spawn(3), which copies no memory of this process."""
+        self.returncode: int | None = None
+        out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        self.pipes = [out[0], err[0]]
+        try:
+            self.pid = os.posix_spawn(
+                argv[0],
+                argv,
+                {"LC_ALL": "C.UTF-8", "PATH": TOOLS_PATH},
+                file_actions=[
+                    *((os.POSIX_SPAWN_DUP2, number, number) for number in inherit),
+                    *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() - {*inherit}),
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, out[1], 1),
+                    (os.POSIX_SPAWN_DUP2, err[1], 2),
+                ],
+                setsid=True,
+                setsigdef=IGNORED_SIGNALS,
+            )
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(out[1])
+            os.close(err[1])
+        try:
+            self.exited = os.pidfd_open(self.pid)  # readable when it has exited: pidfd_open(2)
+        except OSError:  # no descriptor is free
+            os.killpg(self.pid, signal.SIGKILL)
+            self._close()
+            self.poll()
+            raise
+
+    def poll(self) -> int | None:
+        """Return the exit code when it has exited, negative for a signal; reap it."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has exited; False when it still runs after `timeout_s`."""
+        poll = select.poll()
+        poll.register(self.exited, select.POLLIN)
+        poll.poll(timeout_s * 1000)
+        return self.poll() is not None
+
+    def end(self) -> None:
+        """Reap it. If it still runs, it is killed with its whole process group."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGTERM)
+            if not self.wait(TERM_GRACE_S):
+                os.killpg(self.pid, signal.SIGKILL)
+                # It may hang in the kernel; the lock that it inherited shows when it has exited.
+                self.wait(KILL_GRACE_S)
+        os.close(self.exited)
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in self.pipes:
+            os.close(pipe)
+
+
+def _inheritable() -> set[int]:
+    """Return the descriptors that a new process would inherit, besides the standard ones.
+
+    Python makes none; those of socket activation and of a library may be.
+    """
+    numbers = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in numbers if number >= STANDARD and _is_inherited(number)}
+
+
+def _is_inherited(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # it was the descriptor of the list, or another thread closed it
+        return False
 
 
 def missing_tools(names: tuple[str, ...]) -> dict[str, str]:
@@ -233,34 +308,28 @@ def _call_and_exit(function: Callable[[], None]) -> NoReturn:
         os._exit(code)  # neither the locks nor the store of its parent are released twice
 
 
-def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
+def _collect(process: RunningTool, deadline: float) -> tuple[str, str]:
     """Read the output of a tool until it exits. Raises TimeoutError."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    pipes = [process.stdout.fileno(), process.stderr.fileno()]
-    output = {pipe: bytearray() for pipe in pipes}
-    exited = os.pidfd_open(process.pid)  # readable when the process has exited: pidfd_open(2)
-    try:
-        poll = select.poll()
-        for descriptor in (*pipes, exited):
-            os.set_blocking(descriptor, False)
-            poll.register(descriptor, select.POLLIN)
-        while True:
-            left_ms = (deadline - time.monotonic()) * 1000
-            ready = dict(poll.poll(max(left_ms, 0)))
-            if not ready:
-                raise TimeoutError
-            for pipe in pipes:
-                if pipe in ready and not _read_piece(pipe, output[pipe]):
-                    poll.unregister(pipe)
-            if exited in ready:
-                break
-        for pipe in pipes:  # a background child may keep it open: read only what it holds now
-            while _read_piece(pipe, output[pipe]) and len(output[pipe]) < MAX_OUTPUT_BYTES:
-                pass
-    finally:
-        os.close(exited)
-    stdout, stderr = (output[pipe].decode(errors="replace") for pipe in pipes)
+    output = {pipe: bytearray() for pipe in process.pipes}
+    poll = select.poll()
+    for pipe in process.pipes:
+        os.set_blocking(pipe, False)
+    for descriptor in (*process.pipes, process.exited):
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        left_ms = (deadline - time.monotonic()) * 1000
+        ready = dict(poll.poll(max(left_ms, 0)))
+        if not ready:
+            raise TimeoutError
+        for pipe in process.pipes:
+            if pipe in ready and not _read_piece(pipe, output[pipe]):
+                poll.unregister(pipe)
+        if process.exited in ready:
+            break
+    for pipe in process.pipes:  # a background child may keep it open: read only what it holds now
+        while _read_piece(pipe, output[pipe]) and len(output[pipe]) < MAX_OUTPUT_BYTES:
+            pass
+    stdout, stderr = (output[pipe].decode(errors="replace") for pipe in process.pipes)
     return stdout, stderr
 
 
@@ -275,26 +344,6 @@ def _read_piece(pipe: int, output: bytearray) -> int:
         return 0
     output += piece[: MAX_OUTPUT_BYTES - len(output)]
     return len(piece)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Reap a tool. A tool that still runs is killed with its whole process group."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        if not _wait(process, TERM_GRACE_S):
-            os.killpg(process.pid, signal.SIGKILL)
-            _wait(process, KILL_GRACE_S)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
-
-
-def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return False  # it hangs in the kernel; the lock that it inherited shows when it has exited
-    return True
 
 
 def _timed_out(argv: list[str], timeout_s: float) -> Unavailable:
