@@ -82,6 +82,7 @@ class FakeConfigfs(Configfs):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.folder = root
         self.calls: int | None = None
         for folder in ("core/alua", "iscsi/discovery_auth"):
             (root / folder).mkdir(parents=True)
@@ -99,13 +100,13 @@ class FakeConfigfs(Configfs):
         super().make(path)
         if new:
             for name, value in _attributes(path).items():
-                (self.root / path / name).parent.mkdir(exist_ok=True)
-                (self.root / path / name).write_text(value)
+                (self.folder / path / name).parent.mkdir(exist_ok=True)
+                (self.folder / path / name).write_text(value)
 
     def remove(self, path: str) -> None:
         """Remove an object. Raises Busy while objects in it or links to it are left."""
         self._count()
-        folder = self.root / path
+        folder = self.folder / path
         if self._children(folder) or folder in {link.resolve() for link in self._links()}:
             super().remove(path)  # raises ENOTEMPTY, as the kernel does
         elif folder.exists():
@@ -119,9 +120,9 @@ class FakeConfigfs(Configfs):
             value = f"T10 VPD Unit Serial Number: {value}"
         if path.endswith("/control"):
             device = value.removeprefix("udev_path=")
-            info = self.root / path.replace("/control", "/info")
+            info = self.folder / path.replace("/control", "/info")
             info.write_text(f"iBlock device: zd0  UDEV PATH: {device}  readonly: 0\n")
-        os.truncate(self.root / path, 0)
+        os.truncate(self.folder / path, 0)
         super().write(path, value)
 
     def link(self, path: str, to: str) -> None:
@@ -129,26 +130,26 @@ class FakeConfigfs(Configfs):
         self._count()
         super().link(path, to)
         if "/acls/" in path:
-            (self.root / path).with_name("write_protect").write_text("1\n")
+            (self.folder / path).with_name("write_protect").write_text("1\n")
 
     def unlink(self, path: str) -> None:
         """Remove a link."""
         self._count()
         super().unlink(path)
         if "/acls/" in path:
-            (self.root / path).with_name("write_protect").write_text("\n")
+            (self.folder / path).with_name("write_protect").write_text("\n")
 
     def tree(self) -> set[str]:
         """Return all directories and links but the shared directory of the backstores."""
-        paths = {path for path in self.root.rglob("*") if path.is_dir() or path.is_symlink()}
-        return {str(path) for path in paths - {self.root / "core/iblock_0"}}
+        paths = {path for path in self.folder.rglob("*") if path.is_dir() or path.is_symlink()}
+        return {str(path) for path in paths - {self.folder / "core/iblock_0"}}
 
     def _links(self) -> list[Path]:
-        return [path for path in self.root.rglob("*") if path.is_symlink()]
+        return [path for path in self.folder.rglob("*") if path.is_symlink()]
 
     def _children(self, folder: Path) -> list[Path]:
         """Return the objects and links that were made in an object."""
-        own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.root)))}
+        own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.folder)))}
         if not folder.exists():
             return []
         groups = [folder / name for name in ("acls", "np", "lun")]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class DiskOfMemory:
     """A tmpfs in place of a disk: mount(8) takes any name for it."""
 
-    path = Path("/dev/null")
+    path = "/dev/null"
     number = ""
 
 

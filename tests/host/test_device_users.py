@@ -131,10 +131,10 @@ def test_unknown_users_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     disk.touch()
     monkeypatch.setattr(disks, "open_descriptors", lambda _name: DeviceUsers((), "they are hidden"))
     with pytest.raises(Unavailable, match=r"not known whether .* they are hidden") as unknown:
-        disks.users_beside(disk)
+        disks.users_beside(str(disk))
     assert unknown.value.reason == "UNKNOWN"
     with pytest.raises(Unavailable):
-        disks.check_unused(disk, "the disk")
+        disks.check_unused(str(disk), "the disk")
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_an_open_descriptor_of_a_real_device(loop: Path) -> None:
         names = open_descriptors(loop.name).names
         assert [name.partition(" ")[2] for name in names] == [f"({process.pid})"]
         with pytest.raises(Busy, match=rf"is in use by .* \({process.pid}\)"):
-            disks.check_unused(loop, "the disk")
+            disks.check_unused(str(loop), "the disk")
         process.kill()
 
 
@@ -185,6 +185,6 @@ def test_a_loop_device_on_top_of_a_real_device(loop: Path) -> None:
     try:
         assert static_users(loop.name) == [above.name]
         with pytest.raises(Busy, match=f"is in use by {above.name}"):
-            disks.check_unused(loop, "the disk")
+            disks.check_unused(str(loop), "the disk")
     finally:
         _losetup("--detach", str(above))

@@ -188,7 +188,7 @@ def test_a_session_with_any_name_does_not_hide_the_others(tmp_path: Path) -> Non
 def test_a_serial_of_any_bytes_is_another_serial(tmp_path: Path, page: bytes) -> None:
     (tmp_path / "sda/device").mkdir(parents=True)
     (tmp_path / "sda/device/vpd_pg80").write_bytes(page)
-    assert Device(tmp_path / "sda").serial != UID
+    assert Device(f"{tmp_path}/sda").serial != UID
 
 
 # open-iscsi, blkid(8)

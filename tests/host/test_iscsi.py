@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +31,6 @@ from zfsilod.model.names import portal_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PORTAL = "10.77.0.1:3260"
 DISK = Disk(target=TARGET, serial=UID, size_bytes=64 << 20)
@@ -98,7 +98,7 @@ def test_a_record_is_made_by_iscsiadm_and_completed_in_the_file(initiator: Initi
     assert not initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
     initiator.iscsi.add_node(TARGET, (PORTAL,), chap=chap())
     assert initiator.iscsi.has_node(TARGET, (PORTAL,), chap=chap())
-    (file,) = initiator.nodes.files(TARGET)
+    (file,) = map(Path, initiator.nodes.files(TARGET))
     text = file.read_text()
     assert text.startswith("# BEGIN RECORD 2.1.11\nnode.name = ")
     assert text.endswith("\n# END RECORD\n")
@@ -140,7 +140,7 @@ def test_the_older_layout_and_ipv6_are_read(initiator: Initiator) -> None:
     old = initiator.root / "nodes" / TARGET / "fd00::1,3260"
     old.parent.mkdir()
     old.write_text(RECORD)
-    assert initiator.nodes.files(TARGET) == {old: "[fd00::1]:3260"}
+    assert initiator.nodes.files(TARGET) == {str(old): "[fd00::1]:3260"}
     initiator.iscsi.add_node(TARGET, ("[fd00::1]:3260",), chap=chap())
     assert initiator.iscsi.has_node(TARGET, ("[fd00::1]:3260",), chap=chap())
 
@@ -287,7 +287,7 @@ def test_login_waits_for_the_disk(initiator: Initiator) -> None:
     assert initiator.iscsi.has_session(DISK)
     device = initiator.disks.find(TARGET)
     assert device is not None
-    assert device.path == initiator.sys.dev / "sda"
+    assert device.path == f"{initiator.sys.dev}/sda"
     assert initiator.iscsi.sessions("iqn.2026-01.org.zfsilo") == [TARGET]
     initiator.iscsi.login(DISK)
 

@@ -159,9 +159,9 @@ def test_the_name_of_a_backstore_leads_nowhere_else(
     lio: RealLio, fs: FakeConfigfs, name: str
 ) -> None:
     lio.add_target(TARGET)
-    outside = fs.root.parent / "outside"
+    outside = fs.folder.parent / "outside"
     outside.mkdir()
-    before = sorted(fs.root.parent.rglob("*"))
+    before = sorted(fs.folder.parent.rglob("*"))
     calls: tuple[Callable[[], object], ...] = (
         lambda: lio.add_backstore(name, dataset=DATASET, serial=UID),
         lambda: lio.remove_backstore(name),
@@ -171,10 +171,10 @@ def test_the_name_of_a_backstore_leads_nowhere_else(
     for call in calls:
         with pytest.raises(InvalidArgument):
             call()
-    assert sorted(fs.root.parent.rglob("*")) == before
+    assert sorted(fs.folder.parent.rglob("*")) == before
     with pytest.raises(InvalidArgument):
         lio.add_lun(TARGET, name)
-    assert not any(path.is_symlink() for path in fs.root.parent.rglob("*"))
+    assert not any(path.is_symlink() for path in fs.folder.parent.rglob("*"))
 
 
 def test_a_backstore_of_that_name_with_another_device_is_a_conflict(lio: RealLio) -> None:
@@ -232,7 +232,7 @@ def test_new_secrets_replace_the_old(lio: RealLio, fs: FakeConfigfs) -> None:
     assert not lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
     lio.add_acl(TARGET, INITIATOR, chap=chap(2))
     assert lio.has_acl(TARGET, INITIATOR, chap=chap(2), allowed=())
-    auth = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/auth"
+    auth = fs.folder / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/auth"
     assert (auth / "password").read_text() == "initiator-2"  # no newline: it would be part of it
     assert (auth / "userid_mutual").read_text() == "musr"
 
@@ -247,7 +247,7 @@ def test_a_lun_is_never_writable_half_made(lio: RealLio, fs: FakeConfigfs) -> No
 
 def test_access_for_unknown_initiators_is_repaired(lio: RealLio, fs: FakeConfigfs) -> None:
     make_all(lio)
-    attribute = fs.root / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls"
+    attribute = fs.folder / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls"
     attribute.write_text("1\n")
     assert not lio.has_target(TARGET)
     lio.add_target(TARGET)
@@ -289,7 +289,7 @@ def test_a_link_that_does_not_return_is_an_error(tmp_path: Path) -> None:
 
 
 def info_of(fs: FakeConfigfs, backstore: str, text: str) -> None:
-    (fs.root / f"core/iblock_0/{backstore}/info").write_text(text)
+    (fs.folder / f"core/iblock_0/{backstore}/info").write_text(text)
 
 
 def test_every_path_to_a_zvol_is_seen_by_its_device(
@@ -323,15 +323,15 @@ def test_the_path_of_a_file_backstore_and_an_open_target_are_seen(
     fs.make("core/fileio_1")
     fs.make("core/fileio_1/disk")
     text = "TCM FILEIO ID: 0        File: /dev/zvol/tank/v1  Size: 1024  Mode: O_DSYNC Async: 0\n"
-    (fs.root / "core/fileio_1/disk/info").write_text(text)
+    (fs.folder / "core/fileio_1/disk/info").write_text(text)
     alone = ExportPath(dataset="tank/v1", backstore="disk")
     assert list(export_paths(fs, tmp_path)) == [alone]
     lio.add_target(TARGET)
     fs.make(f"iscsi/{TARGET}/tpgt_1/lun/lun_3")
     fs.link(f"iscsi/{TARGET}/tpgt_1/lun/lun_3/abc", "core/fileio_1/disk")
-    (fs.root / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls").write_text("1\n")
+    (fs.folder / f"iscsi/{TARGET}/tpgt_1/attrib/generate_node_acls").write_text("1\n")
     assert list(export_paths(fs, tmp_path)) == [alone.but(target=TARGET, open=True)]
-    (fs.root / "core/fileio_1/disk/info").write_text("File: /srv/disk.img  Size: 1024\n")
+    (fs.folder / "core/fileio_1/disk/info").write_text("File: /srv/disk.img  Size: 1024\n")
     assert list(export_paths(fs, tmp_path)) == []
 
 
@@ -339,7 +339,7 @@ def test_session(lio: RealLio, fs: FakeConfigfs) -> None:
     assert not lio.has_session(TARGET, INITIATOR)
     make_all(lio)
     assert not lio.has_session(TARGET, INITIATOR)
-    info = fs.root / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/info"
+    info = fs.folder / f"iscsi/{TARGET}/tpgt_1/acls/{INITIATOR}/info"
     info.write_text(f"InitiatorName: {INITIATOR}\nSession State: TARG_SESS_STATE_LOGGED_IN\n")
     assert lio.has_session(TARGET, INITIATOR)
 

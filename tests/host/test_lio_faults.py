@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ERRNOS = (errno.EBUSY, errno.EEXIST, errno.ENOENT, errno.EPERM, errno.ENOSPC)
 SYSCALLS: dict[str, tuple[object, str]] = {
-    "make": (Path, "mkdir"),
-    "remove": (Path, "rmdir"),
-    "link": (Path, "symlink_to"),
-    "unlink": (Path, "unlink"),
+    "make": (os, "mkdir"),
+    "remove": (os, "rmdir"),
+    "link": (os, "symlink"),
+    "unlink": (os, "unlink"),
     "write": (os, "write"),
 }
 MOST_CALLS = 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from zfsilod.host.regenerate_uuid import OPTIONS, regenerate_uuid
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 OLD = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 NEW = "7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22"
 
@@ -25,18 +22,18 @@ NEW = "7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22"
 def device(tmp_path: Path) -> Device:
     """A disk image."""
     (tmp_path / "disk").write_bytes(b"")
-    return Device(tmp_path / "disk", tmp_path)
+    return Device(f"{tmp_path}/disk", str(tmp_path))
 
 
 def make(device: Device, *options: str) -> None:
-    with device.path.open("wb") as file:
+    with Path(device.path).open("wb") as file:
         file.truncate(64 << 20)
     run = Runner()
-    run(["mkfs.ext4", "-q", *options, "-U", OLD, str(device.path)], timeout_s=60)
+    run(["mkfs.ext4", "-q", *options, "-U", OLD, device.path], timeout_s=60)
 
 
 def read(device: Device) -> superblock.Superblock:
-    with device.path.open("rb") as file:
+    with Path(device.path).open("rb") as file:
         parsed = superblock.parse(file.read(superblock.BYTES))
     assert parsed is not None
     return parsed
@@ -50,14 +47,14 @@ def test_ext4(device: Device, options: tuple[str, ...]) -> None:
     for _time in range(2):
         regenerate_uuid(Runner(), device, "ext4", NEW, checksums=before.checksums)
         assert read(device).uuid == NEW
-    check = ["e2fsck", "-f", "-n", str(device.path)]
+    check = ["e2fsck", "-f", "-n", device.path]
     assert Runner()(check, timeout_s=60).rc == 0
 
 
 def test_a_journal_is_replayed_first(device: Device) -> None:
     """The clone of a mounted filesystem needs recovery, which is the usual case."""
     make(device)
-    command = ["debugfs", "-w", "-R", "feature needs_recovery", str(device.path)]
+    command = ["debugfs", "-w", "-R", "feature needs_recovery", device.path]
     subprocess.run(command, check=True, capture_output=True)
     regenerate_uuid(Runner(), device, "ext4", NEW, checksums=True)
     assert read(device).uuid == NEW

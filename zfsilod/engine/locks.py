@@ -8,6 +8,7 @@ import os
 from zfsilod.model.errors import Busy
 from zfsilod.model.lean import TYPE_CHECKING, signal
 from zfsilod.storage.files import make_folder
+from zfsilod.storage.paths import remove_file
 
 if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
@@ -34,10 +35,7 @@ def lock_unit(directory: AnyPath, unit: str) -> int:
 
 def remove_lock(directory: AnyPath, unit: str) -> None:
     """Remove the lock file of a unit whose operations have ended; its holder calls this."""
-    try:
-        os.unlink(lock_path(directory, unit))
-    except FileNotFoundError:
-        return
+    remove_file(lock_path(directory, unit))
 
 
 def _is_at(path: str, descriptor: int) -> bool:

@@ -15,3 +15,9 @@ def read(path: AnyPath) -> str:
             return file.read().decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def write(path: AnyPath, value: str) -> None:
+    """Set an attribute. Raises OSError."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(value)

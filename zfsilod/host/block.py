@@ -16,7 +16,6 @@ import fcntl
 import mmap
 import os
 import struct
-from pathlib import Path
 
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, in_use, open_exclusively, users_beside
@@ -26,14 +25,16 @@ from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, 
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import is_uuid
-from zfsilod.storage.files import sync_folder
+from zfsilod.storage.files import make_folder, sync_folder
+from zfsilod.storage.paths import exists, read_text, remove_file
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.host.superblock import Superblock
     from zfsilod.model.host_facts import Disk
+    from zfsilod.storage.paths import AnyPath
 
-PROOFS = Path("/var/lib/zfsilo/formatting")
+PROOFS = "/var/lib/zfsilo/formatting"
 MIB = 1024 * 1024
 CHECK_TIMEOUT_S = 300
 MAKE_TIMEOUT_S = 600
@@ -59,10 +60,10 @@ XFS_MIN_GROUP_BLOCKS = 64  # xfs_growfs_data_private() drops a last group of few
 class RealBlock:
     """The filesystems on the disks of this host; see BlockAdapter."""
 
-    def __init__(self, run: Runner, disks: Disks, proofs: Path = PROOFS) -> None:
+    def __init__(self, run: Runner, disks: Disks, proofs: AnyPath = PROOFS) -> None:
         self._run = run
         self._disks = disks
-        self._proofs = proofs
+        self._proofs = os.fspath(proofs)
 
     # Probing
 
@@ -92,7 +93,7 @@ class RealBlock:
             f"the disk {device.path} has {content}, but the server reports "
             f"{filesystem.type} {filesystem.uuid}; the disk is left unchanged",
             reason="FILESYSTEM_LOST",
-            device=str(device.path),
+            device=device.path,
             found=content,
         )
 
@@ -117,13 +118,13 @@ class RealBlock:
                 f"the disk {device.path} has a filesystem already, {present.type} {present.uuid}, "
                 f"and is not formatted again with {filesystem.type}",
                 reason="OTHER_FILESYSTEM",
-                device=str(device.path),
+                device=device.path,
                 found=present.type,
             )
         if present.uuid != filesystem.uuid:
             return True
         # A check that changes nothing shows whether mkfs has ended: `e2fsck -n`.
-        argv = [*CHECK[present.type], str(device.path)]
+        argv = [*CHECK[present.type], device.path]
         if self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=CHECKED).rc == 0:
             return True
         if present.never_used and self._is_torn(disk, filesystem):
@@ -132,7 +133,7 @@ class RealBlock:
             f"the {present.type} filesystem on {device.path} needs a repair and is not formatted "
             f"again: run `{REPAIR[present.type]} {device.path}`",
             reason="NEEDS_FSCK",
-            device=str(device.path),
+            device=device.path,
             found=f"{present.type} {present.uuid}",
         )
 
@@ -141,13 +142,13 @@ class RealBlock:
         return Conflict(
             f"the disk {device.path} is not empty and is not formatted: it has {content}",
             reason="NOT_EMPTY",
-            device=str(device.path),
+            device=device.path,
             found=content,
         )
 
     def _content(self, device: Device) -> str:
         """Return the content of a disk as blkid(8) names it; "" when it finds no signature."""
-        argv = ["blkid", "-p", "-o", "export", str(device.path)]
+        argv = ["blkid", "-p", "-o", "export", device.path]
         ok = (0, BLKID_NOTHING, BLKID_AMBIVALENT)
         done = self._run(argv, timeout_s=BLKID_TIMEOUT_S, ok=ok)
         tags: dict[str, str] = {}
@@ -176,7 +177,7 @@ class RealBlock:
         )
         if not self.has_own_uuid(disk, filesystem):
             raise Unavailable(
-                f"the filesystem on {device.path} still has its old UUID", device=str(device.path)
+                f"the filesystem on {device.path} still has its old UUID", device=device.path
             )
 
     # Making
@@ -189,7 +190,7 @@ class RealBlock:
                 f"the disk {device.path} has {device.size_bytes} bytes, not {disk.size_bytes}; "
                 "grow the volume on this host first",
                 reason="OTHER_SIZE",
-                device=str(device.path),
+                device=device.path,
             )
         if self._is_usable(disk, device, read_superblock(device), filesystem):
             return
@@ -198,9 +199,9 @@ class RealBlock:
         present = read_superblock(device)
         if present is None or present.uuid != filesystem.uuid:
             raise Unavailable(
-                f"mkfs made no filesystem on the disk {device.path}", device=str(device.path)
+                f"mkfs made no filesystem on the disk {device.path}", device=device.path
             )
-        self._proof(filesystem).unlink(missing_ok=True)
+        remove_file(self._proof(filesystem))
 
     def _prove_empty(self, disk: Disk, device: Device, filesystem: Filesystem) -> None:
         """Prove that a disk is empty, or wipe what an interrupted mkfs left; save the proof.
@@ -209,8 +210,8 @@ class RealBlock:
         """
         descriptor = open_exclusively(device.path, "the disk", os.O_RDWR | os.O_DIRECT)
         try:
-            if names := users_beside(device.path):
-                raise in_use(device.path, "the disk", names)
+            if by := users_beside(device.path):
+                raise in_use(device.path, "the disk", by)
             if not _ends_are_zero(descriptor, device.size_bytes):
                 content = self._content(device).partition(" ")[0]
                 if content not in ("", filesystem.type) or not self._is_torn(disk, filesystem):
@@ -218,7 +219,7 @@ class RealBlock:
                 _zero_ends(descriptor, device.size_bytes)
             if self._content(device):
                 raise self._not_empty(device)
-            self._proofs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._proofs)
             _write_durably(self._proof(filesystem), disk.serial)
         finally:
             os.close(descriptor)
@@ -226,15 +227,15 @@ class RealBlock:
     def _is_torn(self, disk: Disk, filesystem: Filesystem) -> bool:
         """Tell whether an interrupted mkfs of zfsilo may have left the content of a disk."""
         proof = self._proof(filesystem)
-        return proof.exists() and proof.read_text() == disk.serial
+        return exists(proof) and read_text(proof) == disk.serial
 
-    def _proof(self, filesystem: Filesystem) -> Path:
+    def _proof(self, filesystem: Filesystem) -> str:
         _check_request(filesystem)
-        return self._proofs / filesystem.uuid
+        return f"{self._proofs}/{filesystem.uuid}"
 
     def _make(self, device: Device, filesystem: Filesystem) -> None:
         argv = [word.format(uuid=filesystem.uuid) for word in MAKE[filesystem.type]]
-        done = self._run([*argv, str(device.path)], timeout_s=MAKE_TIMEOUT_S, ok=(0, 1))
+        done = self._run([*argv, device.path], timeout_s=MAKE_TIMEOUT_S, ok=(0, 1))
         if done.rc == 0:
             return
         if "\nFilesystem must be larger than" in f"\n{done.stderr}":
@@ -265,7 +266,7 @@ class RealBlock:
         if mount is None or mount.number != device.number:
             raise FailedPrecondition(f"{device.path} is not mounted at {path}", path=path)
         xfs = mount.type == "xfs"
-        argv = ["xfs_growfs", "-d", mount.path] if xfs else ["resize2fs", str(device.path)]
+        argv = ["xfs_growfs", "-d", mount.path] if xfs else ["resize2fs", device.path]
         self._run(argv, timeout_s=GROW_TIMEOUT_S)
 
 
@@ -275,7 +276,7 @@ def read_superblock(device: Device) -> Superblock | None:
     Raises Unavailable (READ_ERROR) when the disk cannot be read.
     """
     try:
-        with device.path.open("rb", buffering=0) as file:
+        with open(device.path, "rb", buffering=0) as file:
             return superblock.parse(file.read(superblock.BYTES))
     except OSError as error:
         raise _read_error(device.path, error) from error
@@ -317,7 +318,7 @@ def _ends_are_zero(descriptor: int, size_bytes: int) -> bool:
             try:
                 count = os.preadv(descriptor, [buffer], offset)
             except OSError as error:
-                raise _read_error(Path(f"/proc/self/fd/{descriptor}"), error) from error
+                raise _read_error(f"/proc/self/fd/{descriptor}", error) from error
             if count < min(MIB, size_bytes):
                 raise Unavailable(f"only {count} bytes of the disk could be read at {offset}")
             if buffer[:count].strip(b"\0"):
@@ -332,12 +333,12 @@ def _zero_ends(descriptor: int, size_bytes: int) -> None:
     os.fsync(descriptor)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
+def _write_durably(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(path.parent)
+    sync_folder(os.path.dirname(path))
 
 
 def _xfs_fills(path: str, device_bytes: int) -> bool:
@@ -358,7 +359,9 @@ def _xfs_fills(path: str, device_bytes: int) -> bool:
     return bool(spare == 0 or (full_groups and 0 < spare < XFS_MIN_GROUP_BLOCKS))
 
 
-def _read_error(path: Path, error: OSError) -> Unavailable:
+def _read_error(path: str, error: OSError) -> Unavailable:
     return Unavailable(
-        f"{path.resolve()} cannot be read: {error.strerror}", reason="READ_ERROR", device=str(path)
+        f"{os.path.realpath(path)} cannot be read: {error.strerror}",
+        reason="READ_ERROR",
+        device=path,
     )

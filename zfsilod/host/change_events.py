@@ -18,14 +18,15 @@ from zfsilod.host.mountinfo import MOUNTINFO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from socket import socket
+
+    from zfsilod.storage.paths import AnyPath
 
 
 class ChangeEvents:
     """Calls a function from a thread after each change, until it is closed."""
 
-    def __init__(self, changed: Callable[[], object], mountinfo: Path = MOUNTINFO) -> None:
+    def __init__(self, changed: Callable[[], object], mountinfo: AnyPath = MOUNTINFO) -> None:
         self._changed = changed
         self._mounts = os.open(mountinfo, os.O_RDONLY | os.O_CLOEXEC)
         self._uevents = _kernel_events()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from zfsilod.model.errors import (
     Busy,
@@ -20,9 +19,12 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
+from zfsilod.storage.paths import exists, read_text, remove_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zfsilod.storage.paths import AnyPath
 
 ERRORS: dict[int, type[ZfsiloError]] = {
     errno.EACCES: PermissionDenied,
@@ -46,45 +48,49 @@ class Configfs:
     for any other errno.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: AnyPath) -> None:
+        self.root = os.fspath(root)
+
+    def path(self, path: str) -> str:
+        """Return the whole path of an object or an attribute."""
+        return f"{self.root}/{path}"
 
     def has(self, path: str) -> bool:
         """Tell whether an object or an attribute exists."""
-        return (self.root / path).exists()
+        return exists(self.path(path))
 
     def names(self, path: str) -> list[str]:
         """Return the names of the directories at a path; none when the path does not exist."""
         with _typed_errors(f"list {path}"):
             try:
-                with os.scandir(self.root / path) as entries:
+                with os.scandir(self.path(path)) as entries:
                     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
                     return sorted(folder.name for folder in folders)
             except FileNotFoundError:
                 return []
 
-    def links(self, path: str) -> dict[str, Path]:
+    def links(self, path: str) -> dict[str, str]:
         """Return the targets of the links at a path, by the names of the links."""
         with _typed_errors(f"list {path}"):
             try:
-                with os.scandir(self.root / path) as entries:
-                    links = [Path(entry.path) for entry in entries if entry.is_symlink()]
+                with os.scandir(self.path(path)) as entries:
+                    names = [entry.name for entry in entries if entry.is_symlink()]
             except FileNotFoundError:
                 return {}
-        return {link.name: link.resolve() for link in links}
+        return {name: os.path.realpath(self.path(f"{path}/{name}")) for name in names}
 
     def read(self, path: str) -> str | None:
         """Return the value of an attribute without its newline; None when it does not exist."""
         with _typed_errors(f"read {path}"):
             try:
-                return (self.root / path).read_text().removesuffix("\n")
+                return read_text(self.path(path)).removesuffix("\n")
             except FileNotFoundError:
                 return None
 
     def write(self, path: str, value: str) -> None:
         """Set an attribute with one write(2), without a newline: LIO stores it with the value."""
         with _typed_errors(f"write {path}"):
-            descriptor = os.open(self.root / path, os.O_WRONLY)
+            descriptor = os.open(self.path(path), os.O_WRONLY)
             try:
                 os.write(descriptor, value.encode())
             finally:
@@ -93,27 +99,30 @@ class Configfs:
     def make(self, path: str) -> None:
         """Make an object unless it exists."""
         with _typed_errors(f"make {path}"):
-            (self.root / path).mkdir(exist_ok=True)
+            try:
+                os.mkdir(self.path(path))
+            except FileExistsError:
+                if not os.path.isdir(self.path(path)):
+                    raise
 
     def remove(self, path: str) -> None:
         """Remove an object if it exists."""
         with _typed_errors(f"remove {path}"):
             try:
-                (self.root / path).rmdir()
+                os.rmdir(self.path(path))
             except FileNotFoundError:
                 return
 
     def link(self, path: str, to: str) -> None:
         """Make a link at `path` to the object `to`, unless a link exists there."""
         with _typed_errors(f"link {path}"):
-            if (self.root / path).is_symlink():
-                return
-            (self.root / path).symlink_to(self.root / to)
+            if not os.path.islink(self.path(path)):
+                os.symlink(self.path(to), self.path(path))
 
     def unlink(self, path: str) -> None:
         """Remove a link if it exists."""
         with _typed_errors(f"unlink {path}"):
-            (self.root / path).unlink(missing_ok=True)
+            remove_file(self.path(path))
 
 
 @contextmanager

@@ -15,18 +15,19 @@ import os
 import stat
 import struct
 import time
-from functools import cache
-from pathlib import Path
 
 from zfsilod.host import mountinfo, processes
 from zfsilod.host.attributes import read
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.storage.paths import exists, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-SYS, PROC = Path("/sys"), Path("/proc")
+    from zfsilod.storage.paths import AnyPath
+
+SYS, PROC = "/sys", "/proc"
 BUDGET_S = 5.0  # 100,000 descriptors take 1 s
 MAX_PROCESSES = 5
 NODES = ("devtmpfs", "tmpfs")  # filesystems with device nodes; none of them can hang
@@ -34,6 +35,7 @@ NODES = ("devtmpfs", "tmpfs")  # filesystems with device nodes; none of them can
 IGNORED = ("multipathd",)
 STATX_BYTES, RDEV_OFFSET, MODE_OFFSET = 256, 128, 28  # struct statx of linux/stat.h
 STATX_TYPE, AT_FDCWD = 0x1, -100
+LIBC: list[Any] = []  # opened on first use
 DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC: a file of a server that is away does not hang the call
 
 
@@ -53,16 +55,16 @@ class BlockDevice:
         self.numbers = numbers
 
 
-def described(name: str, sys: Path = SYS) -> BlockDevice:
+def described(name: str, sys: AnyPath = SYS) -> BlockDevice:
     """Return a disk with its partitions; any one without numbers when it does not exist."""
-    folder = sys / "class/block" / name
-    partitions = [path.parent.name for path in folder.glob("*/partition")]
-    names = frozenset((name, *partitions))
-    numbers = (read(sys / "class/block" / one / "dev") for one in names)
-    return BlockDevice(names, frozenset(number for number in numbers if number))
+    folder = f"{os.fspath(sys)}/class/block"
+    below = names(f"{folder}/{name}")
+    partitions = [one for one in below if exists(f"{folder}/{name}/{one}/partition")]
+    numbers = [read(f"{folder}/{one}/dev") for one in (name, *partitions)]
+    return BlockDevice(frozenset((name, *partitions)), frozenset(filter(None, numbers)))
 
 
-def static_users(name: str, sys: Path = SYS, proc: Path = PROC) -> list[str]:
+def static_users(name: str, sys: AnyPath = SYS, proc: AnyPath = PROC) -> list[str]:
     """Return the users of a device that the kernel lists: holders, mount points, swap, loops.
 
     None without the device.
@@ -71,47 +73,53 @@ def static_users(name: str, sys: Path = SYS, proc: Path = PROC) -> list[str]:
     if not device.numbers:
         return []
     return [
-        *_holders(device, sys),
-        *_mounts(device, proc),
-        *_swaps(device, proc),
-        *_loops(device, sys),
+        *_holders(device, os.fspath(sys)),
+        *_mounts(device, os.fspath(proc)),
+        *_swaps(device, os.fspath(proc)),
+        *_loops(device, os.fspath(sys)),
     ]
 
 
 def open_descriptors(
-    name: str, sys: Path = SYS, proc: Path = PROC, number_of: Callable[[str], str] | None = None
+    name: str,
+    sys: AnyPath = SYS,
+    proc: AnyPath = PROC,
+    number_of: Callable[[str], str] | None = None,
 ) -> DeviceUsers:
     """Return the processes that have a device open, except this one: proc_pid_fd(5)."""
     numbers = described(name, sys).numbers
     if not numbers:
         return DeviceUsers()
     number_of = number_of or _number_of
+    proc = os.fspath(proc)
     end = time.monotonic() + BUDGET_S
-    names: list[str] = []
+    seen: list[str] = []
     denied = 0
     for pid in _processes(proc):
         if time.monotonic() > end:
-            return DeviceUsers(tuple(names), f"the search took longer than {BUDGET_S:.0f} s")
+            return DeviceUsers(tuple(seen), f"the search took longer than {BUDGET_S:.0f} s")
         try:
-            uses = any(number_of(path) in numbers for path in _open_files(f"{proc}/{pid}"))
+            uses = any(
+                number_of(path) in numbers for path in _open_files(f"{os.fspath(proc)}/{pid}")
+            )
         except PermissionError:
             denied += 1
             continue
         except OSError:
             continue  # it has exited
-        if not uses or len(names) == MAX_PROCESSES:
+        if not uses or len(seen) == MAX_PROCESSES:
             continue
-        process = processes.name_of(proc / str(pid))
+        process = processes.name_of(f"{proc}/{pid}")
         if process not in IGNORED:
-            names.append(f"{process} ({pid})")
+            seen.append(f"{process} ({pid})")
     unseen = f"the open files of {denied} processes may not be read" if denied else ""
-    return DeviceUsers(tuple(names), unseen)
+    return DeviceUsers(tuple(seen), unseen)
 
 
-def _processes(proc: Path) -> list[int]:
+def _processes(proc: AnyPath) -> list[int]:
     """Return the ids of the other processes, the newest first: they are the likely users."""
-    names = (name for name in os.listdir(proc) if name.isdecimal())
-    return sorted((int(name) for name in names if int(name) != os.getpid()), reverse=True)
+    ids = (int(name) for name in os.listdir(proc) if name.isdecimal())
+    return sorted((pid for pid in ids if pid != os.getpid()), reverse=True)
 
 
 def _open_files(process: str) -> Iterator[str]:
@@ -126,14 +134,14 @@ def _open_files(process: str) -> Iterator[str]:
             yield f"{folder}/{name}"
 
 
-def _holders(device: BlockDevice, sys: Path) -> list[str]:
-    folders = (sys / "class/block" / name / "holders" for name in sorted(device.names))
-    return sorted({holder.name for folder in folders for holder in folder.glob("*")})
+def _holders(device: BlockDevice, sys: str) -> list[str]:
+    folders = (f"{sys}/class/block/{name}/holders" for name in device.names)
+    return sorted({holder for folder in folders for holder in names(folder)})
 
 
-def _mounts(device: BlockDevice, proc: Path) -> list[str]:
-    first = proc / "1/mountinfo"
-    mounts = mountinfo.read(first if first.exists() else mountinfo.MOUNTINFO)
+def _mounts(device: BlockDevice, proc: str) -> list[str]:
+    first = f"{proc}/1/mountinfo"
+    mounts = mountinfo.read(first if exists(first) else mountinfo.MOUNTINFO)
     nodes = {f"/{name}" for name in device.names}
     return [
         mount.path
@@ -152,15 +160,16 @@ def _is_node(path: str, device: BlockDevice) -> bool:
         return False
 
 
-def _swaps(device: BlockDevice, proc: Path) -> list[str]:
-    lines = read(proc / "swaps").splitlines()[1:]
+def _swaps(device: BlockDevice, proc: str) -> list[str]:
+    lines = read(f"{proc}/swaps").splitlines()[1:]
     paths = (mountinfo.unescape(line.split()[0]) for line in lines)
     return ["swap" for path in paths if _leads_to(path, device)]
 
 
-def _loops(device: BlockDevice, sys: Path) -> list[str]:
-    files = sorted(sys.glob("block/loop*/loop/backing_file"))
-    return [file.parents[1].name for file in files if _leads_to(read(file), device)]
+def _loops(device: BlockDevice, sys: str) -> list[str]:
+    loops = (name for name in names(f"{sys}/block") if name.startswith("loop"))
+    files = ((name, read(f"{sys}/block/{name}/loop/backing_file")) for name in loops)
+    return [name for name, file in files if file and _leads_to(file, device)]
 
 
 def _leads_to(path: str, device: BlockDevice) -> bool:
@@ -196,8 +205,9 @@ def _statx(path: bytes) -> bytes | None:
     return None
 
 
-@cache
 def _libc() -> Any:
     import ctypes
 
-    return ctypes.CDLL(None, use_errno=True)
+    if not LIBC:
+        LIBC.append(ctypes.CDLL(None, use_errno=True))
+    return LIBC[0]

@@ -7,29 +7,27 @@ target and checked by its serial, never by a name such as sda, which may change 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import threading
+from _thread import allocate_lock, start_new_thread
 from mmap import mmap
-from pathlib import Path
 
-from zfsilod.host.attributes import read
+from zfsilod.host.attributes import read, write
 from zfsilod.host.device_users import open_descriptors, static_users
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
-from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 from zfsilod.model.names import join_portal
+from zfsilod.storage.paths import exists, names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
+    from zfsilod.storage.paths import AnyPath
 
-SYS = Path("/sys")
-DEV = Path("/dev")
-RUN = Path("/run")
+SYS, DEV, RUN = "/sys", "/dev", "/run"
 SECTOR_BYTES = 512  # the unit of /sys/block/*/size, independent of the disk's sectors
 NO_LIMIT = "off"  # of recovery_tmo: show_priv_session_recovery_tmo()
 LOGGED_IN = "LOGGED_IN"
@@ -37,29 +35,30 @@ FAILED = "FAILED"  # the connection was lost, and iscsid tries to restore it
 VPD_HEADER_BYTES = 4
 DETACH_WAIT_S = 30  # I/O of an unmount waits this long for a session that is lost meanwhile
 SETTLE_S = 5.0  # for udev, which opens a disk for a moment
+UNIT_COLONS = 3  # in the name of a logical unit, such as 2:0:0:0
 PAGE_BYTES = 4096  # a size that O_DIRECT accepts on any disk
 
 
 class IscsiSession:
     """An iSCSI session of this host: a directory in /sys/class/iscsi_session."""
 
-    def __init__(self, target: str, folder: Path) -> None:
+    def __init__(self, target: str, folder: str) -> None:
         self.target = target
         self.folder = folder
 
     @property
     def sid(self) -> str:
         """The number of the session, as `iscsiadm -m session -r` takes it."""
-        return self.folder.name.removeprefix("session")
+        return self.folder.rpartition("/")[2].removeprefix("session")
 
     @property
     def state(self) -> str:
         """LOGGED_IN, FAILED or FREE; "" when the session has ended."""
-        return read(self.folder / "state")
+        return read(f"{self.folder}/state")
 
     def waits(self, seconds: int) -> bool:
         """Tell whether I/O waits this long for the session when it is lost; 0: without limit."""
-        return read(self.folder / "recovery_tmo") == (str(seconds) if seconds else NO_LIMIT)
+        return read(f"{self.folder}/recovery_tmo") == (str(seconds) if seconds else NO_LIMIT)
 
     def set_wait(self, seconds: int) -> None:
         """Change how long I/O waits for the session when it is lost.
@@ -70,7 +69,7 @@ class IscsiSession:
         if self.waits(seconds) or self.state != LOGGED_IN:
             return
         try:
-            (self.folder / "recovery_tmo").write_text(str(seconds) if seconds else NO_LIMIT)
+            write(f"{self.folder}/recovery_tmo", str(seconds) if seconds else NO_LIMIT)
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOENT, errno.ENODEV):
                 raise Unavailable(
@@ -84,9 +83,12 @@ class IscsiSession:
 
         A disk whose I/O is held back goes without a flush: __scsi_remove_device() of the kernel.
         """
-        for file in self.folder.glob("device/target*/*:*:*:*/delete"):
+        device = f"{self.folder}/device"
+        groups = [f"{device}/{name}" for name in names(device) if name.startswith("target")]
+        units = [f"{group}/{name}" for group in groups for name in names(group)]
+        for unit in (unit for unit in units if exists(f"{unit}/delete")):
             try:
-                file.write_text("1")
+                write(f"{unit}/delete", "1")
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENODEV):
                     raise Unavailable(
@@ -98,31 +100,32 @@ class IscsiSession:
 class Device:
     """A whole disk in /sys/block."""
 
-    def __init__(self, folder: Path, dev: Path = DEV) -> None:
+    def __init__(self, folder: str, dev: str = DEV) -> None:
         self.folder = folder
-        self.name = folder.name
-        self.path = dev / folder.name
+        self.name = folder.rpartition("/")[2]
+        self.path = f"{dev}/{self.name}"
 
     @property
     def number(self) -> str:
         """The device number as major:minor, as in proc_pid_mountinfo(5): "8:0"."""
-        return read(self.folder / "dev")
+        return read(f"{self.folder}/dev")
 
     @property
     def size_bytes(self) -> int:
         """The size that the kernel last read from the target."""
-        return int(read(self.folder / "size") or 0) * SECTOR_BYTES
+        return int(read(f"{self.folder}/size") or 0) * SECTOR_BYTES
 
     @property
     def readonly(self) -> bool:
         """Whether the disk is write-protected, by the target or on this host."""
-        return read(self.folder / "ro") == "1"
+        return read(f"{self.folder}/ro") == "1"
 
     @property
     def serial(self) -> str:
         """The unit serial number of the target: SPC, vital product data page 0x80. "" if none."""
         try:
-            page = (self.folder / "device/vpd_pg80").read_bytes()
+            with open(f"{self.folder}/device/vpd_pg80", "rb") as file:
+                page = file.read()
         except OSError:
             return ""
         return page[VPD_HEADER_BYTES:].decode("ascii", "replace").strip(" \0")
@@ -131,16 +134,14 @@ class Device:
 class Disks:
     """The iSCSI sessions of this host and their disks."""
 
-    def __init__(self, sys: Path = SYS, dev: Path = DEV, run: Path = RUN) -> None:
-        self.sys = sys
-        self.dev = dev
-        self.run = run
+    def __init__(self, sys: AnyPath = SYS, dev: AnyPath = DEV, run: AnyPath = RUN) -> None:
+        self.sys, self.dev, self.run = os.fspath(sys), os.fspath(dev), os.fspath(run)
 
     def sessions(self, prefix: str = "") -> list[IscsiSession]:
         """Return the sessions with targets whose names start with a prefix."""
-        root = self.sys / "class/iscsi_session"
-        folders = sorted(root.iterdir()) if root.exists() else []
-        sessions = [IscsiSession(read(folder / "targetname"), folder) for folder in folders]
+        root = f"{self.sys}/class/iscsi_session"
+        folders = [f"{root}/{name}" for name in sorted(os.listdir(root))] if exists(root) else []
+        sessions = [IscsiSession(read(f"{folder}/targetname"), folder) for folder in folders]
         return [s for s in sessions if s.target and s.target.startswith(prefix)]
 
     def session(self, target: str) -> IscsiSession | None:
@@ -149,14 +150,14 @@ class Disks:
         logged_in = [session for session in sessions if session.state == LOGGED_IN]
         return next(iter(logged_in + sessions), None)
 
-    @contextlib.contextmanager
+    @contextmanager
     def hurried(self, target: str) -> Iterator[None]:
         """Let I/O fail soon when the session is lost meanwhile, so that no unmount hangs in it.
 
         What a killed worker leaves is a difference that the next reconcile repairs.
         """
         sessions = [session for session in self.sessions(target) if session.target == target]
-        before = {session.folder: read(session.folder / "recovery_tmo") for session in sessions}
+        before = {session.folder: read(f"{session.folder}/recovery_tmo") for session in sessions}
         for session in sessions:
             if session.waits(0) or _seconds(before[session.folder]) > DETACH_WAIT_S:
                 session.set_wait(DETACH_WAIT_S)
@@ -168,28 +169,33 @@ class Disks:
 
     def portal(self, session: IscsiSession) -> str:
         """Return the portal that iscsid logged in to, as ADDRESS:PORT; "" when it is not known."""
-        folder = self.sys / f"class/iscsi_connection/connection{session.sid}:0"
-        address, port = read(folder / "persistent_address"), read(folder / "persistent_port")
+        folder = f"{self.sys}/class/iscsi_connection/connection{session.sid}:0"
+        address, port = read(f"{folder}/persistent_address"), read(f"{folder}/persistent_port")
         return join_portal(address, port) if address and port else ""
 
     def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""
-        folders = sorted(session.folder.glob("device/target*/*:*:*:0/block/*"))
-        return Device(folders[0], self.dev) if folders else None
+        device = f"{session.folder}/device"
+        for target in names(device):
+            for unit in names(f"{device}/{target}") if target.startswith("target") else ():
+                if unit.endswith(":0") and unit.count(":") == UNIT_COLONS:
+                    for name in names(f"{device}/{target}/{unit}/block"):
+                        return Device(f"{device}/{target}/{unit}/block/{name}", self.dev)
+        return None
 
     def scan(self, session: IscsiSession) -> None:
         """Make the kernel look again for the disk of a session that was logged in without one."""
-        host = (session.folder / "device").resolve().parent
-        (host / "scsi_host" / host.name / "scan").write_text("- - -")
+        host = os.path.dirname(os.path.realpath(f"{session.folder}/device"))
+        write(f"{host}/scsi_host/{os.path.basename(host)}/scan", "- - -")
 
     def udev_knows(self, device: Device) -> bool:
         """Tell whether udev has run its rules for a device, or is not running.
 
         The udev database is read and not the device node, which the daemon's sandbox hides.
         """
-        if (self.run / "udev/control").exists():
-            return (self.run / "udev/data" / f"b{device.number}").exists()
-        return device.path.exists()
+        if exists(f"{self.run}/udev/control"):
+            return exists(f"{self.run}/udev/data/b{device.number}")
+        return exists(device.path)
 
     def find(self, target: str) -> Device | None:
         """Return the disk of a target; None when it has no session or no disk."""
@@ -242,40 +248,38 @@ def auth_parameters(chap: Chap) -> dict[str, str]:
 def check_serial(device: Device, disk: Disk) -> None:
     """Raise Conflict unless a device has the serial of the volume, Unavailable if it shows none."""
     if not device.serial:
-        raise Unavailable(f"the disk {device.path} has no serial in sysfs", device=str(device.path))
+        raise Unavailable(f"the disk {device.path} has no serial in sysfs", device=device.path)
     if device.serial != disk.serial:
         raise Conflict(
             f"the disk {device.path} of {disk.target} has the serial {device.serial}, "
             f"not {disk.serial}",
-            device=str(device.path),
+            device=device.path,
             found=device.serial,
             expected=disk.serial,
         )
 
 
-def check_unused(path: Path, name: str) -> None:
+def check_unused(path: str, name: str) -> None:
     """Raise Busy when a block device is in use: mounted, held, or opened by a process.
 
     First tried with O_EXCL, which open(2) refuses with EBUSY for mounts and holders. The device is
     opened read-only, since udev runs its rules for a device whenever a writer closes it.
     """
     os.close(open_exclusively(path, name, os.O_RDONLY))
-    if names := users_beside(path):
-        raise in_use(path, name, names)
+    if by := users_beside(path):
+        raise in_use(path, name, by)
 
 
-def users_beside(
-    path: Path, kept: tuple[str, ...] = (), *, settle_s: float = SETTLE_S
-) -> list[str]:
+def users_beside(path: str, kept: tuple[str, ...] = (), *, settle_s: float = SETTLE_S) -> list[str]:
     """Return the users of a block device except mounts at `kept`: see host/device_users.py.
 
     Waits until short uses have ended, such as those of udev. Raises Unavailable (UNKNOWN) when
     there may be more that this process cannot see.
     """
-    device = path.resolve().name
-    names = [user for user in static_users(device) if user not in kept]
+    device = os.path.basename(os.path.realpath(path))
+    by = [user for user in static_users(device) if user not in kept]
     seen = open_descriptors(device)
-    if seen.names and not names and settle_s:
+    if seen.names and not by and settle_s:
 
         def is_closed() -> bool:
             nonlocal seen
@@ -283,49 +287,54 @@ def users_beside(
             return not seen.names
 
         wait_for(is_closed, settle_s)
-    names += seen.names
-    if seen.unseen and not names:
+    by += seen.names
+    if seen.unseen and not by:
         raise Unavailable(
             f"it is not known whether {path} is in use: {seen.unseen}",
             reason="UNKNOWN",
-            device=str(path),
+            device=path,
         )
-    return names
+    return by
 
 
-def in_use(path: Path, name: str, names: list[str]) -> Busy:
+def in_use(path: str, name: str, by: list[str]) -> Busy:
     """Return the error for a device with these users; none: they are not known."""
-    shown = [show(user) for user in names]
-    by = f" by {', '.join(shown)}" if shown else ""
+    shown = [show(user) for user in by]
+    by_these = f" by {', '.join(shown)}" if shown else ""
     return Busy(
-        f"{name} ({path}) is in use{by}",
+        f"{name} ({path}) is in use{by_these}",
         reason="IN_USE",
-        device=str(path),
+        device=path,
         users=" ".join(shown),
     )
 
 
-def is_responsive(path: Path, timeout_s: float) -> bool:
+def is_responsive(path: str, timeout_s: float) -> bool:
     """Tell whether a direct read of the first page ends in time, with data or with an error.
 
     A read that hangs can be ended by its session only, so its thread is left alone.
     """
-    ended = threading.Event()
+    reading = allocate_lock()
+    reading.acquire()
 
     def read_page() -> None:
-        with contextlib.suppress(OSError), mmap(-1, PAGE_BYTES) as page:
+        try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             try:
-                os.preadv(descriptor, [page], 0)
+                with mmap(-1, PAGE_BYTES) as page:
+                    os.preadv(descriptor, [page], 0)
             finally:
                 os.close(descriptor)
-        ended.set()
+        except OSError:
+            pass  # an answer too
+        finally:
+            reading.release()
 
-    threading.Thread(target=read_page, daemon=True).start()
-    return ended.wait(timeout_s)
+    start_new_thread(read_page, ())
+    return reading.acquire(timeout=timeout_s)
 
 
-def open_exclusively(path: Path, name: str, flags: int) -> int:
+def open_exclusively(path: str, name: str, flags: int) -> int:
     """Open a block device with O_EXCL, which keeps other exclusive users away, and return it.
 
     Raises Busy (IN_USE) with the users of the device, Unavailable for any other error.
@@ -337,15 +346,15 @@ def open_exclusively(path: Path, name: str, flags: int) -> int:
             raise in_use(path, name, users(path)) from error
         raise Unavailable(
             f"{name} cannot be opened: {error.strerror}",
-            device=str(path),
+            device=path,
             errno=errno.errorcode.get(error.errno or 0, ""),
         ) from error
 
 
-def users(path: Path, sys: Path = SYS) -> list[str]:
+def users(path: str, sys: AnyPath = SYS) -> list[str]:
     """Return the users of a block device that are known: holders, mount points, swap, processes.
 
     For error messages, and for the daemon, which sees no process; nothing is raised.
     """
-    device = path.resolve().name
+    device = os.path.basename(os.path.realpath(path))
     return [*static_users(device, sys), *open_descriptors(device, sys).names]

@@ -7,7 +7,7 @@ is the one that the device has now, even if it was renamed since.
 
 from __future__ import annotations
 
-import re
+import os
 
 from zfsilod.host import zvol_device
 from zfsilod.host.attributes import read
@@ -18,20 +18,19 @@ from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from zfsilod.host.configfs import Configfs
+    from zfsilod.storage.paths import AnyPath
 
-DEVICE = re.compile(r"iBlock device: (zd[0-9]+)(?:p[0-9]+)?\b")  # or a partition of it
-NUMBER = re.compile(r"Major: ([0-9]+) Minor: ([0-9]+)")
-FILE = re.compile(r"UDEV PATH: (.*?)  readonly:|File: (.*?)  Size:")
+DEVICE, MAJOR, MINOR = "iBlock device: ", "Major: ", " Minor: "
+FILES = (("UDEV PATH: ", "  readonly:"), ("File: ", "  Size:"))  # before and after the path
 ZVOLS = zvol_device.link("")
 
 
-def export_paths(fs: Configfs, udev: Path = zvol_device.UDEV) -> Iterator[ExportPath]:
+def export_paths(fs: Configfs, udev: AnyPath = zvol_device.UDEV) -> Iterator[ExportPath]:
     """Yield every path to a zvol; of a backstore without a LUN one without a target."""
     datasets = {
-        (fs.root / folder).resolve(): dataset
+        os.path.realpath(fs.path(folder)): dataset
         for folder in _backstores(fs)
         if (dataset := _dataset(fs.read(f"{folder}/info") or "", udev))
     }
@@ -42,7 +41,7 @@ def export_paths(fs: Configfs, udev: Path = zvol_device.UDEV) -> Iterator[Export
                 exported.add(backstore)
                 yield ExportPath(
                     dataset=dataset,
-                    backstore=backstore.name,
+                    backstore=os.path.basename(backstore),
                     target=target,
                     fabric=fabric,
                     initiators=tuple(name.lower() for name in fs.names(f"{group}/acls")),
@@ -50,7 +49,7 @@ def export_paths(fs: Configfs, udev: Path = zvol_device.UDEV) -> Iterator[Export
                 )
     for backstore, dataset in datasets.items():
         if backstore not in exported:
-            yield ExportPath(dataset=dataset, backstore=backstore.name)
+            yield ExportPath(dataset=dataset, backstore=os.path.basename(backstore))
 
 
 def backstore_in_use(name: str, targets: list[str]) -> Busy:
@@ -78,32 +77,45 @@ def _groups(fs: Configfs) -> Iterator[tuple[str, str, str]]:
                     yield fabric, target, f"{fabric}/{target}/{group}"
 
 
-def _linked(fs: Configfs, group: str) -> set[Path]:
+def _linked(fs: Configfs, group: str) -> set[str]:
     """Return the backstores that are LUNs of a portal group."""
     luns = fs.names(f"{group}/lun")
     return {path for lun in luns for path in fs.links(f"{group}/lun/{lun}").values()}
 
 
-def _dataset(info: str, udev: Path) -> str:
+def _dataset(info: str, udev: AnyPath) -> str:
     """Return the dataset behind a backstore; "" when it is no zvol."""
-    device = DEVICE.search(info)
-    if device and (name := zvol_device.dataset_of(f"/dev/{device[1]}")):
+    device = _device(info)
+    if device and (name := zvol_device.dataset_of(f"/dev/{device}")):
         return name
     if datasets := zvol_device.linked(_number(info, device), udev):
         return datasets[0]
-    if file := FILE.search(info):
-        path = file[1] or file[2]
-        return zvol_device.dataset_of(path) or path.removeprefix(ZVOLS) * path.startswith(ZVOLS)
+    for before, after in FILES:
+        path, end, _rest = info.partition(before)[2].partition(after)
+        if end:
+            return zvol_device.dataset_of(path) or path.removeprefix(ZVOLS) * path.startswith(ZVOLS)
     return ""
 
 
-def _number(info: str, device: re.Match[str] | None) -> str:
+def _device(info: str) -> str:
+    """Return the name of the zvol of a backstore, or of the zvol that it is a partition of."""
+    name = info.partition(DEVICE)[2].partition(" ")[0].rstrip("\n")
+    whole, _p, partition = name.removeprefix("zd").partition("p")
+    valid = name.startswith("zd") and whole.isdecimal() and (partition or "0").isdecimal()
+    return f"zd{whole}" if valid else ""
+
+
+def _number(info: str, device: str) -> str:
     """Return the number of the whole device, as major:minor."""
-    whole = read(SYS / "class/block" / device[1] / "dev") if device else ""
+    whole = read(f"{SYS}/class/block/{device}/dev") if device else ""
     return whole or device_number(info)
 
 
 def device_number(info: str) -> str:
     """Return the number of the device in the `info` of a backstore, as major:minor, or ""."""
-    number = NUMBER.search(info)
-    return f"{number[1]}:{number[2]}" if number else ""
+    for part in info.split(MAJOR)[1:]:
+        major, separator, rest = part.partition(MINOR)
+        minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        if separator and major.isdecimal() and minor:
+            return f"{major}:{minor}"
+    return ""

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
+from _thread import allocate_lock, start_new_thread
 
 from zfsilod.host.attributes import read
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zfsilod.host.disks import Device
     from zfsilod.host.mountinfo import MountEntry
 
@@ -27,15 +25,15 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLO
 _hanging: set[str] = set()  # paths whose threads have not returned
 
 
-def recorded_failure(mount: MountEntry, sys: Path, name: str, *, readonly: bool) -> str:
+def recorded_failure(mount: MountEntry, sys: str, name: str, *, readonly: bool) -> str:
     """Return how a filesystem failed, as mountinfo and sysfs show it, otherwise ""."""
     if mount.stopped and not readonly:
         return "became read-only after an error"
-    errors = read(sys / "fs/ext4" / name / "errors_count")
+    errors = read(f"{sys}/fs/ext4/{name}/errors_count")
     return f"has {errors} recorded errors" if errors not in ("", "0") else ""
 
 
-def failure(mount: MountEntry, device: Device, sys: Path, *, readonly: bool) -> str:
+def failure(mount: MountEntry, device: Device, sys: str, *, readonly: bool) -> str:
     """Return how a filesystem failed, otherwise "". Raises Unavailable when it does not answer."""
     recorded = recorded_failure(mount, sys, device.name, readonly=readonly)
     if recorded:
@@ -49,6 +47,8 @@ def _open_error(mount: MountEntry) -> int:
     0 also when the path shows another filesystem, as where the sandbox of the daemon hides it.
     """
     errors: list[int] = []
+    opening = allocate_lock()
+    opening.acquire()
 
     def open_root() -> None:
         try:
@@ -57,12 +57,12 @@ def _open_error(mount: MountEntry) -> int:
         except OSError as error:
             errors.append(error.errno or 0)
         _hanging.discard(mount.path)
+        opening.release()
 
     if mount.path not in _hanging:
         _hanging.add(mount.path)
-        thread = threading.Thread(target=open_root, daemon=True)
-        thread.start()
-        thread.join(OPEN_TIMEOUT_S)
+        start_new_thread(open_root, ())
+        opening.acquire(timeout=OPEN_TIMEOUT_S)
     if not errors:
         raise Unavailable(
             f"the filesystem at {mount.path} does not answer within {OPEN_TIMEOUT_S:.0f} s",

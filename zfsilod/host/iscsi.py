@@ -6,8 +6,9 @@ session is read from sysfs only: an exit code of iscsiadm does not prove it.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
+from zfsilod.host.attributes import write
 from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import (
     FAILED,
@@ -36,6 +37,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
+from zfsilod.storage.paths import exists, read_text
 
 if TYPE_CHECKING:
     from zfsilod.host.node_records import Nodes
@@ -44,10 +46,11 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.words import SessionProblem
+    from zfsilod.storage.paths import AnyPath
 
-INITIATOR_NAME = Path("/etc/iscsi/initiatorname.iscsi")
-HOST_NQN = Path("/etc/nvme/hostnqn")
-LOCK = Path("/run/zfsilo/iscsiadm.lock")  # only root may create files there
+INITIATOR_NAME = "/etc/iscsi/initiatorname.iscsi"
+HOST_NQN = "/etc/nvme/hostnqn"
+LOCK = "/run/zfsilo/iscsiadm.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
 LOGIN_TIMEOUT_S = 60  # longer than iscsid tries: login_timeout below, and 3 s for the last try
@@ -91,7 +94,7 @@ ANY = tuple(range(33))
 class RealIscsi:
     """The node records and the sessions of this host; see IscsiAdapter."""
 
-    def __init__(self, run: Runner, disks: Disks, nodes: Nodes, lock: Path = LOCK) -> None:
+    def __init__(self, run: Runner, disks: Disks, nodes: Nodes, lock: AnyPath = LOCK) -> None:
         self._run = run
         self._disks = disks
         self._nodes = nodes
@@ -155,7 +158,7 @@ class RealIscsi:
                 for file in self._records(target, portal):
                     self._nodes.update(file, _known(settings, self._nodes.read(file)))
 
-    def _records(self, target: str, portal: str) -> list[Path]:
+    def _records(self, target: str, portal: str) -> list[str]:
         """Return the record files of a portal; a missing or torn one is made by iscsiadm."""
         address, port = portal_parts(portal)
         for attempt in ("look", "make"):
@@ -165,7 +168,7 @@ class RealIscsi:
                 return files
             if attempt == "look":
                 for torn in files:
-                    torn.unlink()
+                    os.unlink(torn)
                 portal_and_group = f"{join_portal(address, port)},{GROUP}"
                 options = ("-m", "node", "-T", target, "-p", portal_and_group, "-o", "new")
                 self._iscsiadm(*options, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
@@ -220,7 +223,7 @@ class RealIscsi:
             raise Conflict(
                 f"the disk {device.path} of {disk.target} has {device.size_bytes} bytes, "
                 f"not {disk.size_bytes}",
-                device=str(device.path),
+                device=device.path,
                 found=str(device.size_bytes),
                 expected=str(disk.size_bytes),
             )
@@ -319,7 +322,7 @@ class RealIscsi:
                 raise done.failed(
                     f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
                 )
-            if wait_for(lambda: not session.folder.exists(), LOGOUT_DEADLINE_S):
+            if wait_for(lambda: not exists(session.folder), LOGOUT_DEADLINE_S):
                 return
         raise Unavailable(
             f"the session with {session.target} did not end: iscsiadm exited with {done.rc}",
@@ -349,7 +352,7 @@ class RealIscsi:
     def rescan(self, disk: Disk) -> None:
         device = self._disks.need(disk)
         # As `iscsiadm -m session --rescan`, for this disk only. The write ends with the rescan.
-        (device.folder / "device/rescan").write_text("1")
+        write(f"{device.folder}/device/rescan", "1")
         if device.size_bytes < disk.size_bytes:
             raise Unavailable(
                 f"the server exports {disk.target} with {device.size_bytes} bytes, "
@@ -402,18 +405,18 @@ class RealIscsi:
         return self._nodes.targets(prefix)
 
 
-def initiator_name(path: Path = INITIATOR_NAME) -> str:
+def initiator_name(path: AnyPath = INITIATOR_NAME) -> str:
     """Return the IQN of this host; "" when open-iscsi has not made one."""
     try:
-        return parse_initiator_name(path.read_text())
+        return parse_initiator_name(read_text(path))
     except FileNotFoundError:
         return ""
 
 
-def host_nqn(path: Path = HOST_NQN) -> str:
+def host_nqn(path: AnyPath = HOST_NQN) -> str:
     """Return the NVMe name of this host; "" without nvme-cli's file."""
     try:
-        return path.read_text().strip()
+        return read_text(path).strip()
     except OSError:
         return ""
 

@@ -8,7 +8,7 @@ compared and written, and are never part of an error or a log line.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
@@ -128,7 +128,7 @@ class RealLio:
         """
         device = self._zvol_device(dataset)
         try:
-            check_unused(Path(device), f"the zvol {dataset}")
+            check_unused(device, f"the zvol {dataset}")
             self._fs.write(f"{folder}/control", f"udev_path={device}")
             self._fs.write(f"{folder}/udev_path", device)
             self._fs.write(f"{folder}/enable", "1")
@@ -192,11 +192,12 @@ class RealLio:
     def has_lun(self, target: str, backstore: str) -> bool:
         links = self._fs.links(f"{_group(target)}/lun/lun_0")
         for linked in links.values():
-            if linked != (self._fs.root / _backstore(backstore)).resolve():
+            if linked != os.path.realpath(self._fs.path(_backstore(backstore))):
+                present = os.path.basename(linked)
                 raise Conflict(
-                    f"LUN 0 of {target} is {linked.name}, not {backstore}",
+                    f"LUN 0 of {target} is {present}, not {backstore}",
                     target=target,
-                    backstore=linked.name,
+                    backstore=present,
                 )
         return bool(links)
 

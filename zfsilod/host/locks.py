@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
@@ -13,14 +12,15 @@ from zfsilod.model.lean import TYPE_CHECKING, contextmanager, signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from zfsilod.storage.paths import AnyPath
 
 
 OWN_ATTEMPTS = 10
 
 
 @contextmanager
-def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
+def host_lock(path: AnyPath, timeout_s: float) -> Iterator[None]:
     """Hold an exclusive lock on a file. Raises Unavailable when it is not free in `timeout_s`.
 
     The deadline is a SIGALRM, so only the main thread may call this.
@@ -37,7 +37,7 @@ def host_lock(path: Path, timeout_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def own_folder(folder: Path) -> None:
+def own_folder(folder: AnyPath) -> None:
     """Make a folder that only this user may write to, in one like /run/lock where anybody may.
 
     A thing of that name that another user made first is moved aside. Raises Unavailable when others
@@ -45,29 +45,31 @@ def own_folder(folder: Path) -> None:
     """
     for _attempt in range(OWN_ATTEMPTS):
         try:
-            folder.mkdir(mode=0o700)
+            os.mkdir(folder, 0o700)
             return
         except FileExistsError:
             if _is_own(folder):
                 return
-        aside = folder.with_name(f"{folder.name}.{os.urandom(4).hex()}")
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(aside)
-            sys.stderr.write(f"moved {folder}, which another user had made, to {aside}\n")
+        aside = f"{os.fspath(folder)}.{os.urandom(4).hex()}"
+        try:
+            os.rename(folder, aside)
+        except FileNotFoundError:
+            continue
+        sys.stderr.write(f"moved {folder}, which another user had made, to {aside}\n")
     raise Unavailable(f"other users keep making {folder}; remove it, and retry", path=str(folder))
 
 
-def _is_own(folder: Path) -> bool:
+def _is_own(folder: AnyPath) -> bool:
     """Tell whether this user alone may write to a folder; a link is none."""
     try:
-        now = folder.lstat()
+        now = os.lstat(folder)
     except FileNotFoundError:
         return False
     others = stat.S_IWOTH | (stat.S_IWGRP if now.st_gid != os.getegid() else 0)
     return stat.S_ISDIR(now.st_mode) and now.st_uid == os.geteuid() and not now.st_mode & others
 
 
-def _wait(descriptor: int, path: Path, timeout_s: float) -> None:
+def _wait(descriptor: int, path: AnyPath, timeout_s: float) -> None:
     """Wait in the kernel until the lock is free or the alarm rings."""
 
     def ring(_signal: int, _frame: object) -> None:

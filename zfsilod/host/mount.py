@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
 
 from zfsilod.host import filesystem_health, mountinfo, mountpoints, processes
 from zfsilod.host.attributes import read
@@ -20,6 +19,7 @@ from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError, show
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.storage.paths import exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,24 +97,24 @@ class RealMounts:
                 f"the disk {device.path} has {present.type if present else 'no filesystem'}, "
                 f"not {fs_type}",
                 reason="OTHER_FILESYSTEM",
-                device=str(device.path),
+                device=device.path,
             )
         if device.readonly and not readonly:
             raise FailedPrecondition(
                 f"the disk {device.path} is write-protected; stage the volume read-only",
                 reason="WRITE_PROTECTED",
-                device=str(device.path),
+                device=device.path,
             )
         if fs_type != "ext4" or untouched:
             return  # mounting XFS replays its log and checks it
-        argv = ["e2fsck", "-p", str(device.path)]
+        argv = ["e2fsck", "-p", device.path]
         done = self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=tuple(range(256)))
         if done.rc >= FSCK_UNCORRECTED:
             raise FailedPrecondition(
                 f"the filesystem on {device.path} is damaged; run e2fsck on it "
                 f"({done.stdout.strip()[-500:]})",
                 reason="NEEDS_FSCK",
-                device=str(device.path),
+                device=device.path,
                 exit_code=str(done.rc),
             )
 
@@ -219,7 +219,7 @@ class RealMounts:
             elif mount and self.is_device_bound(disk, path, root=root):
                 return
             with open_node(device) as node:
-                self._calls.add_bind(node, str(device.path), place, readonly=False)
+                self._calls.add_bind(node, device.path, place, readonly=False)
 
     def unbind_device(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
@@ -260,10 +260,10 @@ class RealMounts:
     def stats(self, path: str) -> dict[str, int]:
         if mountinfo.at(resolved(path), mountinfo.read()) is None:
             raise FailedPrecondition(f"{path} is not mounted", reason="NOT_MOUNTED", path=path)
-        node = Path(path).stat()
+        node = os.stat(path)
         if stat.S_ISBLK(node.st_mode):
             number = f"{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
-            sectors = int(read(self._disks.sys / "dev/block" / number / "size") or 0)
+            sectors = int(read(f"{self._disks.sys}/dev/block/{number}/size") or 0)
             return {"bytes_total": sectors * SECTOR_BYTES}
         fs = os.statvfs(path)
         total, free, available = (
@@ -299,7 +299,7 @@ class RealMounts:
         if self._is_dead(mount):
             message = f"the disk that is mounted at {path} has disappeared"
             return Unavailable(message, reason="SESSION_LOST")
-        name = (self._disks.sys / "dev/block" / mount.number).resolve().name
+        name = os.path.basename(os.path.realpath(f"{self._disks.sys}/dev/block/{mount.number}"))
         recorded = filesystem_health.recorded_failure(
             mount, self._disks.sys, name, readonly=readonly
         )
@@ -340,7 +340,7 @@ class RealMounts:
     def _is_dead(self, mount: MountEntry) -> bool:
         """Tell whether the block device of a mount has disappeared; major 0 is not a device."""
         on_disk = not mount.number.startswith("0:")
-        return on_disk and not (self._disks.sys / "dev/block" / mount.number).exists()
+        return on_disk and not exists(f"{self._disks.sys}/dev/block/{mount.number}")
 
     def _umount(self, mount: MountEntry, *, lazy: bool = False) -> None:
         with needed(mount.path, ANYWHERE) as place:
@@ -380,7 +380,7 @@ def _has_options(mount: MountEntry, options: tuple[str, ...], *, readonly: bool)
 
 def is_node_of(path: str, device: Device) -> bool:
     """Tell whether a path is a node of a device: stat(2), st_rdev."""
-    number = Path(path).stat().st_rdev
+    number = os.stat(path).st_rdev
     return f"{os.major(number)}:{os.minor(number)}" == device.number
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import struct
-from functools import partial
 
 from zfsilod.host import mountinfo
 from zfsilod.host.places import ANYWHERE, Place, mount_of, needed, opened, unusable
@@ -18,7 +17,7 @@ from zfsilod.model.errors import Conflict, InvalidArgument, ZfsiloError
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from zfsilod.host.disks import Device
@@ -50,7 +49,7 @@ class MountCalls:
     def mount(self, place: Place, device: Device, fs_type: str, options: list[str]) -> None:
         """Mount the filesystem of a device. Raises Conflict when the place was swapped."""
         before = frozenset(mount.id for mount in mountinfo.read())
-        arguments = ("-t", fs_type, "-o", ",".join(options), str(device.path))
+        arguments = ("-t", fs_type, "-o", ",".join(options), device.path)
         with self._registered(place, arguments), place.entered() as target:
             self._mount(*arguments, descriptor=target)
             self.check_mounted(place, device, before)
@@ -62,7 +61,7 @@ class MountCalls:
         if mount and mount.id not in before and mount.path == place.path:
             return
         for stray in mountinfo.read():
-            if stray.id not in before and stray.source == str(device.path):
+            if stray.id not in before and stray.source == device.path:
                 with opened(stray.path, "/") as at:
                     if at is not None:
                         self.unmount(at)
@@ -72,28 +71,33 @@ class MountCalls:
         """Change the options of a mount and of its filesystem."""
         with place.entered() as target:
             settings = ",".join(["remount", *options])
-            self._mount("-o", settings, str(device.path), descriptor=target)
+            self._mount("-o", settings, device.path, descriptor=target)
 
     def add_bind(self, source: int, name: str, place: Place, *, readonly: bool) -> None:
         """Bind an open file or directory; `name`: its path, for the log and for utab."""
         arguments = ("-o", f"bind,{'ro' if readonly else 'rw'},{NETWORK}", name)
         with self._registered(place, arguments), place.entered() as target:
-            call = partial(_bind, source, target, place.path, readonly=readonly)
-            self._call(call, f"mount {' '.join(arguments)} {place.path}")
+            self._call(
+                lambda: _bind(source, target, place.path, readonly=readonly),
+                f"mount {' '.join(arguments)} {place.path}",
+            )
 
     def set_access(self, place: Place, *, readonly: bool) -> None:
         """Make a bind mount read-only or writable; its filesystem stays as it is."""
         access = "ro" if readonly else "rw"
         with place.entered() as target:
-            call = partial(_set_access, target, readonly=readonly)
-            self._call(call, f"mount -o remount,bind,{access} {place.path}")
+            self._call(
+                lambda: _set_access(target, readonly=readonly),
+                f"mount -o remount,bind,{access} {place.path}",
+            )
 
     def unmount(self, place: Place, *, lazy: bool = False) -> Completed:
         """Remove the topmost mount at a place, without following a link there."""
         flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
         command = f"umount {'--lazy ' if lazy else ''}{place.path}"
-        call = partial(_unmount, place.folder, place.name, flags)
-        done = self._run.call(call, command, timeout_s=MOUNT_TIMEOUT_S)
+        done = self._run.call(
+            lambda: _unmount(place.folder, place.name, flags), command, timeout_s=MOUNT_TIMEOUT_S
+        )
         if done.rc == 0:
             self._run(["umount", "--fake", "-c", place.path], timeout_s=TABLE_TIMEOUT_S, ok=ANY)
         return done
@@ -109,7 +113,7 @@ class MountCalls:
             self._run(["umount", "--fake", "-c", place.path], timeout_s=TABLE_TIMEOUT_S, ok=ANY)
             raise
 
-    def _call(self, call: partial[None], command: str) -> None:
+    def _call(self, call: Callable[[], None], command: str) -> None:
         done = self._run.call(call, command, timeout_s=MOUNT_TIMEOUT_S)
         if done.rc == CHANGED:
             raise _swapped(command.rpartition(" ")[2])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from zfsilod.model.lean import TYPE_CHECKING
 
-MOUNTINFO = Path("/proc/self/mountinfo")
-ESCAPE = re.compile(r"\\([0-7]{3})")
+if TYPE_CHECKING:
+    from zfsilod.storage.paths import AnyPath
+
+MOUNTINFO = "/proc/self/mountinfo"
+OCTAL = frozenset("01234567")
+ESCAPE_DIGITS = 3
 DELETED = "//deleted"  # the end of the root of a bind mount whose file was removed
 
 
@@ -36,9 +39,10 @@ class MountEntry:
         return not {"ro", "emergency_ro", "shutdown"}.isdisjoint(self._super_options)
 
 
-def read(path: Path = MOUNTINFO) -> list[MountEntry]:
+def read(path: AnyPath = MOUNTINFO) -> list[MountEntry]:
     """Return all mounts, the latest last."""
-    text = path.read_bytes().decode(errors="surrogateescape")
+    with open(path, "rb") as file:
+        text = file.read().decode(errors="surrogateescape")
     return [MountEntry(line) for line in text.split("\n") if line]
 
 
@@ -48,5 +52,13 @@ def at(path: str, mounts: list[MountEntry]) -> MountEntry | None:
 
 
 def unescape(text: str) -> str:
-    r"""Replace the octal escapes of mountinfo, such as \040 for a space."""
-    return ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    r"""Replace the octal escapes of mountinfo and swaps, such as \040 for a space."""
+    first, *pieces = text.split("\\")
+    return first + "".join(map(_unescape_piece, pieces))
+
+
+def _unescape_piece(piece: str) -> str:
+    digits, rest = piece[:ESCAPE_DIGITS], piece[ESCAPE_DIGITS:]
+    if len(digits) == ESCAPE_DIGITS and OCTAL.issuperset(digits):
+        return chr(int(digits, 8)) + rest
+    return f"\\{piece}"

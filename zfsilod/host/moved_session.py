@@ -24,11 +24,11 @@ from zfsilod.model.names import portal_parts
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from pathlib import Path
 
     from zfsilod.host.disks import Disks, IscsiSession
     from zfsilod.host.node_records import Nodes
     from zfsilod.host.run import Runner
+    from zfsilod.storage.paths import AnyPath
 
 LOCK_TIMEOUT_S = 60
 RECONNECT_S = 30
@@ -45,7 +45,7 @@ class MovedSession:
         run: Runner,
         disks: Disks,
         nodes: Nodes,
-        lock: Path,
+        lock: AnyPath,
         *,
         kernel: Callable[[], socket.socket] = connect_netlink,
         portal: Callable[[str], socket.socket] | None = None,

@@ -18,16 +18,20 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import own_folder
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import iscsi_name, join_portal
-from zfsilod.storage.files import sync_folder, write_private
+from zfsilod.storage.files import make_folder, sync_folder, write_private
+from zfsilod.storage.paths import exists, names, read_text, remove_file
 
-DATABASE_LOCK = Path("/run/lock/iscsi/lock.write")
+if TYPE_CHECKING:
+    from zfsilod.storage.paths import AnyPath
+
+DATABASE_LOCK = "/run/lock/iscsi/lock.write"
 STALE_S = 10.0  # iscsiadm holds its lock for milliseconds, and waits 30 s for it
-ROOTS = (Path("/var/lib/iscsi"), Path("/etc/iscsi"))
+ROOTS = ("/var/lib/iscsi", "/etc/iscsi")
 FIRST_LINE, LAST_LINE = "# BEGIN RECORD", "# END RECORD"
 MARKS = "zfsilo"
 TEMPORARY = ".zfsilo-record"  # where iscsiadm does not look; protected by the host's lock
@@ -37,10 +41,10 @@ class Nodes:
     """The node records on this host."""
 
     def __init__(
-        self, roots: tuple[Path, ...] = ROOTS, database_lock: Path = DATABASE_LOCK
+        self, roots: tuple[AnyPath, ...] = ROOTS, database_lock: AnyPath = DATABASE_LOCK
     ) -> None:
-        self.roots = roots
-        self._lock = database_lock
+        self.roots = tuple(os.fspath(root) for root in roots)
+        self._lock = os.fspath(database_lock)
 
     def remove_stale_lock(self) -> None:
         """Wait for the lock file of iscsiadm, and remove it when it stays for STALE_S.
@@ -51,54 +55,61 @@ class Nodes:
         The lock is a link that its holder makes and removes (idbm_lock() of open-iscsi), so it
         survives a killed iscsiadm, and then every iscsiadm fails. Its ctime is the time of linking.
         """
-        own_folder(self._lock.parent)
+        own_folder(os.path.dirname(self._lock))
         lock = self._lock_now()
         if lock is None:
             return
         wait_for(lambda: self._lock_now() != lock, STALE_S)
         if self._lock_now() == lock:
             sys.stderr.write(f"removed {self._lock}, which a killed iscsiadm had left\n")
-            self._lock.unlink(missing_ok=True)
+            remove_file(self._lock)
 
     def _lock_now(self) -> tuple[int, int] | None:
         """Return what tells this lock from the next one; None without a lock."""
         try:
-            status = self._lock.stat()
+            status = os.stat(self._lock)
         except FileNotFoundError:
             return None
         return status.st_ino, status.st_ctime_ns
 
     def targets(self, prefix: str) -> list[str]:
         """Return the targets with a node record whose names start with a prefix."""
-        names = {folder.name for root in self.roots for folder in (root / "nodes").glob("*")}
-        return sorted(name for name in names if name.startswith(prefix))
+        present = {name for root in self.roots for name in names(f"{root}/nodes")}
+        return sorted(name for name in present if name.startswith(prefix))
 
-    def files(self, target: str) -> dict[Path, str]:
+    def files(self, target: str) -> dict[str, str]:
         """Return the record files of a target with their portals, the oldest first."""
-        portals: dict[Path, str] = {}
+        portals: dict[str, str] = {}
         for root in self.roots:
-            for entry in (root / "nodes" / iscsi_name(target)).glob("*"):
-                address, _, rest = entry.name.partition(",")  # "10.0.0.1,3260,1"
+            folder = f"{root}/nodes/{iscsi_name(target)}"
+            for name in names(folder):
+                address, _, rest = name.partition(",")  # "10.0.0.1,3260,1"
                 port = rest.partition(",")[0]
-                files = list(entry.iterdir()) if entry.is_dir() else [entry]
+                entry = f"{folder}/{name}"
+                below = [f"{entry}/{one}" for one in os.listdir(entry)] if _is_folder(entry) else []
+                files = below if _is_folder(entry) else [entry]
                 portals |= dict.fromkeys(files, join_portal(address, port))
-        return dict(sorted(portals.items(), key=lambda item: (item[0].stat().st_mtime_ns, item)))
+        return dict(sorted(portals.items(), key=lambda item: (os.stat(item[0]).st_mtime_ns, item)))
 
-    def traces(self, target: str) -> list[Path]:
+    def traces(self, target: str) -> list[str]:
         """Return every file, directory and link of a target, in the order of their removal."""
-        paths: list[Path] = []
+        paths: list[str] = []
         for root in self.roots:
-            folder = root / "nodes" / iscsi_name(target)
-            paths += sorted(folder.rglob("*"), reverse=True)  # files before their directory
-            paths += [folder] if folder.exists() else []
-            paths += (root / "static").glob(f"{target},*")
+            folder = f"{root}/nodes/{iscsi_name(target)}"
+            for name in reversed(names(folder)):
+                entry = f"{folder}/{name}"
+                below = reversed(names(entry)) if _is_folder(entry) else ()
+                paths += [*(f"{entry}/{file}" for file in below), entry]
+            paths += [folder] if exists(folder) else []
+            links = names(f"{root}/static")
+            paths += [f"{root}/static/{name}" for name in links if name.startswith(f"{target},")]
         return paths
 
     def mark(self, target: str) -> str | None:
         """Return the server that is marked for a target; None without a mark."""
         for root in self.roots:
             try:
-                return (root / MARKS / iscsi_name(target)).read_text().strip()
+                return read_text(f"{root}/{MARKS}/{iscsi_name(target)}").strip()
             except FileNotFoundError:
                 continue
         return None
@@ -107,24 +118,24 @@ class Nodes:
         """Mark a target as one of a server, durably, before its first record is made."""
         if self.mark(target) == server:
             return
-        folder = next(filter(Path.is_dir, self.roots), self.roots[0]) / MARKS
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(folder / iscsi_name(target), f"{server}\n".encode())
+        folder = f"{next(filter(_is_folder, self.roots), self.roots[0])}/{MARKS}"
+        make_folder(folder)
+        write_private(f"{folder}/{iscsi_name(target)}", f"{server}\n".encode())
 
     def remove_mark(self, target: str) -> None:
         """Remove the mark of a target."""
         for root in self.roots:
-            (root / MARKS / iscsi_name(target)).unlink(missing_ok=True)
+            remove_file(f"{root}/{MARKS}/{iscsi_name(target)}")
 
     def remove(self, target: str) -> None:
         """Remove every trace of a target, first the files that hold secrets."""
         for path in self.traces(target):
-            if path.is_dir() and not path.is_symlink():
-                path.rmdir()
+            if _is_folder(path) and not os.path.islink(path):
+                os.rmdir(path)
             else:
-                path.unlink(missing_ok=True)
+                remove_file(path)
 
-    def read(self, path: Path) -> dict[str, str]:
+    def read(self, path: AnyPath) -> dict[str, str]:
         """Return the settings of a record; none when the file is torn, as by a killed iscsiadm."""
         *lines, rest = _text(path).split("\n")
         if not lines or not lines[0].startswith(FIRST_LINE) or lines[-1] != LAST_LINE or rest:
@@ -132,23 +143,29 @@ class Nodes:
         pairs = (line.partition(" = ") for line in lines[1:-1])
         return {name: value for name, _, value in pairs}
 
-    def update(self, path: Path, settings: dict[str, str]) -> None:
+    def update(self, path: AnyPath, settings: dict[str, str]) -> None:
         """Set values in a record, all or none of them, and sync the file and its directory."""
         values = self.read(path) | settings
         first = _text(path).partition("\n")[0]
         body = [f"{name} = {value}" for name, value in values.items()]
-        root = next(root for root in self.roots if path.is_relative_to(root))
-        temporary = root / TEMPORARY
+        root = next(root for root in self.roots if os.fspath(path).startswith(f"{root}/"))
+        temporary = f"{root}/{TEMPORARY}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             text = "\n".join([first, *body, LAST_LINE, ""])
             file.write(text.encode(errors="surrogateescape"))
             file.flush()
             os.fsync(descriptor)
-        temporary.replace(path)
-        sync_folder(path.parent)
+        os.replace(temporary, path)
+        sync_folder(os.path.dirname(path))
 
 
-def _text(path: Path) -> str:
+def _text(path: AnyPath) -> str:
     """Return the content of a record; values that zfsilo did not set may be of any bytes."""
-    return path.read_bytes().decode(errors="surrogateescape")
+    with open(path, "rb") as file:
+        return file.read().decode(errors="surrogateescape")
+
+
+def _is_folder(path: str) -> bool:
+    """Tell whether a path leads to a directory. Raises OSError when that cannot be known."""
+    return exists(path) and os.path.isdir(path)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from zfsilod.host import mountinfo
 from zfsilod.model.errors import Conflict, InvalidArgument, PermissionDenied, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
+from zfsilod.storage.paths import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,20 +61,28 @@ def resolved(path: str) -> str:
 
     Raises InvalidArgument (BAD_PATH) for a path that is relative, has "..", or a loop of links.
     """
-    mountpoint = _checked(path)
+    folder, name = os.path.split(_checked(path))
     try:
-        return str(mountpoint.parent.resolve() / mountpoint.name)
-    except (OSError, RuntimeError) as error:
-        raise InvalidArgument(
-            f"{path[:200]!r} cannot be resolved: {error}", reason="BAD_PATH"
-        ) from error
+        real = os.path.realpath(folder)
+    except OSError as error:
+        raise _unresolved(path, str(error)) from error
+    try:
+        os.stat(real)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _unresolved(path, f"Symlink loop from {real!r}") from error
+    return os.path.join(real, name)
+
+
+def _unresolved(path: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"{path[:200]!r} cannot be resolved: {why}", reason="BAD_PATH")
 
 
 def located(path: str, root: str) -> str:
     """Return the path at which mountinfo shows a mount. Raises PermissionDenied outside `root`."""
     if not root:
         return resolved(path)
-    real = str(_checked(path))
+    real = _checked(path)
     if not real.startswith(f"{root.rstrip('/')}/"):
         raise _outside(path, root, "is not below it")
     return real
@@ -90,8 +98,8 @@ def opened(path: str, root: str, *, make: bool = False) -> Iterator[Place | None
     real = located(path, root)
     folder = os.open("/", FOLDER)
     try:
-        names = Path(real).parts[1:-1]
-        inside = len(Path(root or "/").parts) - 1
+        names = _parts(real)[:-1]
+        inside = len(_parts(root))
         mount_id = ""
         for depth, name in enumerate(names, start=1):
             below = _enter(name, folder, real, make=make)
@@ -123,7 +131,7 @@ def mount_of(descriptor: int) -> MountEntry | None:
 
 
 def _mount_id(descriptor: int) -> str:
-    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    lines = read_text(f"/proc/self/fdinfo/{descriptor}").splitlines()
     return next(line.partition(":")[2].strip() for line in lines if line.startswith("mnt_id:"))
 
 
@@ -173,15 +181,19 @@ def make_folder(name: str, folder: int) -> None:
         os.umask(before)
 
 
-def _checked(path: str) -> Path:
-    mountpoint = Path(path)
-    bad = ".." in mountpoint.parts or mountpoint.name == "" or "\0" in path
-    if bad or not mountpoint.is_absolute():
+def _parts(path: str) -> list[str]:
+    """Return the components of a path."""
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _checked(path: str) -> str:
+    parts = _parts(path)
+    if ".." in parts or not parts or "\0" in path or not path.startswith("/"):
         raise InvalidArgument(
             f"{path[:200]!r} is not a valid mount point; use an absolute path without '..'",
             reason="BAD_PATH",
         )
-    return Path("/", *mountpoint.parts[1:])  # without a second slash in front
+    return f"/{'/'.join(parts)}"
 
 
 def _unusable(path: str, name: str, error: OSError) -> Conflict | Unavailable:

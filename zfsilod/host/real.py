@@ -6,8 +6,6 @@ the 60 ms of a worker.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zfsilod.host.run import Runner
 from zfsilod.model.lean import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.host.zfs import RealZfs
     from zfsilod.model.chap import Chap
 
-CONFIGFS = Path("/sys/kernel/config/target")
+CONFIGFS = "/sys/kernel/config/target"
 
 
 class RealHost:

@@ -34,7 +34,7 @@ def regenerate_uuid(
     damaged, Conflict for an unsupported type.
     """
     check_unused(device.path, "the disk")
-    path = str(device.path)
+    path = device.path
     match fs_type:
         case "ext4":
             _replay_ext4(run, path)
@@ -65,12 +65,12 @@ def _replay_xfs(run: Runner, device: Device) -> None:
 
     So nothing is left to unmount when a process is killed: unshare(1), mount_namespaces(7).
     """
-    mount = ["mount", "-t", "xfs", "-o", OPTIONS, str(device.path), MOUNTPOINT]
+    mount = ["mount", "-t", "xfs", "-o", OPTIONS, device.path, MOUNTPOINT]
     run(["unshare", "--mount", "--propagation", "private", *mount], timeout_s=REPLAY_TIMEOUT_S)
     if not wait_for(lambda: _is_unused(device), RELEASE_DEADLINE_S):
         raise Unavailable(
             f"the kernel did not release {device.path} within {RELEASE_DEADLINE_S} s",
-            device=str(device.path),
+            device=device.path,
         )
 
 

@@ -15,7 +15,6 @@ import os
 import struct
 import sys
 from contextlib import closing
-from pathlib import Path
 
 from zfsilod.host.attributes import read
 from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters
@@ -23,6 +22,7 @@ from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.storage.paths import exists, read_text, remove_file
 
 if TYPE_CHECKING:
     import socket
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from zfsilod.host.disks import Disks
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
+    from zfsilod.storage.paths import AnyPath
 
-OUTDATED = Path("/run/zfsilo/iscsid-outdated")
-LOCK = Path("/run/zfsilo/iscsid.lock")  # only root may create files there
+OUTDATED = "/run/zfsilo/iscsid-outdated"
+LOCK = "/run/zfsilo/iscsid.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RESTART_TIMEOUT_S = 60
 RECONNECT_S = 30
@@ -65,8 +66,8 @@ class LiveSessionSecrets:
         run: Runner,
         disks: Disks,
         *,
-        outdated: Path = OUTDATED,
-        lock: Path = LOCK,
+        outdated: AnyPath = OUTDATED,
+        lock: AnyPath = LOCK,
         connect: Callable[[], socket.socket] | None = None,
     ) -> None:
         self._run = run
@@ -81,7 +82,7 @@ class LiveSessionSecrets:
         Raises Unavailable when the kernel does not show the secrets of a session.
         """
         live = self._live(chaps)
-        if live and self._outdated.exists():
+        if live and exists(self._outdated):
             return False
         return all(self._has(session, chaps[session.target]) for session in live)
 
@@ -95,12 +96,12 @@ class LiveSessionSecrets:
             live = self._live(chaps)
             if not live:
                 return
-            self._outdated.touch(mode=0o600)
+            os.close(os.open(self._outdated, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             for session in live:
                 self._set_in_kernel(session, chaps[session.target])
             ports = {session.sid: self._port(session) for session in live}
             restart_iscsid(self._run)
-            self._outdated.unlink(missing_ok=True)
+            remove_file(self._outdated)
             if not wait_for(lambda: all(self._is_back(s, ports) for s in live), RECONNECT_S):
                 sys.stderr.write(
                     f"not all iSCSI sessions were reconnected {RECONNECT_S} s after the restart "
@@ -113,7 +114,7 @@ class LiveSessionSecrets:
 
     def _has(self, session: IscsiSession, chap: Chap) -> bool:
         try:
-            values = {name: (session.folder / name).read_text().strip() for name in PARAMETERS}
+            values = {name: read_text(f"{session.folder}/{name}").strip() for name in PARAMETERS}
         except FileNotFoundError:  # the session ended meanwhile
             return True
         except OSError as error:
@@ -141,11 +142,11 @@ class LiveSessionSecrets:
         Each new connection has another port.
         """
         name = f"connection{session.sid}:{FIRST_CONNECTION}"
-        return read(self._disks.sys / "class/iscsi_connection" / name / "local_port")
+        return read(f"{self._disks.sys}/class/iscsi_connection/{name}/local_port")
 
     def _is_back(self, session: IscsiSession, ports: dict[str, str]) -> bool:
         """Tell whether a session was reconnected or has ended."""
-        if not session.folder.exists():
+        if not exists(session.folder):
             return True
         return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
 
@@ -175,10 +176,10 @@ class KernelSession:
     Raises Unavailable when the kernel does not answer.
     """
 
-    def __init__(self, kernel: socket.socket, sys_folder: Path, sid: str) -> None:
+    def __init__(self, kernel: socket.socket, sys_folder: AnyPath, sid: str) -> None:
         """`kernel`: see connect_netlink; `sid`: the number of the session."""
         self._kernel = kernel
-        self._handle = int((sys_folder / "class/iscsi_transport/tcp/handle").read_text())
+        self._handle = int(read_text(f"{sys_folder}/class/iscsi_transport/tcp/handle"))
         self._sid = int(sid)
 
     def set(self, parameter: int, value: str) -> int:

@@ -8,7 +8,6 @@ neither: zfsprops(7). The output of zfs is parsed in zfs_output.py.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import open_exclusively, users, users_beside
@@ -126,7 +125,7 @@ class RealZfs:
             # Most often udev has the device open: wait until it has processed its events.
             settle = ["udevadm", "settle", f"--timeout={SETTLE_S}"]
             self._run(settle, timeout_s=SETTLE_S + 5, ok=(0, 1))
-        names = users(Path(zvol_device.link(dataset)))
+        names = users(zvol_device.link(dataset))
         by = f" by {', '.join(names)}" if names else ""
         raise Busy(
             f"the zvol {dataset} is in use{by}",
@@ -136,7 +135,7 @@ class RealZfs:
         )
 
     def users(self, dataset: str) -> list[str]:
-        device = Path(self.device(dataset))
+        device = self.device(dataset)
         try:
             os.close(open_exclusively(device, dataset, os.O_RDONLY))
         except Busy:

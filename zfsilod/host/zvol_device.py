@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
-from pathlib import Path
 
 from zfsilod.host.attributes import read
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.storage.paths import names
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Runner
+    from zfsilod.storage.paths import AnyPath
 
 BLKZNAME = 0x8100127D  # _IOR(0x12, 125, char[256]) of OpenZFS: the dataset of a zvol device
 NAME_BYTES = 256
-UDEV = Path("/run/udev/data")  # visible in the daemon's sandbox, as /dev is not
-ZVOL_LINK = re.compile(r"^S:zvol/(.+)$", re.M)
+UDEV = "/run/udev/data"  # visible in the daemon's sandbox, as /dev is not
+ZVOL_LINK = "S:zvol/"  # at the start of a line
 DEADLINE_S = 20
 TRIGGER_TIMEOUT_S = 10
 
@@ -69,9 +69,11 @@ def dataset_of(path: str) -> str:
     return name.partition(b"\0")[0].decode()
 
 
-def linked(number: str, udev: Path = UDEV) -> list[str]:
+def linked(number: str, udev: AnyPath = UDEV) -> list[str]:
     """Return the datasets that a device number such as "230:0" has links of, as udev knows them."""
-    return ZVOL_LINK.findall(read(udev / f"b{number}"))
+    lines = read(f"{os.fspath(udev)}/b{number}").split("\n")
+    links = (line.removeprefix(ZVOL_LINK) for line in lines if line.startswith(ZVOL_LINK))
+    return [link for link in links if link]
 
 
 def is_device_of(dataset: str, number: str) -> bool:
@@ -85,8 +87,8 @@ def is_device_of(dataset: str, number: str) -> bool:
 
 def _trigger_udev(run: Runner, dataset: str) -> None:
     """Make the kernel repeat the uevent of a zvol, which udev may have missed: udevadm(8)."""
-    for folder in Path("/sys/block").glob("zd*"):
-        if dataset_of(f"/dev/{folder.name}") == dataset:
-            argv = ["udevadm", "trigger", "--action=change", str(folder)]
+    for name in names("/sys/block"):
+        if name.startswith("zd") and dataset_of(f"/dev/{name}") == dataset:
+            argv = ["udevadm", "trigger", "--action=change", f"/sys/block/{name}"]
             run(argv, timeout_s=TRIGGER_TIMEOUT_S, ok=(0, 1))
             return

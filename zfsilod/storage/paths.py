@@ -30,6 +30,14 @@ def read_text(path: AnyPath) -> str:
         return file.read()
 
 
+def remove_file(path: AnyPath) -> None:
+    """Remove a file if it exists."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
 def names(folder: AnyPath) -> list[str]:
     """Return the names in a folder, sorted; none when it does not exist or may not be read."""
     try:
