@@ -12,6 +12,7 @@ from tests.bench.table import Figure, load, table
 PROTO = Path(__file__).parents[2] / "proto"
 BENCHES = (
     "operation",
+    "worker_cpu",
     "throughput",
     "gateway",
     "cold_start",

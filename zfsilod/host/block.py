@@ -20,7 +20,6 @@ import struct
 from zfsilod.host import mountinfo, superblock
 from zfsilod.host.disks import Device, Disks, in_use, open_exclusively, users_beside
 from zfsilod.host.places import resolved
-from zfsilod.host.regenerate_uuid import regenerate_uuid
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.lean import TYPE_CHECKING
@@ -172,6 +171,8 @@ class RealBlock:
         present = self._check_known(device, read_superblock(device), filesystem)
         if present.uuid == filesystem.uuid:
             return
+        from zfsilod.host.regenerate_uuid import regenerate_uuid  # for clones only
+
         regenerate_uuid(
             self._run, device, present.type, filesystem.uuid, checksums=present.checksums
         )

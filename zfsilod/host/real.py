@@ -1,7 +1,6 @@
 """The real host: its adapters, each imported and made at its first use.
 
-A server never imports the adapters of a client, nor a client those of a server: this saves 4 ms of
-the 60 ms of a worker.
+A server never imports the adapters of a client, nor a client those of a server.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 def simulated_initiator(facts: AnyPath | None) -> str:
     """Return a name that depends on the path of the facts: each simulation is a machine."""
+    import hashlib  # a worker does not need it
+
     path_hash = hashlib.sha256(str(facts).encode()).hexdigest()[:12]
     return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,4 +10,6 @@ if TYPE_CHECKING:
 
 def digest(chap: Chap) -> str:
     """Return a SHA-256 digest of CHAP secrets."""
+    import hashlib
+
     return hashlib.sha256(repr(sorted(chap.values().items())).encode()).hexdigest()

@@ -6,8 +6,6 @@ the uids whose snapshots are released (`given_up`). The names are those of store
 
 from __future__ import annotations
 
-import hashlib
-
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 def guid_of(text: str) -> str:
     """Return a guid that depends on a text only."""
+    import hashlib
+
     return str(int(hashlib.sha256(text.encode()).hexdigest()[:15], 16))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
-from zfsilod.host.zfs_output import missing, no_pool, not_online, suspended
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.lean import TYPE_CHECKING
@@ -196,7 +195,12 @@ class FakeZfs:
     def _need_pool(self, root: str) -> None:
         """Raise Unavailable while a fact of a test says that the pool cannot be used."""
         pool = root.partition("/")[0]
-        match self.facts.get(f"pool:{pool}"):
+        state = self.facts.get(f"pool:{pool}")
+        if state is None:
+            return
+        from zfsilod.host.zfs_output import missing, no_pool, suspended
+
+        match state:
             case "EXPORTED":
                 raise no_pool(pool)
             case "SUSPENDED":
@@ -227,6 +231,8 @@ class FakeZfs:
         pool = root.split("/")[0]
         health = self.facts.get(f"pool:{pool}") or "ONLINE"
         if health == "DEGRADED":
+            from zfsilod.host.zfs_output import not_online
+
             return not_online(pool, health)
         try:
             self._need_pool(root)
