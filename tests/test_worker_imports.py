@@ -140,6 +140,12 @@ def test_the_limits_of_fields_import_little() -> None:
     assert others <= SMALL | {"_socket"}
 
 
+def test_a_wait_for_the_kernel_imports_little() -> None:
+    code = "from zfsilod.host.events import wait_for; wait_for(lambda: None, 0.001)"
+    _ours, others = imported(python(code, "-X", "importtime"))
+    assert others <= SMALL | {"_socket"}
+
+
 def imported(argv: list[str]) -> tuple[set[str], set[str]]:
     """Run Python with `-X importtime`; return our modules, without "zfsilod.", and the others."""
     names = {name for name in traced(tuple(argv)) if name not in bare()}

@@ -29,7 +29,8 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
     if result := find():
         return result
     deadline = time.monotonic() + timeout_s
-    with uevents(KERNEL_EVENTS | UDEV_EVENTS) as events:
+    events = uevents(KERNEL_EVENTS | UDEV_EVENTS)
+    try:
         poll = select.poll()
         poll.register(events, select.POLLIN)
         # The first call after listening started covers a change before it.
@@ -39,12 +40,14 @@ def wait_for(find: Callable[[], T | None], timeout_s: float) -> T | None:
                 return None
             if poll.poll(min(left_ms, HEARTBEAT_MS)):
                 drain(events)
+    finally:
+        events.close()
     return result
 
 
 def uevents(groups: int) -> socket:
     """Return a socket with the uevents of multicast groups. Raises OSError."""
-    import socket  # takes 5 ms, which only waiting costs
+    from zfsilod.model.lean import socket
 
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     events = socket.socket(socket.AF_NETLINK, kind, NETLINK_KOBJECT_UEVENT)

@@ -1,9 +1,9 @@
 """Record: a frozen, comparable, storable value, and the base of everything in the store.
 
-Dataclasses would do the same, but importing them and creating forty classes takes 40 ms, and the
-worker, a new process for every operation, has 60 ms in all. Fields are strings, integers, booleans,
-records and tuples of these, never mappings: the stored form needs no schema, and no text of a
-caller can be mistaken for a tag.
+Dataclasses would do the same, but importing them and creating forty classes takes 40 ms, more than
+all else in a worker, which is a new process for every operation. Fields are strings, integers,
+booleans, records and tuples of these, never mappings: the stored form needs no schema, and no text
+of a caller can be mistaken for a tag.
 
 A class that is stored has a tag, `class Volume(Stored, tag="Volume")`. The tag is permanent: the
 class may be renamed, its tag may not.
