@@ -276,6 +276,18 @@ def test_superblock_of_ext_and_of_other_data(tmp_path: Path) -> None:
         assert superblock.parse(nothing.ljust(4096 if nothing else 0, b"\0")) is None or nothing
 
 
+def test_an_ext4_is_clean_and_never_used_until_it_has_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    Runner()(["mkfs.ext4", "-q", str(path)], timeout_s=60)
+    assert (read(path).never_used, read(path).clean) == (True, True)
+    for field in ("state 2", "mnt_count 1"):
+        argv = ["debugfs", "-w", "-R", f"set_super_value {field}", str(path)]
+        subprocess.run(argv, check=True, capture_output=True)
+    assert (read(path).never_used, read(path).clean) == (False, False)
+
+
 def test_superblock_of_xfs() -> None:
     start = b"XFSB" + (4096).to_bytes(4, "big") + (106496).to_bytes(8, "big") + bytes(16)
     start += bytes.fromhex(UUID.replace("-", ""))

@@ -175,6 +175,22 @@ def test_stage_read_only(bench: MountBench) -> None:
         bench.stage()
 
 
+def test_a_filesystem_as_mkfs_made_it_is_not_checked(
+    bench: MountBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = Superblock(
+        type="ext4", uuid="", size_bytes=0, spare_bytes=0, never_used=True, clean=True
+    )
+    monkeypatch.setattr(mount_module, "read_superblock", lambda _device: present)
+    bench.sys.login()
+    bench.expect_mount(f"-t ext4 -o rw,_netdev {bench.disk}")
+    bench.stage()
+    present.clean = False
+    bench.expect(f"e2fsck -p {bench.disk}", 4, stdout="UNEXPECTED INCONSISTENCY")
+    with pytest.raises(FailedPrecondition, match="UNEXPECTED INCONSISTENCY"):
+        bench.stage()
+
+
 def test_stage_refuses_damage_and_other_types(bench: MountBench) -> None:
     bench.sys.login()
     bench.expect(f"e2fsck -p {bench.disk}", 4, stdout="UNEXPECTED INCONSISTENCY")

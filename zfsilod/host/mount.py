@@ -89,7 +89,7 @@ class RealMounts:
             self._calls.mount(place, device, fs_type, settings)
 
     def _check(self, device: Device, fs_type: str, *, readonly: bool, untouched: bool) -> None:
-        """Check that a disk can be mounted, and run `e2fsck -p` on an ext4 that may be changed."""
+        """Check that a disk can be mounted; run `e2fsck -p` on a used ext4 that may be changed."""
         check_unused(device.path, "the disk")
         present = read_superblock(device)
         if present is None or present.type != fs_type:
@@ -107,6 +107,8 @@ class RealMounts:
             )
         if fs_type != "ext4" or untouched:
             return  # mounting XFS replays its log and checks it
+        if present.never_used and present.clean:
+            return  # it is as mkfs made it: e2fsck would only find the state that was read here
         argv = ["e2fsck", "-p", device.path]
         done = self._run(argv, timeout_s=CHECK_TIMEOUT_S, ok=tuple(range(256)))
         if done.rc >= FSCK_UNCORRECTED:

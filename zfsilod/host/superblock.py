@@ -15,7 +15,9 @@ XFS_MAGIC = b"XFSB"
 BYTES = 4096  # of the start of the device, enough for all of them
 
 COMPAT_HAS_JOURNAL = 0x4
+INCOMPAT_RECOVER = 0x4  # the journal is to be replayed
 INCOMPAT_JOURNAL_DEVICE = 0x8
+EXT_VALID = 1  # s_state: unmounted, and no error was found
 RO_COMPAT_METADATA_CSUM = 0x400
 INCOMPAT_64BIT = 0x80
 MAX_LOG_BLOCK = 6  # blocks of 64 KiB
@@ -36,12 +38,14 @@ class Superblock:
         spare_bytes: int,
         checksums: bool = False,
         never_used: bool = False,
+        clean: bool = False,
     ) -> None:
         self.type = type
         self.uuid = uuid
         self.size_bytes = size_bytes
         self.checksums = checksums  # ext4 with metadata_csum, which is seeded with the UUID
         self.never_used = never_used  # no mount wrote to it, or mkfs has not even ended
+        self.clean = clean  # ext4: complete, unmounted, and without errors
         self.spare_bytes = spare_bytes  # at most so many bytes at the end of a device stay unused
 
     def fills(self, device_bytes: int) -> bool:
@@ -82,6 +86,7 @@ def _ext(block: bytes) -> Superblock | None:
         size_bytes=blocks * block_bytes,
         checksums=bool(ro_compat & RO_COMPAT_METADATA_CSUM),
         never_used=not any((_u16(block, 52), *block[44:48], *block[136:200])),
+        clean=_u16(block, 58) == EXT_VALID and not incompat & INCOMPAT_RECOVER,
         spare_bytes=_ext_spare(block, blocks - first, block_bytes, incompat),
     )
 
