@@ -74,6 +74,7 @@ def besieged() -> Iterator[SystemdHost]:
         sd.run("rm", "-r", "/var/lib/zfsilo/store")  # LMDB keeps the size of the first start
         sd.write("/etc/zfsilo/zfsilod.toml", CONFIG + STORE)
         sd.run("systemctl", "start", "zfsilod.socket", "zfsilod.service")
+        ctl(sd, "adopt", "--all")  # the pool belongs to the store that was removed
         ctl(sd, "host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
         ctl(sd, "pki", "init", "--name", "localhost")
         issue = ("pki", "issue", "user", "ops", "--role", "admin", "--address", "127.0.0.1")
