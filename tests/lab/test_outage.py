@@ -46,12 +46,6 @@ systemctl start zfsilod.socket zfsilod.service
 """
 
 
-# iscsid reads its settings when it starts; sessions continue.
-SAFE_LOGOUT = (
-    "echo 'iscsid.safe_logout = Yes' >> /etc/iscsi/iscsid.conf; systemctl restart iscsid.service"
-)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(1800, func_only=True)
 class TestOutage:
@@ -106,16 +100,6 @@ class TestOutage:
         give.sh(FOUND_STORE, timeout_s=STEP_S)
         ctl(give, "volume", "sync", NAME)
 
-    def test_a_forced_way_down_works_with_safe_logout(self, pair: Pair) -> None:
-        """Of a live session, whose disk is mounted; the next test does it with a lost one."""
-        take = pair.take
-        take.sh(SAFE_LOGOUT)
-        refused = take.sh("iscsiadm -m session -u", check=False)
-        assert refused.rc == 28
-        take.run("zfsiloctl", "volume", "disconnect", NAME, "--force", timeout_s=STEP_S)
-        take.run("systemctl", "restart", UNIT, timeout_s=STEP_S)
-        take.sh(WRITABLE, timeout_s=STEP_S)
-
     def test_a_lost_session_does_not_hang_a_forced_detach(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         give.link(up=False)
@@ -123,7 +107,6 @@ class TestOutage:
         done = take.run("zfsiloctl", "volume", "disconnect", NAME, "--force", timeout_s=STEP_S)
         print(f"disconnected in {done.seconds:.1f} s")
         give.link(up=True)
-        take.sh("sed -i '/^iscsid.safe_logout/d' /etc/iscsi/iscsid.conf")
         take.run("systemctl", "disable", "--now", UNIT, timeout_s=STEP_S)
         take.run("rm", CONFIG_PATH)
         ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")
