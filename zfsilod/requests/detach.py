@@ -129,13 +129,8 @@ class Unstage(Detach):
         title = f"unstage {self.id}"
         if attachment is None or attachment.state == "CONNECTED":
             return Plan(title=title, claims=claims)
-        if attachment.mounts and not self.force:
-            paths = ", ".join(mount.path for mount in attachment.mounts)
-            raise FailedPrecondition(
-                f"{self.id} is mounted at {paths}: unmount it first",
-                reason="MOUNTED",
-                volume=self.id,
-            )
+        if not self.force:
+            check_unmounted(attachment)
         if self.path not in ("", attachment.staging_path):
             raise FailedPrecondition(
                 f"{self.id} is staged at {attachment.staging_path}, not at {self.path}",
@@ -304,6 +299,17 @@ class Clear(Request[None]):
                     *unmounted,
                 ]
             ),
+        )
+
+
+def check_unmounted(attachment: Attachment) -> None:
+    """Raise FailedPrecondition (MOUNTED) while a volume is mounted beside its staging path."""
+    if attachment.mounts:
+        paths = ", ".join(mount.path for mount in attachment.mounts)
+        raise FailedPrecondition(
+            f"{attachment.id} is mounted at {paths}: unmount it first",
+            reason="MOUNTED",
+            volume=attachment.id,
         )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.model.errors import FailedPrecondition, InvalidArgument
+from zfsilod.engine.plans import CLIENT_STATES
+from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Attachment
 from zfsilod.requests import paths
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect, ConnectInputs
-from zfsilod.requests.detach import Detach, Disconnect, UnmountFrom, Unstage
+from zfsilod.requests.detach import Detach, Disconnect, UnmountFrom, Unstage, check_unmounted
 from zfsilod.requests.request import Plan, Request, View
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
     from zfsilod.requests.detach import SessionState
 
-HIGHER = ("CONNECTED", "STAGED", "MOUNTED")
-LOWER = ("STAGED", "CONNECTED", "ABSENT")
+HIGHER = CLIENT_STATES[1:]  # in the order of the way up
+LOWER = CLIENT_STATES[2::-1]  # in the order of the way down
 
 
 class AttachVolume(Request[ConnectInputs]):
@@ -145,13 +146,8 @@ class DetachVolume(Detach):
         title = f"detach {self.id}" + ("" if self.state == "ABSENT" else f": {self.state.lower()}")
         if attachment is None:
             return Plan(title=title, claims=(f"attachment/{self.id}",))
-        if self.unmounted and attachment.mounts:
-            paths = ", ".join(mount.path for mount in attachment.mounts)
-            raise FailedPrecondition(
-                f"{self.id} is mounted at {paths}: unmount it first",
-                reason="MOUNTED",
-                volume=self.id,
-            )
+        if self.unmounted:
+            check_unmounted(attachment)
         forced = self.force or session == "LOST"
         parts: list[Detach] = [
             UnmountFrom(id=self.id, force=forced),
@@ -161,13 +157,11 @@ class DetachVolume(Detach):
         parts = parts[: 1 + LOWER.index(self.state)]
         if forced:
             parts = parts[-1:]  # the last one drops the session before the mounts
-        plans: list[Plan] = []
-        left: Attachment = attachment
+        joined: list[Plan] = []
         for part in parts:
-            plans.append(part.plan_for(left, view, session))
-            if part is not parts[-1] and plans[-1].commit:
-                left = _left_by(plans[-1])
-        return Plan.joined(title, plans)
+            joined.append(part.plan_for(attachment, view, session))
+            attachment = _left_by(joined[-1], attachment)
+        return Plan.joined(title, joined)
 
 
 def _check_state(state: str, states: tuple[str, ...]) -> None:
@@ -178,7 +172,9 @@ def _check_state(state: str, states: tuple[str, ...]) -> None:
         )
 
 
-def _left_by(plan: Plan) -> Attachment:
-    """Return the attachment as a plan leaves it."""
-    (attachment,) = (one.record for one in plan.commit if isinstance(one.record, Attachment))
+def _left_by(plan: Plan, before: Attachment | None = None) -> Attachment:
+    """Return the attachment as a plan leaves it: `before`, unless the plan writes it."""
+    written = (one.record for one in plan.commit if isinstance(one.record, Attachment))
+    attachment = next(written, before)
+    assert attachment is not None, f"{plan.title}: no attachment"
     return attachment
