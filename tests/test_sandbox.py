@@ -96,6 +96,7 @@ MODULE_NEEDS = {
     "zfsilod.host.device_users": Need(capabilities=("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")),
     "zfsilod.host.processes": Need(capabilities=("CAP_SYS_PTRACE",)),
     # Secrets of sessions are read from sysfs and set by netlink.
+    "zfsilod.host.kernel_session": ADMIN,
     "zfsilod.host.session_secrets": ADMIN,
 }
 READ_ONLY = {

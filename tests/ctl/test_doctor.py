@@ -78,7 +78,6 @@ def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
 
 
 WRONG_SETTINGS = {
-    "iscsid.safe_logout": {"etc/iscsi/iscsid.conf": "iscsid.safe_logout = Yes\n"},
     "multipath config_dir": {
         "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'
     },
@@ -89,7 +88,7 @@ WRONG_SETTINGS = {
     "mdadm DEVICE": {"etc/mdadm/mdadm.conf": "DEVICE partitions /dev/zd*\n"},
 }
 RIGHT_SETTINGS = {
-    "etc/iscsi/iscsid.conf": "# iscsid.safe_logout = Yes\niscsid.safe_logout = No\n",
+    "etc/iscsi/iscsid.conf": "iscsid.safe_logout = Yes\n",
     "etc/multipath.conf": "defaults {\n find_multipaths yes\n}\n"
     'blacklist_exceptions {\n device {\n vendor "IBM"\n product ".*"\n }\n}\n',
     "etc/lvm/lvm.conf": "event_activation = 0 # no events\n"

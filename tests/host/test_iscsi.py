@@ -12,6 +12,7 @@ import pytest
 
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, chap
 from zfsilod.host import iscsi as iscsi_module
+from zfsilod.host import kernel_session
 from zfsilod.host.disks import Disks
 from zfsilod.host.iscsi import RealIscsi, initiator_name
 from zfsilod.host.node_records import Nodes
@@ -529,6 +530,35 @@ def test_a_forced_logout_removes_the_disk_that_iscsid_does_not_release(
     initiator.script(LOGOUT, 28, effect=refuses)
     initiator.iscsi.drop(DISK)
     assert removed == ["1"]
+    assert not initiator.iscsi.sessions()
+
+
+@pytest.mark.parametrize("code", [9, 32])
+@pytest.mark.parametrize("forced", [False, True])
+def test_the_kernel_ends_a_session_that_iscsid_has_not_reconnected(
+    initiator: Initiator, monkeypatch: pytest.MonkeyPatch, code: int, *, forced: bool
+) -> None:
+    """iscsid was restarted while the server is away: it refuses a logout until it is back."""
+    session = initiator.sys.login(state="FAILED")
+    monkeypatch.setattr(
+        kernel_session, "end_session", lambda *_arguments: initiator.sys.logout(session)
+    )
+    initiator.script(LOGOUT, code)
+    (initiator.iscsi.drop if forced else initiator.iscsi.logout)(DISK)
+    assert not initiator.iscsi.sessions()
+
+
+def test_a_session_that_has_come_back_is_logged_out_of(
+    initiator: Initiator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = initiator.sys.login(state="LOGGED_IN")
+    monkeypatch.setattr(kernel_session, "end_session", pytest.fail)
+
+    def refuses() -> None:
+        initiator.script(LOGOUT, effect=lambda: initiator.sys.logout(session))
+
+    initiator.script(LOGOUT, 32, effect=refuses)
+    initiator.iscsi.drop(DISK)
     assert not initiator.iscsi.sessions()
 
 

@@ -45,6 +45,12 @@ mv /root/lost /var/lib/zfsilo/store
 systemctl start zfsilod.socket zfsilod.service
 """
 
+# iscsid reads its settings when it starts; sessions continue.
+SAFE_LOGOUT = (
+    "echo 'iscsid.safe_logout = Yes' >> /etc/iscsi/iscsid.conf; systemctl restart iscsid.service"
+)
+UNTIL_REFUSED = "until iscsiadm -m session -u; [ $? = 28 ]; do sleep 0.5; done"
+
 
 @pytest.mark.long
 @pytest.mark.timeout(1800, func_only=True)
@@ -100,13 +106,35 @@ class TestOutage:
         give.sh(FOUND_STORE, timeout_s=STEP_S)
         ctl(give, "volume", "sync", NAME)
 
-    def test_a_lost_session_does_not_hang_a_forced_detach(self, pair: Pair) -> None:
+    def test_a_forced_way_down_works_with_safe_logout(self, pair: Pair) -> None:
+        """Of a live session, whose disk is mounted; the next test does it with a lost one."""
+        take = pair.take
+        take.sh(SAFE_LOGOUT)
+        take.sh(UNTIL_REFUSED, timeout_s=STEP_S)
+        take.run("zfsiloctl", "volume", "disconnect", NAME, "--force", timeout_s=STEP_S)
+        take.run("systemctl", "restart", UNIT, timeout_s=STEP_S)
+        take.sh(WRITABLE, timeout_s=STEP_S)
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_a_lost_session_does_not_hang_a_forced_way_down(
+        self, pair: Pair, *, restarted: bool
+    ) -> None:
+        """An iscsid that was restarted meanwhile refuses a logout until it has reconnected."""
         give, take = pair.give, pair.take
         give.link(up=False)
         take.sh(LOST, timeout_s=STEP_S)
+        if restarted:
+            take.run("systemctl", "restart", "iscsid.service", timeout_s=STEP_S)
         done = take.run("zfsiloctl", "volume", "disconnect", NAME, "--force", timeout_s=STEP_S)
         print(f"disconnected in {done.seconds:.1f} s")
+        assert take.sh("ls /sys/class/iscsi_session").stdout == ""
         give.link(up=True)
+        take.run("systemctl", "restart", UNIT, timeout_s=STEP_S)
+        take.sh(WRITABLE, timeout_s=STEP_S)
+
+    def test_it_goes_and_leaves_nothing(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        take.sh("sed -i '/^iscsid.safe_logout/d' /etc/iscsi/iscsid.conf")
         take.run("systemctl", "disable", "--now", UNIT, timeout_s=STEP_S)
         take.run("rm", CONFIG_PATH)
         ctl(give, "volume", "unpublish", NAME, "--all", "--fence", "--grace", "0")

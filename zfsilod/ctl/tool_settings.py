@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     Read = Callable[[str], str]
     """Returns the text of a file below /, "" when there is none."""
 
-ISCSID = "etc/iscsi/iscsid.conf"
 MULTIPATH = "etc/multipath.conf"
 MULTIPATH_OURS = "/etc/multipath/conf.d"
 LVM = ("etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf")
@@ -32,22 +31,10 @@ class WrongSetting(NamedTuple):
 
 def wrong_settings(read: Read) -> Iterator[WrongSetting]:
     """Yield the settings on this host with which zfsilo cannot work."""
-    yield from _iscsid(read(ISCSID))
     yield from _multipath(read(MULTIPATH))
     yield from _lvm("\n".join(map(read, LVM)))
     for path in MDADM:
         yield from _mdadm(read(path), path)
-
-
-def _iscsid(text: str) -> Iterator[WrongSetting]:
-    """The last line counts, as for iscsid; it takes "Yes" in this form only."""
-    values = re.findall(r"^\s*iscsid\.safe_logout\s*=\s*(\S+)", text, re.M)
-    if values and values[-1] == "Yes":
-        yield WrongSetting(
-            "iscsid.safe_logout",
-            "with it, a mounted volume whose server is lost cannot be taken down",
-            f"sed -i '/^iscsid.safe_logout/d' /{ISCSID}; systemctl restart iscsid.service",
-        )
 
 
 def _multipath(text: str) -> Iterator[WrongSetting]:

@@ -81,6 +81,7 @@ NEWER_SETTINGS = {"node.session.reopen_max": "0"}
 # Exit codes of iscsiadm.
 SESSION_EXISTS = 15
 IN_USE = 28  # with iscsid.safe_logout, while the disk is mounted or held
+RECONNECTING = (9, 32)  # iscsid was restarted, and has not connected the session again
 REFUSED = {
     24: "the CHAP secrets or this initiator",
     19: "the login, or failed to authenticate itself (mutual CHAP)",
@@ -309,7 +310,8 @@ class RealIscsi:
         iscsid reports success for a session that it does not know, as after its restart until it
         has recovered the session; so the logout is repeated. With iscsid.safe_logout it refuses
         while the disk of the session is in use: a forced logout then removes the disk first, which
-        the kernel does at the end of the session anyway.
+        the kernel does at the end of the session anyway. While it recovers a session it refuses
+        too: the kernel then ends the session.
         """
         session.set_wait(LOGOUT_WAIT_S)  # removing the disk flushes its cache: I/O as any other
         for _attempt in range(LOGOUT_ATTEMPTS):
@@ -318,7 +320,11 @@ class RealIscsi:
             if done.rc == IN_USE and forced:
                 session.remove_disks()
                 continue
-            if done.rc not in (0, *NO_SESSION):
+            if done.rc in RECONNECTING:
+                if session.state == LOGGED_IN:  # since then
+                    continue
+                self._end_in_kernel(session)
+            elif done.rc not in (0, *NO_SESSION):
                 raise done.failed(
                     f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
                 )
@@ -329,6 +335,11 @@ class RealIscsi:
             reason="LOGOUT_TIMEOUT",
             target=session.target,
         )
+
+    def _end_in_kernel(self, session: IscsiSession) -> None:
+        from zfsilod.host.kernel_session import end_session
+
+        end_session(self._run, self._disks, session, self._lock)
 
     def _iscsiadm(self, *options: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
         self._nodes.remove_stale_lock()

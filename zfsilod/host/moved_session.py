@@ -15,8 +15,8 @@ from contextlib import closing
 
 from zfsilod.host.disks import LOGGED_IN
 from zfsilod.host.events import wait_for
+from zfsilod.host.kernel_session import KernelSession, connect_netlink, restart_iscsid
 from zfsilod.host.locks import host_lock
-from zfsilod.host.session_secrets import KernelSession, connect_netlink, restart_iscsid
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import portal_parts

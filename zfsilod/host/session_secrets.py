@@ -12,13 +12,18 @@ while a connection is up); sync_session() in usr/iscsid.c of open-iscsi.
 from __future__ import annotations
 
 import os
-import struct
 import sys
 from contextlib import closing
 
 from zfsilod.host.attributes import read
 from zfsilod.host.disks import LOGGED_IN, IscsiSession, auth_parameters
 from zfsilod.host.events import wait_for
+from zfsilod.host.kernel_session import (
+    FIRST_CONNECTION,
+    KernelSession,
+    connect_netlink,
+    restart_iscsid,
+)
 from zfsilod.host.locks import host_lock
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
@@ -36,23 +41,7 @@ if TYPE_CHECKING:
 OUTDATED = "/run/zfsilo/iscsid-outdated"
 LOCK = "/run/zfsilo/iscsid.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 60
-RESTART_TIMEOUT_S = 60
 RECONNECT_S = 30
-ANSWER_TIMEOUT_S = 5.0
-
-NETLINK_ISCSI = 8  # netlink(7)
-BIND_CONNECTION, SET_PARAM, STOP_CONNECTION = 15, 16, 18  # ISCSI_UEVENT_*
-STOP_CONN_RECOVER = 3
-HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-# struct iscsi_uevent: type, error, transport; session, connection and 16 bytes by type; the answer.
-REQUEST = struct.Struct("=IIQII16s16x")
-PARAMETER = struct.Struct("=II")  # its number, and the length of its value
-BINDING = struct.Struct("=QI")  # a socket, and whether it is the leading connection
-STOPPING = struct.Struct("=QI")  # 0, and STOP_CONN_RECOVER
-ANSWER = struct.Struct("=IIQ24xi")  # struct iscsi_uevent with the result: 0 or a negative errno
-NLM_F_REQUEST = 1
-ANSWER_BYTES = 65536
-FIRST_CONNECTION = 0  # a session of zfsilo has one connection
 
 PARAMETERS = {"username": 22, "username_in": 23, "password": 24, "password_in": 25}
 """Attributes of a session in sysfs, and their numbers as ISCSI_PARAM_*."""
@@ -149,59 +138,3 @@ class LiveSessionSecrets:
         if not exists(session.folder):
             return True
         return session.state == LOGGED_IN and self._port(session) not in ("", ports[session.sid])
-
-
-def restart_iscsid(run: Runner) -> None:
-    """Restart iscsid; sessions stay, and are connected again.
-
-    iscsid only: a restart of open-iscsi.service, which depends on it, would log out.
-    """
-    argv = ["systemctl", "restart", "--job-mode=ignore-dependencies", "iscsid.service"]
-    run(argv, timeout_s=RESTART_TIMEOUT_S)
-
-
-def connect_netlink() -> socket.socket:
-    """Return a socket to the iSCSI initiator of the kernel."""
-    import socket  # takes 5 ms, which only a rotation of secrets costs
-
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ISCSI)
-    kernel.settimeout(ANSWER_TIMEOUT_S)
-    kernel.bind((0, 0))
-    return kernel
-
-
-class KernelSession:
-    """The connection of a session in the kernel; each method returns 0 or a negative errno.
-
-    Raises Unavailable when the kernel does not answer.
-    """
-
-    def __init__(self, kernel: socket.socket, sys_folder: AnyPath, sid: str) -> None:
-        """`kernel`: see connect_netlink; `sid`: the number of the session."""
-        self._kernel = kernel
-        self._handle = int(read_text(f"{sys_folder}/class/iscsi_transport/tcp/handle"))
-        self._sid = int(sid)
-
-    def set(self, parameter: int, value: str) -> int:
-        """Set a parameter, one of ISCSI_PARAM_*."""
-        data = value.encode() + b"\0"
-        return self._call(SET_PARAM, PARAMETER.pack(parameter, len(data)), data)
-
-    def bind(self, descriptor: int) -> int:
-        """Bind the connection to a TCP socket of this process."""
-        return self._call(BIND_CONNECTION, BINDING.pack(descriptor, 1))
-
-    def stop(self) -> int:
-        """Stop the connection; the session stays, and is recovered."""
-        return self._call(STOP_CONNECTION, STOPPING.pack(0, STOP_CONN_RECOVER))
-
-    def _call(self, kind: int, arguments: bytes, data: bytes = b"") -> int:
-        body = REQUEST.pack(kind, 0, self._handle, self._sid, FIRST_CONNECTION, arguments) + data
-        body += b"\0" * (-len(body) % 4)
-        self._kernel.send(HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST, 0, 0) + body)
-        try:
-            answer = self._kernel.recv(ANSWER_BYTES)
-        except TimeoutError:
-            raise Unavailable("the kernel's iSCSI initiator did not answer over netlink") from None
-        result: int = ANSWER.unpack_from(answer, HEADER.size)[3]
-        return result
