@@ -25,10 +25,17 @@ from tests.api.raw_bus import NO_REPLY, SIGNAL, RawClient, message, strings, var
 from zfsilod.api.dbus import admission, server
 from zfsilod.api.dbus.contract import MANAGER, PEER, ROOT
 from zfsilod.systemd.bus import close_socket, connect
-from zfsilod.systemd.messages import MAX_BODY_BYTES, parsed_signatures
+from zfsilod.systemd.bus_users import BusUsers
+from zfsilod.systemd.messages import (
+    MAX_BODY_BYTES,
+    SENDER,
+    Header,
+    IncomingCall,
+    parsed_signatures,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from dbus_next import Message
@@ -253,3 +260,45 @@ def test_a_call_beyond_the_pace_waits() -> None:
     assert 0 < counted.wait_s(1, "GetManagedObjects") < admission.MAX_WAIT_S
     assert counted.wait_s(0, "Ping") == 0.0
     assert counted.wait_s(2, "Ping") == 0.0
+
+
+async def test_the_user_of_a_connection_is_asked_for_once(
+    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many calls come with the connection, and however soon it ends."""
+    asked: list[str] = []
+    real = BusUsers.ask
+
+    def ask(users: BusUsers, name: str, answer: Callable[[int | None], None]) -> None:
+        asked.append(name)
+        real(users, name, answer)
+
+    monkeypatch.setattr(BusUsers, "ask", ask)
+    for _connection in range(20):
+        client = await asyncio.to_thread(RawClient, fixture.address, NOBODY)
+        await asyncio.to_thread(client.send, message(member="Ping", interface=PEER) * 50)
+        client.close()
+    root = await fixture.client()
+    assert await root.get(ROOT, "Version") == "1.2.3"
+    assert len(asked) == len(set(asked)) == 21
+    assert not fixture.front.identities._asked
+
+
+def test_calls_of_connections_without_a_known_user_are_bounded() -> None:
+    """The first call of a connection has a place, further ones have the limits of strangers."""
+    counted = admission.Admission({})
+    many, root = incoming(":1.1"), incoming(":1.2")
+    assert [counted.hold(many) for _call in range(admission.MAX_OF_ONE)] == [""] * 128
+    assert "are waiting" in counted.hold(many)
+    for number in range(admission.MAX_OTHERS):
+        assert counted.hold(incoming(f":2.{number}")) == ""
+    assert counted.hold(root) == ""
+    assert "are waiting" in counted.hold(root)
+    for _call in range(admission.MAX_OF_ONE):
+        counted.release(many)
+    assert counted.hold(many) == ""
+
+
+def incoming(sender: str) -> IncomingCall:
+    """Return a call of a connection, as the reader of messages makes it."""
+    return IncomingCall(Header(1, 0, 1, 0, 0, {SENDER: sender}), b"")

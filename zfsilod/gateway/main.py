@@ -6,6 +6,7 @@ systemd passes the listening sockets of zfsilod-tcp.socket.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,7 @@ async def serve() -> None:
     gateway = Gateway(Uplink(connect))
     for listener, _unit in inherited():
         gateway.listen(listener)
+    gc.freeze()  # full collections need not walk what lives as long as the gateway
     notify("READY=1")
     watchdog = loop.create_task(notify_watchdog())
     await stop.wait()

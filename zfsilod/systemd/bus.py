@@ -41,6 +41,12 @@ def reader(bus: MessageBus) -> MessageReader:
     return own
 
 
+def send_raw(bus: MessageBus, raw: bytes) -> None:
+    """Send a message that is marshalled."""
+    bus._writer.messages.put_nowait((raw, [], None))
+    bus._writer.schedule_write()
+
+
 def wait_while_full(bus: MessageBus) -> None:
     """Keep a connection open when its socket is full: dbus-next would close it."""
     bus._writer.sock = PatientSocket(bus._sock)

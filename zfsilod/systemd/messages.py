@@ -95,6 +95,8 @@ class MessageReader:
 
     def __init__(self, bus: MessageBus) -> None:
         self.on_call: Callable[[IncomingCall], None] | None = None
+        self.on_reply: dict[int, Callable[[Header, bytes], None]] = {}  # by the serial of a call
+        self.on_name_lost: Callable[[str], None] | None = None
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
@@ -175,7 +177,8 @@ class MessageReader:
         if header.kind == CALL:
             return self.on_call is not None and SENDER in header.fields
         if header.kind in (RETURN, ERROR):
-            return header.fields.get(REPLY_SERIAL) in self._bus._method_return_handlers
+            serial = header.fields.get(REPLY_SERIAL)
+            return serial in self.on_reply or serial in self._bus._method_return_handlers
         if header.kind != SIGNAL or header.body_bytes > MAX_BODY_BYTES:
             return False
         # Match rules bind the sender of a broadcast. Anybody may send to one connection.
@@ -186,11 +189,31 @@ class MessageReader:
             assert self.on_call is not None, "unwanted calls are dropped"
             self.on_call(IncomingCall(header, raw))
             return
+        own = self.on_reply.pop(header.fields.get(REPLY_SERIAL, 0), None)
+        if own is not None:
+            own(header, raw or b"")
+            return
+        if self.on_name_lost is not None and _is_name_lost(header):
+            self.on_name_lost(_first_string(raw or b""))
+            return
         message = unpack(raw or b"")
         if message is not None:
             self._bus._on_message(message)
         else:
             log.warning("dropped a malformed message from %s", header.fields.get(SENDER))
+
+
+def _is_name_lost(header: Header) -> bool:
+    """Tell whether a signal says that a connection has ended: the match rule selects these."""
+    fields = header.fields
+    return fields.get(SENDER) == BUS and fields.get(MEMBER) == "NameOwnerChanged"
+
+
+def _first_string(raw: bytes) -> str:
+    """Return the first argument of a message that the bus has made, which is a string."""
+    start = head_bytes(raw)
+    (size,) = struct.unpack_from(byte_order(raw) + "I", raw, start)
+    return raw[start + 4 : start + 4 + size].decode()
 
 
 def unpack(raw: bytes) -> Message | None:
@@ -208,22 +231,23 @@ def parsed_signatures() -> int:
     return len(SignatureTree._cache)
 
 
-def head_bytes(buffer: bytearray) -> int:
+def head_bytes(buffer: bytes | bytearray) -> int:
     """Return the length of the header with its padding."""
-    (fields_bytes,) = struct.unpack_from(_order(buffer) + "I", buffer, 12)
+    (fields_bytes,) = struct.unpack_from(byte_order(buffer) + "I", buffer, 12)
     return FIXED + (int(fields_bytes) + 7 & ~7)
 
 
 def total_bytes(buffer: bytearray) -> int:
     """Return the length of a message. Raises EOFError for one that the protocol does not allow."""
-    (body_bytes,) = struct.unpack_from(_order(buffer) + "I", buffer, 4)
+    (body_bytes,) = struct.unpack_from(byte_order(buffer) + "I", buffer, 4)
     total = head_bytes(buffer) + int(body_bytes)
     if total > MAX_MESSAGE_BYTES:
         raise EOFError(f"the bus sent a message of {total} bytes")
     return total
 
 
-def _order(buffer: bytearray) -> str:
+def byte_order(buffer: bytes | bytearray) -> str:
+    """Return the byte order of a message, as struct has it."""
     if buffer[0] not in b"lB":
         raise EOFError("the bus sent a message without a byte order")
     return "<" if buffer[0] == ord("l") else ">"
@@ -231,7 +255,7 @@ def _order(buffer: bytearray) -> str:
 
 def parse_header(buffer: bytearray, head: int) -> Header | None:
     """Return the header at the start of a buffer, or None when it is malformed."""
-    order = _order(buffer)
+    order = byte_order(buffer)
     body_bytes, serial, fields_bytes = struct.unpack_from(order + "III", buffer, 4)
     raw = bytes(buffer[:head])
     try:

@@ -42,6 +42,7 @@ class Admission:
         """`uids`: the known users of connections, by unique bus name."""
         self._uids = uids
         self._running: Counter[str] = Counter()  # by kind of user, and by connection
+        self._held: Counter[str] = Counter()  # calls of connections whose user is not known yet
         self._kinds: dict[int, str] = {}  # of calls that run, as they were counted
         self._refused: OrderedDict[int, float] = OrderedDict()  # by uid: when its bucket is full
         self._pace = Pace(BURST, PER_S)  # by uid
@@ -62,6 +63,20 @@ class Admission:
         if self._due_s(uid) > MAX_WAIT_S:
             return TOO_FAST
         return _throttled() if self._is_throttled(uid) else ""
+
+    def hold(self, call: IncomingCall) -> str:
+        """Hold a call whose user is not known yet; return why not, or an empty string."""
+        own, all_held = self._held.get(call.sender, 0), self._held.total()
+        if all_held >= MAX_CALLS or (own and (own >= MAX_OF_ONE or all_held >= MAX_OTHERS)):
+            return f"{all_held} calls of new connections are waiting: retry later"
+        self._held[call.sender] += 1
+        return ""
+
+    def release(self, call: IncomingCall) -> None:
+        """Release a call that was held."""
+        self._held[call.sender] -= 1
+        if not self._held[call.sender]:
+            del self._held[call.sender]
 
     def wait_s(self, uid: int, member: str) -> float:
         """Return how long a call of a user has to wait, and count it. Raises LimitsExceeded."""

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dbus_next import DBusError, ErrorType, Message, MessageFlag, MessageType, Variant
 
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.identity import Caller
+from zfsilod.systemd.bus_users import BUS_PATH, BusUsers
+from zfsilod.systemd.messages import BUS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dbus_next.aio import MessageBus
 
-BUS = "org.freedesktop.DBus"
-BUS_PATH = "/org/freedesktop/DBus"
 MAX_CALLERS = 1024
 BUS_DEADLINE_S = 5
 POLKIT = "org.freedesktop.PolicyKit1"
@@ -41,26 +44,65 @@ class Identities:
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
+        self._users = BusUsers(bus)
         self.uids: OrderedDict[str, int] = OrderedDict()
+        self._asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
         self.checks: Counter[int] = Counter()  # that run now, by uid
         self._count = 0
 
     async def start(self) -> None:
         """Subscribe to signals of names that lose their owner."""
-        await self._call_bus("AddMatch", NAME_LOST)
+        subscription = Message(
+            destination=BUS,
+            path=BUS_PATH,
+            interface=BUS,
+            member="AddMatch",
+            signature="s",
+            body=[NAME_LOST],
+        )
+        try:
+            async with asyncio.timeout(BUS_DEADLINE_S):
+                reply = await self._bus.call(subscription)
+        except TimeoutError:
+            raise Unavailable(f"the bus did not answer in {BUS_DEADLINE_S} s") from None
+        if reply.message_type is MessageType.ERROR:
+            raise DBusError(ErrorType.ACCESS_DENIED, f"the bus refused AddMatch: {reply.body}")
 
-    def name_owner_changed(self, signal: Message) -> None:
+    def forget(self, sender: str) -> None:
         """Forget a caller that disconnected."""
-        if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body:
-            self.uids.pop(signal.body[0], None)
+        self.uids.pop(sender, None)
+
+    def ask(self, sender: str, told: Callable[[int | None], None]) -> None:
+        """Ask for the uid behind a bus name; `told` gets None when the sender is gone."""
+        waiting = self._asked.get(sender)
+        if waiting is not None:
+            waiting.append(told)
+            return
+        self._asked[sender] = [told]
+        self._users.ask(sender, partial(self._told, sender))
+
+    def _told(self, sender: str, uid: int | None) -> None:
+        if uid is not None:
+            self.uids[sender] = uid
+            if len(self.uids) > MAX_CALLERS:
+                self.uids.popitem(last=False)
+        for told in self._asked.pop(sender):
+            told(uid)
 
     async def uid_of(self, sender: str) -> int:
         """Return the uid behind a bus name. Raises AccessDenied when it is gone."""
-        if sender not in self.uids:
-            (self.uids[sender],) = await self._call_bus("GetConnectionUnixUser", sender)
-            if len(self.uids) > MAX_CALLERS:
-                self.uids.popitem(last=False)
-        return self.uids[sender]
+        if sender in self.uids:
+            return self.uids[sender]
+        answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self.ask(sender, lambda uid: None if answer.done() else answer.set_result(uid))
+        try:
+            async with asyncio.timeout(BUS_DEADLINE_S):
+                uid = await answer
+        except TimeoutError:
+            raise Unavailable(f"the bus did not answer in {BUS_DEADLINE_S} s") from None
+        if uid is None:
+            raise DBusError(ErrorType.ACCESS_DENIED, f"the caller {sender} is gone")
+        return uid
 
     async def authorize(self, sender: str, action: str, *, interactive: bool = False) -> Caller:
         """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
@@ -115,25 +157,6 @@ class Identities:
     def known_uid(self, sender: str) -> str:
         """Return the uid behind a bus name if it is known, for the audit."""
         return str(self.uids.get(sender, "unknown"))
-
-    async def _call_bus(self, member: str, argument: str) -> list[int]:
-        message = Message(
-            destination=BUS,
-            path=BUS_PATH,
-            interface=BUS,
-            member=member,
-            signature="s",
-            body=[argument],
-        )
-        try:
-            async with asyncio.timeout(BUS_DEADLINE_S):
-                reply = await self._bus.call(message)
-        except TimeoutError:
-            raise Unavailable(f"the bus did not answer {member} in {BUS_DEADLINE_S} s") from None
-        if reply.message_type is MessageType.ERROR:
-            raise DBusError(ErrorType.ACCESS_DENIED, f"the bus refused {member}: {reply.body}")
-        body: list[int] = reply.body
-        return body
 
 
 def _to_polkit(member: str, signature: str, body: list[Any], *, reply: bool = True) -> Message:

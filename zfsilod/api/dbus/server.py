@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +124,8 @@ class DbusFront:
 
     async def start(self) -> None:
         """Subscribe to messages and operations, and acquire the name."""
-        self._bus.add_message_handler(self.identities.name_owner_changed)
         reader(self._bus).on_call = self._received
+        reader(self._bus).on_name_lost = self.identities.forget
         self._service.executor.listeners.append(self._operation_changed)
         await self.identities.start()
         try:
@@ -165,12 +165,25 @@ class DbusFront:
     # Calls
 
     def _received(self, call: IncomingCall) -> None:
-        """Start a call, or refuse it by its header alone."""
+        """Start a call, hold it until its user is known, or refuse it by its header alone."""
         refusal = self._admission.refusal(call)
+        is_known = call.sender in self.identities.uids
+        if not refusal and not is_known:
+            refusal = self._admission.hold(call)
         if refusal:
             if call.wants_reply:
                 self._send(Message.new_error(call, ErrorType.LIMITS_EXCEEDED, refusal))
-            return
+        elif is_known:
+            self._start(call)
+        else:
+            self.identities.ask(call.sender, partial(self._told, call))
+
+    def _told(self, call: IncomingCall, uid: int | None) -> None:
+        self._admission.release(call)
+        if uid is not None:  # else its caller is gone
+            self._received(call)
+
+    def _start(self, call: IncomingCall) -> None:
         task = self._loop.create_task(self._serve(call))
         self._calls.add(task)
         self._admission.start(call)
