@@ -19,6 +19,7 @@ from tests.api.test_gateway import eventually
 from zfsilod.api.rpc import revocations
 from zfsilod.gateway import hpack
 from zfsilod.gateway.opening import MAX_BLOCK_BYTES, MAX_BYTES, PREFACE, SETTINGS, Opening, frame
+from zfsilod.gateway.settling import Settling
 from zfsilod.model.records import Token
 from zfsilod.security import credentials
 
@@ -279,3 +280,69 @@ def test_the_table_of_headers_is_bounded() -> None:
     hpack.decode(entry)
     with pytest.raises(hpack.MalformedHeaders):  # the first has made room for the second
         hpack.decode(entry + b"\x40\1b\1c" + b"\xbf" * 2 + b"\xc0")
+
+
+# One entry of the table, named again and again: 4 kB that stand for 3 MB.
+ENTRY = b"\x40\1a\x7f" + bytes((0x80 | (900 - 127) % 128, (900 - 127) // 128)) + b"v" * 900
+BOMB = ENTRY + b"\xbe" * 3000
+
+
+@pytest.mark.parametrize("acknowledges", [False, True], ids=("silent", "early"))
+@pytest.mark.parametrize("who", ["token", "certificate"])
+async def test_headers_of_the_first_call_are_bounded_as_they_count(
+    front: Front, monkeypatch: pytest.MonkeyPatch, who: str, *, acknowledges: bool
+) -> None:
+    """gRPC decodes them without a bound until its settings are acknowledged."""
+    calls: list[str] = []
+    monkeypatch.setattr(
+        front.server, "_place", lambda context, **_options: calls.append(context.peer())
+    )
+    token = front.token("reader", "mon") if who == "token" else ""
+    access = None if token else front.certified("reader", "mon")
+    block = (bearer(token) if token else b"") + BOMB
+    data = PREFACE + frame(SETTINGS) + (ACK if acknowledges or token else b"") + call(block)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port, ssl=context_of(access))
+    with closing(writer), suppress(ConnectionError):
+        writer.write(data)
+        answer = b""
+        async with asyncio.timeout(20):
+            while b"grpc-status" not in answer and (part := await reader.read(65536)):
+                answer += part
+    assert calls == []
+
+
+def settings() -> bytes:
+    return PREFACE + frame(SETTINGS, 0, 0, bytes(12))
+
+
+def test_the_first_call_passes_at_once_and_others_wait_for_the_settings() -> None:
+    settling = Settling()
+    begin = settings() + call(b"") + frame(0, 1, 1, bytes(5))
+    assert settling.take(begin) == begin
+    settling.offered = True
+    further = frame(1, 4, 3, b"\xbe") + frame(0, 1, 3, bytes(5))
+    assert settling.take(further) == b""
+    assert not settling.settled
+    after = frame(6, 0, 0, bytes(8))
+    assert settling.take(ACK + after) == ACK + further + after
+    assert settling.settled
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 10, 1000])
+def test_what_is_held_does_not_depend_on_the_segments(size: int) -> None:
+    parts = (settings(), call(b""), frame(0, 1, 1, bytes(5)), frame(1, 4, 3, b"\xbe"), ACK)
+    data = b"".join(parts)
+    settling = Settling()
+    settling.offered = True
+    passed = b"".join(settling.take(data[at : at + size]) for at in range(0, len(data), size))
+    assert passed == b"".join((*parts[:3], parts[4], parts[3]))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [call(b"", 0) + frame(9, 4, 1, BOMB), call(BOMB), call(b"") + frame(1, 4, 3, bytes(9000)) * 20],
+    ids=("continued", "whole", "many"),
+)
+def test_too_much_before_the_settings_ends_the_connection(data: bytes) -> None:
+    with pytest.raises(ConnectionAbortedError, match="too m"):
+        Settling().take(settings() + data)

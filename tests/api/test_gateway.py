@@ -20,6 +20,7 @@ from tests.api.running import made, write_pki
 from zfsilod.gateway import acceptor, relay, sockets
 from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.limits import Limits
+from zfsilod.gateway.opening import ACK, PREFACE, SETTINGS, frame
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.identity import Identity
@@ -100,6 +101,16 @@ class Behind:
         near = await (self.tcp() if kind == "tcp" else self.unix())
         return near, await asyncio.wait_for(self.arrived.get(), 5)
 
+    async def settled_pair(self, kind: str = "unix") -> tuple[Any, Any]:
+        """Return the ends of a connection after the settings of HTTP/2: all bytes are relayed."""
+        near, far = await self.pair(kind)
+        far[1].write(frame(SETTINGS))
+        await near[0].readexactly(len(frame(SETTINGS)))
+        begin = PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK)
+        near[1].write(begin)
+        assert await far[0].readexactly(len(begin)) == begin
+        return near, far
+
 
 @asynccontextmanager
 async def behind(limits: Limits | None = None) -> AsyncIterator[Behind]:
@@ -146,7 +157,7 @@ async def test_a_tag_identifies_the_peer() -> None:
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_bytes_arrive_whole_both_ways(kind: str) -> None:
     async with behind() as built:
-        (reader, writer), (far_reader, far_writer) = await built.pair(kind)
+        (reader, writer), (far_reader, far_writer) = await built.settled_pair(kind)
         there, back = secrets.token_bytes(8 * MIB), secrets.token_bytes(8 * MIB)
 
         async def send(out: asyncio.StreamWriter, data: bytes) -> None:
@@ -166,7 +177,7 @@ async def test_bytes_arrive_whole_both_ways(kind: str) -> None:
 
 async def test_a_slow_reader_holds_back_the_writer() -> None:
     async with behind() as built:
-        (_reader, writer), (far_reader, far_writer) = await built.pair()
+        (_reader, writer), (far_reader, far_writer) = await built.settled_pair()
         far_writer.transport.pause_reading()
         writer.write(b"x" * 64 * MIB)
         with pytest.raises(TimeoutError):
@@ -182,7 +193,7 @@ async def test_a_slow_reader_holds_back_the_writer() -> None:
 
 async def test_one_half_may_end_before_the_other() -> None:
     async with behind() as built:
-        (reader, writer), (far_reader, far_writer) = await built.pair()
+        (reader, writer), (far_reader, far_writer) = await built.settled_pair()
         writer.write(b"question")
         writer.write_eof()
         assert await far_reader.read() == b"question"

@@ -14,6 +14,13 @@ COLLECT = Path(__file__).with_name("collect.py")
 COLLECT_PATH = "/root/collect.py"
 # Connections vary; a leak per operation soon exceeds this.
 SLACK = {"descriptors": 12, "tasks": 12}
+# A restarted zfsilod claims its pools: a unit that runs is no leak, one that failed is.
+IDLE = """
+until [ -z "$(systemctl list-units --state=activating,active,deactivating --plain --no-legend \
+    'zfsilo-op-*.service')" ]
+do sleep 0.2; done
+"""
+IDLE_S = 120
 # Kinds of which an idle machine has none.
 TRANSIENT = ("unit", "loop", "process", "snapshot")
 
@@ -62,6 +69,7 @@ def leaks(pair: Pair, before: dict[str, dict[str, Any]] | None = None) -> list[s
     """
     lines = []
     for machine in (pair.give, pair.take):
+        machine.sh(IDLE, timeout_s=IDLE_S)
         objects = facts(machine)
         for kind, names in expected(records(machine)).items():
             serials = {

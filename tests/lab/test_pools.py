@@ -62,8 +62,6 @@ zpool export vault
 dmsetup remove vault
 losetup -d $(losetup -nO NAME -j /root/vault.img)
 rm /root/vault.img
-until [ -z "$(systemctl list-units --plain --no-legend 'zfsilo-op-*.service')" ]
-do sleep 0.2; done
 """
 
 

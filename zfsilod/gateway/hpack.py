@@ -42,6 +42,11 @@ def decode(block: bytes) -> list[tuple[bytes, bytes]]:
     return HeaderBlock(block).headers()
 
 
+def list_bytes(headers: list[tuple[bytes, bytes]]) -> int:
+    """Return the size of headers as HTTP/2 counts them."""
+    return sum(len(name) + len(value) + ENTRY_BYTES for name, value in headers)
+
+
 class HeaderBlock:
     """The position within a block."""
 

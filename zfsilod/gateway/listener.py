@@ -20,7 +20,8 @@ from zfsilod.gateway import limits
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.first_call import FirstCall
 from zfsilod.gateway.limits import ConnectionCount, Pace
-from zfsilod.gateway.relay import PlainEnd, RelayedConnection, reason_of
+from zfsilod.gateway.relay import RelayedConnection, reason_of
+from zfsilod.gateway.settling import DaemonEnd
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsEnd
 from zfsilod.model.errors import Unauthenticated, Unavailable
@@ -221,7 +222,7 @@ class Gateway:
         first.end.pace = lambda cost: self._header_pace.wait_s(
             peer.caller_key, time.monotonic(), cost
         )
-        connection = RelayedConnection(peer, first.end, PlainEnd(server), closed=closed)
+        connection = RelayedConnection(peer, first.end, DaemonEnd(server), closed=closed)
         self._clients[number] = connection
         connection.begin(first.data())
 

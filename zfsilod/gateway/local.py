@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.relay import PlainEnd, RelayedConnection
+from zfsilod.gateway.settling import DaemonEnd
 from zfsilod.gateway.sockets import peer_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class LocalConnections:
             log.warning("dropped a %s connection: %s", kind, error)
             client.close()
             return
-        ends = PlainEnd(client), PlainEnd(server)
+        ends = PlainEnd(client), DaemonEnd(server)
         self._connections[name] = RelayedConnection(peer, *ends, closed=partial(self._closed, name))
 
     def _closed(self, name: str, why: str) -> None:

@@ -13,6 +13,7 @@ from zfsilod.gateway.frames import CONTINUATION, HEAD_BYTES, HEADERS, PREFACE_BY
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_BYTES = 128 << 10  # the first window of a client's data has 64 KiB
 MAX_BLOCK_BYTES = 8192  # of headers: gRPC refuses more metadata by default, too
+MAX_LIST_BYTES = 16384  # of decoded headers, each with 32 more: RFC 9113, section 6.5.2
 MAX_FRAME_BYTES = 16384  # what a client may send to a server that does not allow more
 
 SETTINGS, GOAWAY = 4, 7
@@ -26,18 +27,47 @@ def frame(kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> b
     return b"".join((len(content).to_bytes(3), bytes((kind, flags)), stream.to_bytes(4), content))
 
 
+class Headers:
+    """The headers of the first call of a connection, which gRPC would decode without a bound."""
+
+    def __init__(self) -> None:
+        self.decoded: list[tuple[bytes, bytes]] | None = None  # None: they are not complete
+        self.stream = 0  # of the call; 0: it has not begun
+        self._block = b""
+
+    def take(self, whole: bytes) -> None:
+        """Take a frame HEADERS or CONTINUATION. Raises ConnectionAbortedError for too many."""
+        flags, content = whole[4], whole[HEAD_BYTES:]
+        if whole[3] == HEADERS:
+            self.stream = int.from_bytes(whole[5:9])
+            self._block = _unpadded(flags, content)
+        else:
+            self._block += content
+        if len(self._block) > MAX_BLOCK_BYTES:
+            raise ConnectionAbortedError("too many headers")
+        if flags & END_HEADERS:
+            headers = hpack.decode(self._block)
+            if hpack.list_bytes(headers) > MAX_LIST_BYTES:
+                raise ConnectionAbortedError("too many headers")
+            self.decoded = headers
+
+
 class Opening:
     """What a client has sent so far."""
 
     def __init__(self) -> None:
         self.data = bytearray()  # for the daemon
-        self.stream = 0  # of the first call; 0: it has not begun
         self.headers: dict[bytes, bytes] | None = None  # of the first call, when they are complete
         self._rest = bytearray()  # a frame that is not complete
-        self._block = b""
+        self._first = Headers()
         self._headers_end = 0
         self._acknowledged = False
         self._greeted = False
+
+    @property
+    def stream(self) -> int:
+        """The stream of the first call; 0: it has not begun."""
+        return self._first.stream
 
     @property
     def has_body(self) -> bool:
@@ -78,20 +108,14 @@ class Opening:
 
     def _take(self, whole: bytes) -> None:
         kind, flags = whole[3], whole[4]
-        stream, content = int.from_bytes(whole[5:9]), whole[HEAD_BYTES:]
         if kind == SETTINGS and flags & ACK and not self._acknowledged:
             self._acknowledged = True
             return
         self.data += whole
         if kind in (HEADERS, CONTINUATION) and self.headers is None:
-            if kind == HEADERS:
-                self.stream, self._block = stream, _unpadded(flags, content)
-            else:
-                self._block += content
-            if len(self._block) > MAX_BLOCK_BYTES:
-                raise ConnectionAbortedError("too many headers")
-            if flags & END_HEADERS:
-                self.headers = _joined(hpack.decode(self._block))
+            self._first.take(whole)
+            if self._first.decoded is not None:
+                self.headers = _joined(self._first.decoded)
                 self._headers_end = len(self.data)
 
 
