@@ -31,6 +31,7 @@ MAX_BODY_BYTES = 64 << 10  # of calls and signals
 MAX_MESSAGE_BYTES = 128 << 20  # of the protocol; replies to own calls may be as large
 RECEIVED_AT_ONCE = 256 << 10
 TURN_S = 0.0005  # until other work of the event loop has its turn: a local call needs ten
+PAUSE_S = 0.001  # after a whole turn: a flood on the bus has a third of the event loop
 MAX_SIGNATURES = 1024  # that dbus-next keeps parsed, else for ever
 BUS = "org.freedesktop.DBus"
 
@@ -102,11 +103,11 @@ class MessageReader:
         self._buffer = bytearray()
         self._missing = FIXED  # bytes of the next message, as far as its length is known
         self._skipped = 0  # bytes of a message that is not wanted, still to come
-        self._continues = False
+        self._pauses = False
 
     def read(self) -> None:
         """Read and dispatch messages for TURN_S; the event loop calls it when there are more."""
-        if self._continues:
+        if self._pauses:
             return
         until = time.monotonic() + TURN_S
         try:
@@ -116,13 +117,14 @@ class MessageReader:
         except (OSError, EOFError) as error:
             self._bus._finalize(error)
             return
-        if len(self._buffer) >= self._missing:  # a message is complete, and the socket may be empty
-            self._continues = True
-            self._loop.call_soon(self._continue)
+        self._pauses = True
+        self._loop.remove_reader(self._bus._fd)
+        self._loop.call_later(PAUSE_S, self._continue)
 
     def _continue(self) -> None:
-        self._continues = False
+        self._pauses = False
         if not self._bus._disconnected:
+            self._loop.add_reader(self._bus._fd, self.read)
             self.read()
 
     def _receive(self) -> bool:
