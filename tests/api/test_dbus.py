@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from tests.api.dbus_fixture import (
     create,
     options,
 )
-from tests.examples import TAKE
+from tests.api.test_operations import eventually
+from tests.examples import PLANS, TAKE, operation
 from tests.service_fixture import administrator
-from zfsilod.api.dbus import objects
+from zfsilod.api.dbus import objects, server
 from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
@@ -366,3 +368,28 @@ async def test_validate_only(fixture: BusFixture) -> None:
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)
     assert (await client.try_call(planned, PROPERTIES, "GetAll", "s", "")).error
     assert client.signals == []
+
+
+async def test_changes_that_follow_each_other_are_told_together(
+    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first at once, further ones a moment later; the last revision of an operation counts."""
+    told: list[tuple[str, int]] = []
+    front = fixture.front
+    monkeypatch.setattr(
+        front._signals, "changed", lambda operation: told.append((operation.id, operation.revision))
+    )
+    monkeypatch.setattr(server, "TOGETHER_S", 0.3)
+    one = operation(PLANS[0])
+    other = one.but(id="other")
+    front._operation_changed(one.but(revision=1))
+    await eventually(lambda: told == [(one.id, 1)])
+    for revision in range(2, 30):
+        front._operation_changed(one.but(revision=revision))
+    front._operation_changed(other.but(revision=1))
+    front._operation_changed(one.but(revision=30))
+    for _turn in range(5):
+        await asyncio.sleep(0)
+    assert len(told) == 1
+    await eventually(lambda: len(told) > 1)
+    assert told[1:] == [(other.id, 1), (one.id, 30)]
