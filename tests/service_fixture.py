@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.clock import HostClock
 from zfsilod.host.fake import FakeHost
 from zfsilod.model.connection import Connection
-from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable
+from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable, ZfsiloError
 from zfsilod.model.identity import Caller
 from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.model.settings import Settings
@@ -28,7 +29,7 @@ from zfsilod.service.service import Service
 from zfsilod.storage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from zfsilod.engine.steps.filesystem import Reported
@@ -82,11 +83,15 @@ class ThreadLauncher:
         self.gate = asyncio.Event()  # cleared: started workers wait
         self.gate.set()
         self.refuses = False
+        self.starts: list[str] = []  # the units of workers
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.report: Callable[[str], Awaitable[None]] | None = None  # None: no daemon answers
+        self._loop = asyncio.get_running_loop()
 
     async def start(self, operation: Operation) -> None:
         if self.refuses:
             raise Unavailable("systemd refused StartTransientUnit")
+        self.starts.append(operation.unit)
         self.tasks[operation.unit] = asyncio.create_task(self._run(operation.unit))
 
     async def rollback(self, operation: Operation) -> None:
@@ -101,9 +106,19 @@ class ThreadLauncher:
 
     async def _run(self, unit: str) -> None:
         await self.gate.wait()
-        if await asyncio.to_thread(work, self.store, self.host, unit, "run"):
+        if await asyncio.to_thread(work, self.store, self.host, unit, "run", ask=self.ask):
             await self._roll_back(unit)
         self.hint(unit)
+
+    def ask(self, operation_id: str) -> None:
+        """Ask the daemon for a report, in the thread of a worker: ReportSocket without a socket."""
+        if self.report is not None:
+            asyncio.run_coroutine_threadsafe(self._answer(operation_id), self._loop).result()
+
+    async def _answer(self, operation_id: str) -> None:
+        assert self.report is not None, "the daemon answers"
+        with contextlib.suppress(ZfsiloError):
+            await self.report(operation_id)
 
     async def _roll_back(self, unit: str) -> None:
         await asyncio.to_thread(work, self.store, self.host, unit, "rollback")
@@ -241,6 +256,7 @@ async def service_fixture(
     context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())
     service = Service(context, launcher)
     launcher.hint = service.executor.refresh
+    launcher.report = service.executor.report_for_worker
     service.context.session_recovery_s = 0  # a lost session of a fake host never recovers
     built = ServiceFixture(service, host, launcher)
     await service.context.retention.now()  # the clock is trusted

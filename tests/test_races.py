@@ -318,6 +318,7 @@ async def test_recovery_ignores_a_list_of_units_that_is_out_of_date(
     await fixture.do(*PUBLISHED, CONNECT)
     heard: list[str] = []
     hint, fixture.launcher.hint = fixture.launcher.hint, heard.append
+    fixture.launcher.report = None
     staged = await fixture.service.submit(UP[1], caller=administrator("x"))
     await soon(lambda: heard)
     assert fixture.service.operation(staged.id).state == "WAITING"

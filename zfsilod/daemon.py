@@ -31,6 +31,7 @@ from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
 from zfsilod.service.export_names import record_names
 from zfsilod.service.ownership import compare
+from zfsilod.service.report_socket import ReportSocket
 from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
@@ -118,7 +119,8 @@ async def _start_service(
 
     store = Store.create(paths.state, host=paths.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
-    migrate(store, LOCK_DIRECTORY if paths.host == "real" else paths.state / "op")
+    locks = Path(LOCK_DIRECTORY) if paths.host == "real" else paths.state / "op"
+    migrate(store, locks)
     launcher: SystemdLauncher | LocalLauncher
     if paths.simulated:
         launcher = LocalLauncher(paths.state)
@@ -140,6 +142,9 @@ async def _start_service(
     if not paths.simulated:
         service.audit.write = audit.to_journal
     launcher.listen(service.executor.refresh)
+    reports = ReportSocket(service.executor)
+    await reports.open(locks)
+    stack.push_async_callback(reports.close)
     if isinstance(launcher, SystemdLauncher):
         context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))

@@ -75,11 +75,18 @@ class Units(ThreadLauncher):
             await asyncio.to_thread(self._worker, unit, "rollback")
         self.hint(unit)
 
+    def ask(self, operation_id: str) -> None:
+        """Ask the daemon for a report, unless it is killed before the answer."""
+        with contextlib.suppress(Killed):
+            super().ask(operation_id)
+        if self.off:
+            raise Killed
+
     def _worker(self, unit: str, process: Any) -> bool:
         """Do the work of a unit; return whether it succeeded."""
         with self.injector.as_worker(unit, process):
             try:
-                return not work(self.store, self.host, unit, process)
+                return not work(self.store, self.host, unit, process, ask=self.ask)
             except (Killed, ZfsiloError):
                 return False
 
@@ -129,6 +136,7 @@ class SimulatedMachine:
         self.background = keep_tasks(service)
         self.fixture = ServiceFixture(service, self.host, self.units)
         self.units.hint = self._unit_ended
+        self.units.report = self._report
         self.supervisor = Supervisor(service, retention_s=1 << 30)
         self.dead = False
         self.woken = asyncio.Event()  # set when a unit ends or the daemon is killed
@@ -144,6 +152,12 @@ class SimulatedMachine:
         self.woken.set()
         if not self.dead:
             self.fixture.service.executor.refresh(unit)
+
+    async def _report(self, operation_id: str) -> None:
+        """Perform the report for which a worker waits; it gets no answer from a killed daemon."""
+        if not self.dead:
+            executor = self.fixture.service.executor
+            await asyncio.wait({executor.spawn(executor.report_for_worker(operation_id))})
 
     async def stop_daemon(self) -> None:
         """Cancel all tasks of the daemon, and close it."""

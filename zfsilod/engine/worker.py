@@ -35,6 +35,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     ZfsiloError,
     disk_error,
+    revive,
 )
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import pairs
@@ -47,20 +48,31 @@ if TYPE_CHECKING:
 
     from zfsilod.host import HostAdapters
     from zfsilod.model.records import Action
-    from zfsilod.model.words import ActionStatus
+    from zfsilod.model.words import ActionStatus, OperationState
 
     Save = Callable[[Operation], Operation]
+    Ask = Callable[[str], None]
 
 STATE_DIRECTORY = "/var/lib/zfsilo"
 
 
-def run(operation: Operation, host: HostAdapters, save: Save) -> Operation:
-    """Do the actions that are not done yet; stop before a remote one, which the daemon does."""
+def run(
+    operation: Operation, host: HostAdapters, save: Save, report: Save | None = None
+) -> Operation:
+    """Do the actions that are not done yet; stop before a remote one, which the daemon does.
+
+    `report` lets the daemon do it meanwhile, and returns the operation afterwards.
+    """
     for index, action in enumerate(operation.actions):
         if action.status not in ("PENDING", "STARTED"):
             continue
         if not isinstance(action.step, HostStep):
-            return save(operation.but(state="WAITING"))
+            if report is None:
+                return save(operation.but(state="WAITING"))
+            operation = report(save(operation))
+            if operation.state != "RUNNING":
+                return operation
+            continue
         took_ms, since = 0, time.monotonic()
         if action.step.probe(host) == action.up:
             # If a killed run had started it, this operation did it, and a rollback reverts it.
@@ -211,10 +223,12 @@ class Worker:
         host: HostAdapters,
         operation_id: str,
         limits: WorkerLimits | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.store = store
         self.host = host
         self.limits = limits  # None: a simulated host
+        self.ask = ask  # None: the daemon performs remote steps when the unit has ended
         self.latest = self._load(operation_id)
 
     def _load(self, operation_id: str) -> Operation:
@@ -238,12 +252,37 @@ class Worker:
             return
         try:
             self.check_limits()
-            run(self.latest, self.host, self.save)
+            run(self.latest, self.host, self.save, self.report if self.ask else None)
         except Exception as error:
             self._reload()
             if not self.latest.ended:
                 self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
             raise
+        failure = self.latest.failure
+        if self.latest.state == "FAILED" and failure is not None:  # the report; now roll back
+            raise revive(failure.name, failure.message, failure.reason, dict(failure.facts))
+
+    def report(self, operation: Operation) -> Operation:
+        """Let the daemon perform the remote step at which an operation is.
+
+        Without an outcome the operation waits, and the daemon resumes it in another unit.
+        """
+        assert self.ask is not None, "see run"
+        self.ask(operation.id)
+        self._reload()
+        if self.latest.at_server:
+            self._take("WAITING")
+        return self.latest
+
+    def _take(self, state: OperationState) -> None:
+        """Give an operation at a remote step this state, unless the daemon has stored an outcome.
+
+        Afterwards it cannot: the store refuses a change of a former revision.
+        """
+        with self.store.write() as txn:
+            stored = txn.get(Operation, self.latest.id)
+            assert stored is not None, "an operation that has not ended is kept"
+            self.latest = txn.put(stored.but(state=state)) if stored.at_server else stored
 
     def check_limits(self) -> None:
         """Raise PermissionDenied when an action is outside of the limits, before any effect."""
@@ -260,6 +299,8 @@ class Worker:
 
     def rollback(self) -> None:
         """Roll the operation back; if that fails too, it needs repair and keeps its claims."""
+        if self.latest.at_server:
+            self._take("RUNNING")  # the daemon may still perform the step for a stopped worker
         if self.latest.ended:
             return
         try:
@@ -316,7 +357,12 @@ def _needs_repair(operation: Operation, failure: Failure) -> Operation:
 
 
 def work(
-    store: Store, host: HostAdapters, unit: str, command: str, limits: WorkerLimits | None = None
+    store: Store,
+    host: HostAdapters,
+    unit: str,
+    command: str,
+    limits: WorkerLimits | None = None,
+    ask: Ask | None = None,
 ) -> list[str]:
     """Run or roll back the operations of a unit and return their errors; a failed one stops none.
 
@@ -328,7 +374,7 @@ def work(
         raise NotFound(f"there is no operation {unit}")
     if operations and operations[0].batch:
         host = _surveyed(host, operations, limits)
-    workers = [Worker(store, host, operation.id, limits) for operation in operations]
+    workers = [Worker(store, host, operation.id, limits, ask) for operation in operations]
     errors = [_work_one(worker, command) for worker in workers]
     return [error for error in errors if error]
 
@@ -380,7 +426,13 @@ def _work_locked(store: Store, state: str, unit: str, command: str) -> list[str]
         if command == "rollback":
             _save_stuck(store, unit, error)
         raise
-    errors = work(store, _open_host(store, state, lock), unit, command, limits)
+
+    def ask(operation_id: str) -> None:
+        from zfsilod.engine.report_wait import ask_daemon  # few operations wait
+
+        ask_daemon(locks, operation_id)
+
+    errors = work(store, _open_host(store, state, lock), unit, command, limits, ask)
     with store.read() as txn:
         if all(operation.ended for operation in txn.of_unit(unit)):
             remove_lock(locks, unit)

@@ -155,20 +155,40 @@ class Executor:
         async with self.changes:
             self.changes.notify_all()
 
+    async def report_for_worker(self, operation_id: str) -> None:
+        """Perform the remote step at which a worker waits in its unit.
+
+        The worker reads the outcome in the store: it goes on, or fails and is rolled back.
+        """
+        with self._context.read() as txn:
+            operation = txn.get(Operation, operation_id)
+        if operation is None or operation.state != "RUNNING" or not operation.at_server:
+            return
+        with self.hold(operation_id):
+            self.announce(operation)
+            self.announce(await self._performed(operation))
+
     async def _perform_remote(self, operation: Operation) -> None:
         """Perform the remote step that an operation waits at, then resume it or roll it back."""
         try:
-            performed = await self._report(operation)
-        except ZfsiloError as error:
-            performed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
-        try:
-            performed = await self._context.write(lambda txn: txn.put(performed))
+            performed = await self._performed(operation)
         except Busy:
             return  # it was cancelled, or rolled back already
         if performed.state == "FAILED":
             await self.launcher.rollback(performed)
         else:
             self.resume(performed)
+
+    async def _performed(self, operation: Operation) -> Operation:
+        """Perform the remote step that an operation waits at, and store the outcome.
+
+        Raises Busy when the operation was cancelled or rolled back meanwhile.
+        """
+        try:
+            performed = await self._report(operation)
+        except ZfsiloError as error:
+            performed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
+        return await self._context.write(lambda txn: txn.put(performed))
 
     async def _report(self, operation: Operation) -> Operation:
         index, step = next(

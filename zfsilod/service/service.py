@@ -384,11 +384,14 @@ class Service:
         if validate_only:
             return operation
         self._check_held(operation)
-        if operation.at_server:  # it has no unit to stop: the daemon performs the remote step
+        if operation.at_server:  # the daemon performs the remote step, for a unit or without one
             failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
             with contextlib.suppress(Busy):  # the step was performed meanwhile
                 stored = await self.context.write(lambda txn: txn.put(failed))
-                await self.launcher.rollback(stored)
+                if stored.unit in await self.launcher.running():
+                    await self.launcher.stop(stored)  # its failure starts the rollback
+                else:
+                    await self.launcher.rollback(stored)
                 return self.operation(operation_id)
         if not operation.ended:
             await self.context.write(lambda txn: txn.note_cancelled(operation_id))
