@@ -9,7 +9,7 @@ import pytest
 
 from tests.service_fixture import administrator
 from zfsilod.engine import plans
-from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.errors import Conflict, FailedPrecondition, ZfsiloError
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.records import Attachment, Publication, Volume
 from zfsilod.requests.attach import Stage
@@ -111,10 +111,38 @@ async def test_the_record_of_the_client_wins_over_a_server_that_forgot(
     assert fixture.host.facts.get(f"content:{uid}") is None
 
 
-async def test_a_mark_has_operation_host_and_uuid(fixture: ServiceFixture) -> None:
-    await fixture.do(CREATE, Publish(volume="data", host="take"), REPORT)
-    assert fixture.host.zfs.find_mark(ZVOL, MARK) == f"FORMATTING:ext4:{UUID}:01a:take"
+async def test_formatting_is_recorded_without_a_unit(fixture: ServiceFixture) -> None:
+    """There is no data before READY, which is on the zvol before the first mount."""
+    await fixture.do(CREATE, Publish(volume="data", host="take"))
+    before, facts = list(fixture.launcher.starts), fixture.facts
     await fixture.do(REPORT)
+    assert fixture.launcher.starts == before
+    assert fixture.facts == facts
+    await fixture.do(REPORT.but(state="READY"))
+    assert len(fixture.launcher.starts) == len(before) + 1
+    assert fixture.host.zfs.find_mark(ZVOL, MARK) == f"READY:ext4:{UUID}"
+
+
+async def test_a_lost_record_of_formatting_formats_no_disk_that_is_not_blank(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(*CONNECTED, REPORT)
+    uid = record(fixture).uid
+    begun = {"type": "ext4", "uuid": UUID, "whole": False}
+    fixture.host.facts.effect(f"content:{uid}", begun)
+    await restore(fixture, Filesystem())
+    with pytest.raises(ZfsiloError):
+        await fixture.do(Stage(id="data"))
+    assert fixture.host.facts.get(f"content:{uid}") == begun
+
+
+async def test_a_mark_has_operation_host_and_uuid(fixture: ServiceFixture) -> None:
+    formatting = f"FORMATTING:ext4:{UUID}:01a:take"
+    await fixture.do(CREATE, Publish(volume="data", host="take"), REPORT)
+    assert plans.filesystem_mark(record(fixture).filesystem) == formatting
+    fixture.host.zfs.set_property(ZVOL, MARK, f"FORMATTING:xfs:{UUID}:000:other")
+    await fixture.do(REPORT)
+    assert fixture.host.zfs.find_mark(ZVOL, MARK) == formatting
     with pytest.raises(FailedPrecondition) as refusal:
         await fixture.do(REPORT.but(uuid=OTHER, operation="01b"))
     assert refusal.value.reason == "OTHER_FILESYSTEM"

@@ -3,6 +3,10 @@
 The state is in the record and on the zvol, as a mark. Either may be older than the other, after the
 store or the pool was restored: the one that is further counts, so that a filesystem that was READY
 once is never formatted again.
+
+READY is on the zvol before the first mount, thus before the first byte of data. FORMATTING is in the
+record only, which needs no unit: there is no data yet. If that record is lost, mkfs is refused on a
+disk on which another mkfs has begun, since that disk is not blank.
 """
 
 from __future__ import annotations
@@ -66,7 +70,8 @@ class ReportFilesystem(Request[str]):
                 f"{' or '.join(FILESYSTEMS)}, and a UUID",
                 reason="BAD_FILESYSTEM",
             )
-        self._check_progress(furthest(volume.filesystem, parse_filesystem_mark(inputs)))
+        marked = parse_filesystem_mark(inputs)
+        self._check_progress(furthest(volume.filesystem, marked))
         reported = Filesystem(
             state=self.state,
             type=self.type,
@@ -74,7 +79,9 @@ class ReportFilesystem(Request[str]):
             operation=self.operation if self.state == "FORMATTING" else "",
             host=self.host,
         )
-        unchanged = inputs == plans.filesystem_mark(reported)
+        # A mark of an earlier version is kept current, since the one of the zvol counts.
+        recorded = self.state == "FORMATTING" and marked.state == "NONE"
+        unchanged = recorded or inputs == plans.filesystem_mark(reported)
         return Plan(
             title=f"mark the filesystem of {self.volume} {self.state}",
             claims=(f"volume/{self.volume}",),
