@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +24,7 @@ from zfsilod.service.report_socket import ReportSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.service_fixture import ServiceFixture
 

@@ -4,9 +4,9 @@ The state is in the record and on the zvol, as a mark. Either may be older than 
 store or the pool was restored: the one that is further counts, so that a filesystem that was READY
 once is never formatted again.
 
-READY is on the zvol before the first mount, thus before the first byte of data. FORMATTING is in the
-record only, which needs no unit: there is no data yet. If that record is lost, mkfs is refused on a
-disk on which another mkfs has begun, since that disk is not blank.
+READY is on the zvol before the first mount, thus before the first byte of data. FORMATTING is only
+in the record, which needs no unit: there is no data yet. If that record is lost, mkfs is refused on
+a disk on which another mkfs has begun, since that disk is not blank.
 """
 
 from __future__ import annotations
