@@ -115,7 +115,7 @@ async def test_a_worker_that_gives_up_voids_the_report(
 
     async def give_up(operation_id: str) -> None:
         assert answer is not None
-        late.append(asyncio.ensure_future(answer(operation_id)))  # type: ignore[arg-type]
+        late.append(asyncio.ensure_future(answer(operation_id)))
         await reports.begun.wait()
         fixture.launcher.report = answer
 
@@ -194,9 +194,11 @@ async def listening(fixture: ServiceFixture, tmp_path: Path) -> AsyncIterator[Pa
 
 async def test_a_report_by_the_socket(fixture: ServiceFixture, listening: Path) -> None:
     await fixture.do(*CONNECTED)
-    fixture.launcher.ask = lambda name: ask_daemon(  # type: ignore[method-assign]
-        os.fspath(listening), name
-    )
+
+    def ask(operation_id: str) -> None:
+        ask_daemon(os.fspath(listening), operation_id)
+
+    fixture.launcher.ask = ask  # type: ignore[method-assign]
     operation = await fixture.do(STAGE)
     assert units_of(fixture, operation) == 1
     assert staged(fixture)
@@ -210,7 +212,7 @@ async def test_only_this_user_opens_the_socket(listening: Path) -> None:
 async def test_another_user_gets_no_answer(
     listening: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_socket.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr("zfsilod.service.report_socket.os.geteuid", lambda: 12345)
     assert await asyncio.to_thread(said, listening, b"0" * 26) == b""
 
 

@@ -252,14 +252,14 @@ class Worker:
             return
         try:
             self.check_limits()
-            run(self.latest, self.host, self.save, self.report if self.ask else None)
+            outcome = run(self.latest, self.host, self.save, self.report if self.ask else None)
         except Exception as error:
             self._reload()
             if not self.latest.ended:
                 self.save(self.latest.but(state="FAILED", failure=self._failure(error)))
             raise
-        failure = self.latest.failure
-        if self.latest.state == "FAILED" and failure is not None:  # the report; now roll back
+        failure = outcome.failure
+        if outcome.state == "FAILED" and failure is not None:  # the report; the rollback follows
             raise revive(failure.name, failure.message, failure.reason, dict(failure.facts))
 
     def report(self, operation: Operation) -> Operation:
