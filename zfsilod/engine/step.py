@@ -69,6 +69,14 @@ class HostStep(Step):
     def undo(self, host: HostAdapters) -> None:
         """Make the fact false, from any half-made state."""
 
+    def safe_untried(self, _host: HostAdapters) -> bool:
+        """Tell whether `undo` does no harm now, although `do` was never tried.
+
+        Asked when the fact is not true. A step that may be half made, or true in another way, is
+        marked alone: a rollback that undoes it untried would remove what was there before.
+        """
+        return False
+
     def revert(self, host: HostAdapters) -> dict[str, str]:
         """Undo what this operation made, unless it is sticky; return what it leaves, as `observed`.
 
@@ -125,6 +133,10 @@ class OneWay(HostStep):
 
     def undo(self, _host: HostAdapters) -> None:
         """Change nothing; the docstring of the step says why."""
+
+    def safe_untried(self, _host: HostAdapters) -> bool:
+        """Tell whether `undo` does no harm: it changes nothing."""
+        return True
 
     def describe_undo(self) -> str:
         """Return the words for `undo`."""

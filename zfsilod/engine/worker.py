@@ -8,6 +8,7 @@ A unit is named after its one operation, or after the batch whose operations it 
 The functions `run` and `rollback` are the whole engine. They rely on three rules:
 
 * a status is saved before the effect that it announces, so a PENDING action has had no effect;
+  actions that follow each other are marked in one save where none of them may do harm untried;
 * `probe`, `do` and `undo` accept every half-made state of their step (host/);
 * the claims of an operation keep all other operations away from its resources.
 
@@ -52,19 +53,26 @@ if TYPE_CHECKING:
 
     Save = Callable[[Operation], Operation]
     Ask = Callable[[str], None]
+    At = Callable[[int], None]
 
 STATE_DIRECTORY = "/var/lib/zfsilo"
 
 
 def run(
-    operation: Operation, host: HostAdapters, save: Save, report: Save | None = None
+    operation: Operation,
+    host: HostAdapters,
+    save: Save,
+    report: Save | None = None,
+    at: At = lambda _index: None,
 ) -> Operation:
     """Do the actions that are not done yet; stop before a remote one, which the daemon does.
 
-    `report` lets the daemon do it meanwhile, and returns the operation afterwards.
+    `report` lets the daemon do it meanwhile, and returns the operation afterwards. `at` is told the
+    index of each action before anything of it is done.
     """
+    end = 0
     for index, action in enumerate(operation.actions):
-        if action.status not in ("PENDING", "STARTED"):
+        if index < end or action.status not in ("PENDING", "STARTED"):
             continue
         if not isinstance(action.step, HostStep):
             if report is None:
@@ -73,24 +81,95 @@ def run(
             if operation.state != "RUNNING":
                 return operation
             continue
-        took_ms, since = 0, time.monotonic()
-        if action.step.probe(host) == action.up:
-            # If a killed run had started it, this operation did it, and a rollback reverts it.
-            status: ActionStatus = "DONE" if action.status == "STARTED" else "UNCHANGED"
-            if not action.up:
-                action.step.undo(host)  # "false" may be half-made: the rest is removed too
-        else:
-            operation = save(operation.with_status(index, "STARTED"))
-            change(action.step, host, up=action.up)
-            status = "DONE"
-            took_ms = round(1000 * (time.monotonic() - since))
-        operation = operation.with_status(index, status, took_ms=took_ms)
-        if action.up:
-            observed = action.step.observed(host, made=status == "DONE")
-            operation = operation.but(facts=pairs(dict(operation.facts) | observed))
+        holds = probe_group(operation, index, host, at)
+        end = index + len(holds)
+        marked = mark_group(operation, index, holds, save)
+        operation = do_group(marked, index, holds, host, save, at)
     if cut := dict(operation.facts).get(CUT):
         operation = operation.but(title=f"{operation.title}; cut off {cut}")
     return save(operation.but(state="DONE"))
+
+
+def may_lead(action: Action) -> bool:
+    """Tell whether an action may be marked together with those after it.
+
+    One that decides whether these may be done, or after which there is no way back, stays alone.
+    """
+    alone = isinstance(action.step, Guard) or action.final
+    return isinstance(action.step, HostStep) and not alone and action.status == "PENDING"
+
+
+def may_follow(action: Action, host: HostAdapters, *, holds: bool) -> bool:
+    """Tell whether an action may be marked before those ahead of it in its group are made.
+
+    If one of them fails, or the worker is killed, it is reverted without having been tried: what
+    was true is then made again, which changes nothing; what was not true is undone, which the step
+    has to allow.
+    """
+    return holds or not action.up or _host_step(action).safe_untried(host)
+
+
+def probe_group(operation: Operation, index: int, host: HostAdapters, at: At) -> list[bool]:
+    """Probe an action and those that are marked with it; tell for each whether it is so.
+
+    The group ends before an action that cannot be probed yet: it may need those before it.
+    """
+    at(index)
+    first = operation.actions[index]
+    holds = [_host_step(first).probe(host) == first.up]
+    if not may_lead(first):
+        return holds
+    for action in operation.actions[index + 1 :]:
+        step = action.step
+        if not step.volatile or step.sticky or not may_lead(action):
+            break  # what is lasting could be reverted long after
+        try:
+            is_so = _host_step(action).probe(host) == action.up
+            if not may_follow(action, host, holds=is_so):
+                break
+        except (ZfsiloError, OSError):
+            break
+        holds.append(is_so)
+    return holds
+
+
+def mark_group(operation: Operation, index: int, holds: list[bool], save: Save) -> Operation:
+    """Mark the actions of a group in one save, if anything of it has to be done."""
+    # If a killed run had started one, this operation did it, and a rollback reverts it.
+    so: dict[str, ActionStatus] = {"PENDING": "UNCHANGED", "STARTED": "DONE"}
+    before = operation.actions
+    marked = tuple(
+        action.but(status=so[action.status] if is_so else "STARTED")
+        for action, is_so in zip(before[index:], holds, strict=False)
+    )
+    operation = operation.but(actions=(*before[:index], *marked, *before[index + len(holds) :]))
+    return operation if all(holds) else save(operation)
+
+
+def do_group(
+    operation: Operation, index: int, holds: list[bool], host: HostAdapters, save: Save, at: At
+) -> Operation:
+    """Make the actions of a group in their order.
+
+    One that was so is probed again, since those before it may have changed it.
+    """
+    for number, is_so in enumerate(holds, start=index):
+        at(number)
+        action, since, took_ms = operation.actions[number], time.monotonic(), 0
+        step = _host_step(action)
+        if is_so and not all(holds[: number - index]) and step.probe(host) != action.up:
+            operation, is_so = save(operation.with_status(number, "STARTED")), False
+        if not is_so:
+            change(step, host, up=action.up)
+            took_ms = round(1000 * (time.monotonic() - since))
+            operation = operation.with_status(number, "DONE", took_ms=took_ms)
+        elif not action.up:
+            step.undo(host)  # "false" may be half-made: the rest is removed too
+        if action.up:
+            made = operation.actions[number].status == "DONE"
+            observed = step.observed(host, made=made)
+            operation = operation.but(facts=pairs(dict(operation.facts) | observed))
+    return operation
 
 
 def rollback(
@@ -100,6 +179,7 @@ def rollback(
     *,
     boot_id: str = "",
     cancelled: bool = False,
+    at: At = lambda _index: None,
 ) -> Operation:
     """Revert the actions that this operation did, last first; finish it if that is impossible.
 
@@ -116,11 +196,12 @@ def rollback(
     if complete or stopped or past_return(operation, host):
         forward = forget_volatile(operation, boot_id, "PENDING")
         forward = without_guards(forward) if complete else forward
-        return run(forward.but(state="RUNNING"), host, save)
+        return run(forward.but(state="RUNNING"), host, save, at=at)
     operation = forget_volatile(operation, boot_id, "REVERTED")
     for index, action in reversed(list(enumerate(operation.actions))):
         if not action.began:
             continue
+        at(index)
         step = action.step
         # A STARTED action may be half done, and a rollback that was killed may have half removed
         # it: it is reverted even if its probe says that nothing is there.
@@ -207,7 +288,7 @@ def change(step: HostStep, host: HostAdapters, *, up: bool) -> None:
 
 
 def _host_step(action: Action) -> HostStep:
-    assert isinstance(action.step, HostStep), "a remote step is never final"
+    assert isinstance(action.step, HostStep), "a remote step is never final, nor in a group"
     return action.step
 
 
@@ -230,6 +311,7 @@ class Worker:
         self.limits = limits  # None: a simulated host
         self.ask = ask  # None: the daemon performs remote steps when the unit has ended
         self.latest = self._load(operation_id)
+        self._at: int | None = None  # the index of the action that is being done
 
     def _load(self, operation_id: str) -> Operation:
         with self.store.read() as txn:
@@ -252,7 +334,8 @@ class Worker:
             return
         try:
             self.check_limits()
-            outcome = run(self.latest, self.host, self.save, self.report if self.ask else None)
+            report = self.report if self.ask else None
+            outcome = run(self.latest, self.host, self.save, report, self.enter)
         except Exception as error:
             self._reload()
             if not self.latest.ended:
@@ -283,6 +366,10 @@ class Worker:
             stored = txn.get(Operation, self.latest.id)
             assert stored is not None, "an operation that has not ended is kept"
             self.latest = txn.put(stored.but(state=state)) if stored.at_server else stored
+
+    def enter(self, index: int) -> None:
+        """Note which action is done now: several may be marked as started."""
+        self._at = index
 
     def check_limits(self) -> None:
         """Raise PermissionDenied when an action is outside of the limits, before any effect."""
@@ -315,6 +402,7 @@ class Worker:
                 self._save_rollback,
                 boot_id=read_boot_id(),
                 cancelled=cancelled,
+                at=self.enter,
             )
         except Exception as error:
             self._reload()
@@ -341,7 +429,8 @@ class Worker:
         return self.save(operation)
 
     def _failure(self, error: Exception) -> Failure:
-        action = self.latest.next_action
+        at = self._at
+        action = self.latest.next_action if at is None else self.latest.actions[at]
         step = action.description if action else ""
         if isinstance(error, ZfsiloError):
             return failure_of(error, step)

@@ -166,6 +166,10 @@ class RealLio:
         self._fs.remove(_group(target))
         self._fs.remove(f"iscsi/{iscsi_name(target)}")
 
+    def exists(self, target: str, initiator: str = "") -> bool:
+        target_folder = f"iscsi/{iscsi_name(target)}"
+        return self._fs.has(_acl(target, initiator) if initiator else target_folder)
+
     def list_targets(self) -> list[str]:
         return [name for name in self._fs.names("iscsi") if name[:4].lower() in PREFIXES]
 

@@ -248,6 +248,9 @@ class LioAdapter(Protocol):
     def list_backstores(self) -> list[str]:
         """Return the names of all iblock backstores, including those of other programs."""
 
+    def exists(self, target: str, initiator: str = "") -> bool:
+        """Tell whether there is anything of a target, or of its ACL for an initiator."""
+
     def list_targets(self) -> list[str]:
         """Return the names of all iSCSI targets, including those of other programs."""
 

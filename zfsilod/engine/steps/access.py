@@ -124,6 +124,9 @@ class Acl(HostStep, tag="Acl", part="TARGET"):
     def undo(self, host: HostAdapters) -> None:
         host.lio.remove_acl(self.target, self.initiator)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.lio.exists(self.target, self.initiator)
+
     def fact(self) -> str:
         return f"target has an ACL of {self.initiator}"
 
@@ -162,6 +165,9 @@ class AclSecrets(HostStep, tag="AclSecrets", part="TARGET"):
     def undo(self, host: HostAdapters) -> None:
         host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
 
+    def safe_untried(self, _host: HostAdapters) -> bool:
+        return True  # the previous secrets are set again
+
     def fact(self) -> str:
         return f"ACL of {self.initiator} has the new secrets"
 
@@ -195,6 +201,9 @@ class MappedLun(HostStep, tag="MappedLun", part="TARGET"):
 
     def undo(self, host: HostAdapters) -> None:
         host.lio.unmap_lun(self.target, self.initiator)
+
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.lio.exists(self.target, self.initiator)
 
     def fact(self) -> str:
         return f"LUN 0 is mapped for {self.initiator}{self._mode()}"

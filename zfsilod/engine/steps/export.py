@@ -29,6 +29,9 @@ class Backstore(HostStep, tag="Backstore", part="TARGET"):
     def undo(self, host: HostAdapters) -> None:
         host.lio.remove_backstore(self.name)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return self.name not in host.lio.list_backstores()
+
     def fact(self) -> str:
         return f"backstore {self.name} exists"
 
@@ -56,6 +59,9 @@ class Target(HostStep, tag="Target", part="TARGET"):
 
     def undo(self, host: HostAdapters) -> None:
         host.lio.remove_target(self.target)
+
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.lio.exists(self.target)
 
     def fact(self) -> str:
         return f"target {self.target} exists"
@@ -86,6 +92,9 @@ class Lun(HostStep, tag="Lun", part="TARGET"):
     def undo(self, host: HostAdapters) -> None:
         host.lio.remove_lun(self.target)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.lio.exists(self.target)
+
     def fact(self) -> str:
         return "LUN 0 is the backstore"
 
@@ -115,6 +124,9 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
     def undo(self, host: HostAdapters) -> None:
         host.lio.remove_portals(self.target)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return host.lio.has_portals(self.target, ())
+
     def fact(self) -> str:
         return f"target listens at {', '.join(self.portals)}"
 
@@ -142,6 +154,9 @@ class Enabled(HostStep, tag="Enabled", part="TARGET"):
 
     def undo(self, host: HostAdapters) -> None:
         host.lio.disable(self.target)
+
+    def safe_untried(self, _host: HostAdapters) -> bool:
+        return True  # it is not enabled, wholly
 
     def fact(self) -> str:
         return "target is enabled"

@@ -78,6 +78,9 @@ class StagingMount(HostStep, tag="Staged", part="MOUNTS"):
     def undo(self, host: HostAdapters) -> None:
         host.mounts.unmount(self.disk, self.path, root=self.root)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.mounts.is_mounted(self.disk, self.path, root=self.root)
+
     def fact(self) -> str:
         return f"filesystem is mounted at {self.path}"
 
@@ -153,6 +156,9 @@ class BindMount(HostStep, tag="Bound", part="MOUNTS"):
     def undo(self, host: HostAdapters) -> None:
         host.mounts.unmount(self.disk, self.path, root=self.root)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.mounts.is_mounted(self.disk, self.path, root=self.root)
+
     def fact(self) -> str:
         return f"volume is mounted at {self.path}"
 
@@ -183,6 +189,9 @@ class DeviceBindMount(HostStep, tag="DeviceBound", part="MOUNTS"):
 
     def undo(self, host: HostAdapters) -> None:
         host.mounts.unbind_device(self.disk, self.path, root=self.root)
+
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.mounts.is_mounted(self.disk, self.path, root=self.root)
 
     def fact(self) -> str:
         return f"device is mounted at {self.path}"

@@ -194,6 +194,9 @@ class Session(HostStep, tag="Session", part="INITIATOR"):
     def undo(self, host: HostAdapters) -> None:
         host.iscsi.logout(self.disk)
 
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.iscsi.has_any_session(self.disk)
+
     def fact(self) -> str:
         return f"logged in to {self.disk.target}"
 
@@ -251,6 +254,9 @@ class LossWait(HostStep, tag="LossWait", part="INITIATOR"):
 
     def undo(self, host: HostAdapters) -> None:
         host.iscsi.set_loss_wait(self.disk, ENDING_S)
+
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return not host.iscsi.has_any_session(self.disk)
 
     def fact(self) -> str:
         return f"pending I/O waits {self._time()} for a lost session"

@@ -46,6 +46,8 @@ class Facts:
 
     def get(self, name: str) -> Any:
         """Return a fact; None when there is none of this name."""
+        if self.path is None:
+            return self.memory.get(name)
         with self._open(write=False) as facts:
             return facts.get(name)
 

@@ -42,6 +42,10 @@ class FakeLio:
     def list_backstores(self) -> list[str]:
         return sorted(self.facts.names("backstore"))
 
+    def exists(self, target: str, initiator: str = "") -> bool:
+        name = f"acl:{target}/{initiator}" if initiator else f"target:{target}"
+        return self.facts.get(name) is not None
+
     def list_targets(self) -> list[str]:
         return sorted(self.facts.names("target"))
 
@@ -106,7 +110,7 @@ class FakeLio:
         self._remove(f"lun:{target}")
 
     def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return bool(self.facts.get(f"portals:{target}") == sorted(portals))
+        return (self.facts.get(f"portals:{target}") or []) == sorted(portals)
 
     def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
         self._need(f"target:{target}")
