@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import HOW, TAKE
+from tests.worker_rig import Killed
 from zfsilod.engine import plans
 from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.clock import HostClock
@@ -86,6 +87,8 @@ class ThreadLauncher:
         self.starts: list[str] = []  # the units of workers
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.report: Callable[[str], Awaitable[None]] | None = None  # None: no daemon answers
+        self.answers: set[asyncio.Task[None] | None] = set()
+        self.stopped: set[str] = set()
         self._loop = asyncio.get_running_loop()
 
     async def start(self, operation: Operation) -> None:
@@ -98,6 +101,7 @@ class ThreadLauncher:
         self.tasks[operation.unit] = asyncio.create_task(self._roll_back(operation.unit))
 
     async def stop(self, operation: Operation) -> None:
+        self.stopped.add(operation.unit)
         self.tasks[operation.unit].cancel()
         await self.rollback(operation)
 
@@ -114,9 +118,12 @@ class ThreadLauncher:
         """Ask the daemon for a report, in the thread of a worker: ReportSocket without a socket."""
         if self.report is not None:
             asyncio.run_coroutine_threadsafe(self._answer(operation_id), self._loop).result()
+        if operation_id in self.stopped:
+            raise Killed
 
     async def _answer(self, operation_id: str) -> None:
         assert self.report is not None, "the daemon answers"
+        self.answers.add(asyncio.current_task())
         with contextlib.suppress(ZfsiloError):
             await self.report(operation_id)
 
@@ -267,4 +274,5 @@ async def service_fixture(
     finally:
         await service.close()
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
+        await asyncio.gather(*filter(None, launcher.answers), return_exceptions=True)
         store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples import PLANS, Example, operation
 from tests.worker_rig import WorkerRig
-from zfsilod.engine import worker
+from zfsilod.engine import groups, worker
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl
 from zfsilod.engine.steps.export import Enabled, Target
@@ -110,12 +110,12 @@ async def test_a_request_commits_few_times(
 def test_a_guard_and_a_final_action_are_marked_alone() -> None:
     for name in ("unpublish", "disconnect", "fence"):
         rig, example = prepared(name)
-        groups = [
+        marked = [
             [index for index, action in enumerate(stored.actions) if action.status == "STARTED"]
             for stored in run(rig, example)
         ]
-        alone = [n for n, action in enumerate(example.actions) if not worker.may_lead(action)]
-        assert all(len(group) <= 1 or not set(alone) & set(group) for group in groups)
+        alone = [n for n, action in enumerate(example.actions) if not groups.may_lead(action)]
+        assert all(len(group) <= 1 or not set(alone) & set(group) for group in marked)
 
 
 def test_what_is_lasting_or_sticky_is_only_the_first_of_a_group() -> None:
@@ -191,13 +191,13 @@ def test_what_was_marked_and_never_tried_is_reverted_without_an_effect(example: 
         if not isinstance(action.step, HostStep):
             continue
         before = rig.host.facts.snapshot()
-        holds = worker.probe_group(stored, index, rig.host, lambda _index: None)
+        holds = groups.probe_group(stored, index, rig.host, lambda _index: None)
         for number in reversed(range(index + 1, index + len(holds))):
             untried = example.actions[number]
             if not holds[number - index] and isinstance(untried.step, HostStep):
-                worker.change(untried.step, rig.host, up=not untried.up)
+                groups.change(untried.step, rig.host, up=not untried.up)
         assert rig.host.facts.snapshot() == before
-        worker.do_group(
+        groups.do_group(
             stored, index, holds[:1], rig.host, lambda saved: saved, lambda _index: None
         )
 

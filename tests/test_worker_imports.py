@@ -53,8 +53,9 @@ OF_SECRETS = {  # AES-GCM
 OF_THE_FAKE = {"_blake2", "_hashlib", "_sha2", "hashlib"}
 
 COMMON = (
-    "engine engine.configuration engine.limits engine.locks engine.process engine.step "
-    "engine.steps engine.worker host model model.chap model.errors model.host_facts model.lean "
+    "engine engine.configuration engine.groups engine.limits engine.locks engine.process "
+    "engine.step engine.steps engine.worker host model model.chap model.errors model.host_facts "
+    "model.lean "
     "model.marks model.observed model.record model.records storage storage.files storage.paths "
     "storage.record_json storage.secrets storage.store storage.transaction"
 )
