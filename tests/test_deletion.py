@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.service_fixture import SETTINGS, ServiceFixture, service_fixture
+from tests.worker_rig import not_sticky
 from zfsilod.model.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, NotFound
-from zfsilod.model.records import Dependent, Operation, Trashed, Volume
+from zfsilod.model.records import Dependent, Operation, Publication, Trashed, Volume
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
+from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.purger import Purger
 from zfsilod.storage.volume_view import volume_views, volume_views_with_deleted
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB)
 KEEP = DeleteVolume(id="data", dependents="KEEP")
+WITHDRAW = DeleteVolume(id="data", unpublish=True)
 
 
 @pytest.fixture
@@ -70,6 +74,74 @@ async def purged(fixture: ServiceFixture) -> None:
         live = list(txn.live())
     for operation in live:
         await fixture.service.wait(operation.id, 20)
+
+
+# With its withdrawal
+
+
+async def test_a_published_volume_is_withdrawn_and_deleted_in_one_unit(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(CREATE)
+    before = fixture.facts
+    await fixture.do(Publish(volume="data", host="take"))
+    with pytest.raises(FailedPrecondition, match="published to take"):
+        await fixture.do(DeleteVolume(id="data"))
+    units = len(fixture.launcher.starts)
+    deleted = await fixture.do(WITHDRAW)
+    assert deleted.title == "delete data (1 GiB) and its data, unpublished from take"
+    assert len(fixture.launcher.starts) == units + 1
+    assert set(fixture.facts) == {name for name in before if not name.startswith("zvol:")}
+    with fixture.service.context.store.read() as txn:
+        assert not list(txn.scan(Publication))
+        assert not [key for key, _raw in txn.items(b"secret/")]
+
+
+async def test_a_volume_that_is_not_published_is_only_deleted(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE)
+    deleted = await fixture.do(WITHDRAW)
+    assert deleted.title == "delete data (1 GiB) and its data"
+
+
+async def test_a_volume_in_use_is_neither_withdrawn_nor_deleted(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, Publish(volume="data", host="take"))
+    await fixture.do(Connect(id="data", server="give", volume="data"))
+    before = fixture.facts
+    with pytest.raises(FailedPrecondition) as refusal:
+        await fixture.do(WITHDRAW)
+    assert refusal.value.reason == "SESSION_LIVE"
+    assert fixture.facts == before
+    assert volume(fixture).state == "PUBLISHED"
+
+
+async def test_a_destruction_that_is_refused_gives_the_access_back(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fixture.do(CREATE, Publish(volume="data", host="take"))
+    before = fixture.facts
+    record = volume(fixture)
+
+    def refuse(*_words: Any, **_named: Any) -> None:
+        raise CommandFailed("zfs destroy: dataset is busy")
+
+    monkeypatch.setattr(fixture.host.zfs, "destroy_zvol", refuse)
+    with pytest.raises(CommandFailed, match="busy"):
+        await fixture.do(WITHDRAW)
+    assert not_sticky(fixture.facts) == not_sticky(before)
+    assert volume(fixture).state == "PUBLISHED"
+    assert volume(fixture).epoch > record.epoch
+    with fixture.service.context.store.read() as txn:
+        assert [one.host for one in txn.scan(Publication)] == ["take"]
+
+
+async def test_a_withdrawn_volume_is_restored_from_the_trash(patient: ServiceFixture) -> None:
+    await patient.do(CREATE, Publish(volume="data", host="take"), WITHDRAW)
+    assert [one.volume.state for one in trashed(patient)] == ["CREATED"]
+    await patient.do(UndeleteVolume(id="data"), Publish(volume="data", host="take"))
+    assert volume(patient).state == "PUBLISHED"
+
+
+# At once
 
 
 async def test_a_volume_without_dependents_is_destroyed(fixture: ServiceFixture) -> None:

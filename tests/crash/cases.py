@@ -73,6 +73,7 @@ TWIN = CREATE.but(id="twin", source_volume="data")
 CLONED = (*STAGED, TWIN, PUBLISH.but(volume="twin"), CONNECT.but(id="twin", volume="twin"))
 UNPUBLISH = Unpublish(volume="data")
 DELETE = DeleteVolume(id="data")
+WITHDRAW = DELETE.but(unpublish=True)
 KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
 SYNC = SyncVolume(id="data")
@@ -249,6 +250,8 @@ SERVER = (
     Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
     Case("delete", CREATED, DELETE),
     Case("delete-to-trash", CREATED, DELETE, retention_s=HOUR_S),
+    Case("delete-published", PUBLISHED, WITHDRAW),
+    Case("delete-published-to-trash", PUBLISHED, WITHDRAW, retention_s=HOUR_S),
     Case("undelete", (*CREATED, DELETE), UndeleteVolume(id="data"), retention_s=HOUR_S),
     Case("purge", (*CREATED, DELETE), PurgeVolume(id=""), retention_s=HOUR_S, find=purge),
     Case("claim-pool", (), ClaimPool(root="tank/zfsilo")),

@@ -216,6 +216,8 @@ COMMANDS = (
             ETAG, changes=True),
     Command("volume delete", "volume:delete", "delete a volume and its data",
             VOLUME, flag("-y", "--yes", text="do not ask for confirmation"),
+            flag("--unpublish", text="also withdraw it from all hosts; refused while one is logged "
+                 "in"),
             flag("--keep-dependents", text="keep its snapshots and clones"),
             flag("--record-only", text="delete the record of a volume whose zvol is missing or "
                  "replaced; no data are touched"),

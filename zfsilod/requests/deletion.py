@@ -24,12 +24,14 @@ from zfsilod.model.records import Dependent, Publication, Trashed, Volume
 from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
-from zfsilod.requests.request import Plan, Request, View, drop, put
+from zfsilod.requests.publications import Unpublish
+from zfsilod.requests.request import Plan, Preemption, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
-    from zfsilod.model.records import Change
+    from zfsilod.model.host_facts import ExportPath
+    from zfsilod.model.records import Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
@@ -45,12 +47,15 @@ class ZvolDependents(Record):
     dependents: tuple[str, ...] = ()
     lost: bool = False  # the zvol does not exist any more
     foreign: str = ""  # why the dataset of its name is not the zvol, as a sentence
+    paths: tuple[ExportPath, ...] = ()  # to the zvol, as Unpublish gathers them
 
 
 class DeleteVolume(Request[ZvolDependents]):
     """Destroy an unpublished volume and its data, or move it into the trash.
 
     `record_only`: delete the record of a volume whose zvol vanished; no data are touched.
+    `unpublish`: withdraw the volume from all hosts in the same operation; refused, as Unpublish
+    is, while one of them is logged in.
     """
 
     descends = True
@@ -59,16 +64,41 @@ class DeleteVolume(Request[ZvolDependents]):
     etag: str = ""
     dependents: Dependents = "REFUSE"
     record_only: bool = False
+    unpublish: bool = False
+
+    def authorise(self, view: View) -> None:
+        if self.unpublish:
+            self._withdrawal.authorise(view)
 
     async def gather(self, context: Context, operation_id: str) -> ZvolDependents:
         with context.read() as txn:
             volume = need_volume(txn, self.id)
-        return await context.look(partial(own_dependents, context.machine, volume))
+        dependents = await context.look(partial(own_dependents, context.machine, volume))
+        if not self.unpublish:
+            return dependents
+        return dependents.but(paths=await self._withdrawal.gather(context, operation_id))
 
     def plan(self, view: View, inputs: ZvolDependents) -> Plan:
         volume = need_volume(view.txn, self.id)
         check_etag(self.etag, volume.revision)
-        check_unpublished(view.txn, volume)
+        hosts = published_to(view.txn, volume)
+        if not (hosts and self.unpublish):
+            check_unpublished(volume, hosts)
+            return self._deletion(volume, view, inputs)
+        withdrawal = self._withdrawal.plan(view, inputs.paths)
+        deletion = self._deletion(_left_by(withdrawal), view, inputs)
+        title = f"{deletion.title}, unpublished from {', '.join(hosts)}"
+        return Plan.joined(title, (withdrawal, deletion))
+
+    def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
+        return self._withdrawal.preempts(owner) if self.unpublish else ()
+
+    @property
+    def _withdrawal(self) -> Unpublish:
+        return Unpublish(volume=self.id)
+
+    def _deletion(self, volume: Volume, view: View, inputs: ZvolDependents) -> Plan:
+        """Return the plan for a volume as it is, or as its withdrawal leaves it."""
         names = all_dependents(view.txn, volume, inputs)
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
@@ -87,37 +117,47 @@ class DeleteVolume(Request[ZvolDependents]):
                 reason="NOT_OURS",
                 volume=self.id,
             )
-        retention_s = view.settings.trash_retention_s
         titled = f"{title} ({show_round(volume.capacity_bytes)})"
-        if inputs.lost or not (names or retention_s):
+        if inputs.lost or not (names or view.settings.trash_retention_s):
             return Plan(
                 title=title if inputs.lost else f"{titled} and its data",
                 claims=claims,
                 actions=plans.destruction(volume),
                 commit=(drop(volume), *released(volume)),
             )
-        trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
-        trashed = Trashed(
-            id=f"{volume.id}/{volume.uid}",
-            volume=volume.but(dataset=trash),
-            home=volume.dataset,
-            deleted_at=view.now,
-            purge_at=view.now + retention_s,
-            clock_trusted=view.clock_trusted,
-        )
-        return Plan(
-            title=f"{titled}, into the trash",
-            claims=(*claims, f"trash/{volume.uid}"),
-            actions=plans.up(
-                [
-                    plans.not_exported(volume),
-                    plans.not_newer(volume),
-                    ZvolUnused(dataset=volume.dataset),
-                    plans.in_trash(volume, volume.dataset, trash),
-                ]
-            ),
-            commit=(drop(volume), put(trashed)),
-        )
+        return _into_trash(f"{titled}, into the trash", volume, view)
+
+
+def _into_trash(title: str, volume: Volume, view: View) -> Plan:
+    """Return the plan that moves a volume into the trash."""
+    trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
+    trashed = Trashed(
+        id=f"{volume.id}/{volume.uid}",
+        volume=volume.but(dataset=trash),
+        home=volume.dataset,
+        deleted_at=view.now,
+        purge_at=view.now + view.settings.trash_retention_s,
+        clock_trusted=view.clock_trusted,
+    )
+    return Plan(
+        title=title,
+        claims=(f"volume/{volume.id}", f"trash/{volume.uid}"),
+        actions=plans.up(
+            [
+                plans.not_exported(volume),
+                plans.not_newer(volume),
+                ZvolUnused(dataset=volume.dataset),
+                plans.in_trash(volume, volume.dataset, trash),
+            ]
+        ),
+        commit=(drop(volume), put(trashed)),
+    )
+
+
+def _left_by(withdrawal: Plan) -> Volume:
+    """Return the volume as its withdrawal leaves it."""
+    left = (change.record for change in withdrawal.commit)
+    return next(record for record in left if isinstance(record, Volume))
 
 
 class UndeleteVolume(Request[None]):
@@ -250,9 +290,13 @@ def released(volume: Volume) -> tuple[Change, ...]:
     return (drop(clone_dependent(volume)),) if volume.origin else ()
 
 
-def check_unpublished(txn: Transaction, volume: Volume) -> None:
-    """Raise FailedPrecondition while a volume is published."""
-    hosts = [publication.host for publication in txn.scan_below(Publication, volume.id)]
+def published_to(txn: Transaction, volume: Volume) -> list[str]:
+    """Return the hosts that a volume is published to."""
+    return [publication.host for publication in txn.scan_below(Publication, volume.id)]
+
+
+def check_unpublished(volume: Volume, hosts: list[str]) -> None:
+    """Raise FailedPrecondition when a volume is published to hosts."""
     if hosts:
         raise FailedPrecondition(
             f"{volume.id} is published to {', '.join(hosts)}: unpublish it first",

@@ -105,7 +105,9 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Snapshot": Mutation(CreateSnapshot, ("volume", "id"), ("labels",)),
     f"{SNAPSHOT}.Delete": Mutation(DeleteSnapshot, ("id",), ("etag",)),
-    f"{VOLUME}.Delete": Mutation(DeleteVolume, ("id",), ("etag", "dependents", "record_only")),
+    f"{VOLUME}.Delete": Mutation(
+        DeleteVolume, ("id",), ("etag", "dependents", "record_only", "unpublish")
+    ),
     f"{VOLUME}.Update": Mutation(
         UpdateVolume,
         ("id",),

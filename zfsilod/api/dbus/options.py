@@ -59,6 +59,7 @@ OPTIONS = {
     "thin": Option("b"),
     "transport": Option("s", get_args(Transport)),
     "uid": Option("s"),
+    "unpublish": Option("b"),
     "validate_only": Option("b"),
     "volume": Option("s"),
 }

@@ -179,6 +179,7 @@ class VolumeMethods:
             etag=message.etag,
             dependents=enums.DEPENDENTS.name(message.dependents, "REFUSE"),
             record_only=message.record_only,
+            unpublish=message.unpublish,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

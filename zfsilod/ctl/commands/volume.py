@@ -234,6 +234,7 @@ def delete(args: Namespace) -> int:
         etag=args.etag,
         dependents=pb.DEPENDENTS_KEEP if args.keep_dependents else pb.DEPENDENTS_UNSPECIFIED,
         record_only=args.record_only,
+        unpublish=args.unpublish,
     )
     with dial(args) as server:
         method, uid = server.changes.volumes.DeleteVolume, get(server, name).uid
