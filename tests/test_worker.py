@@ -253,6 +253,26 @@ def test_a_filesystem_stays_after_a_rollback() -> None:
     assert {name.partition(":")[0] for name in made} == {"content"}
 
 
+def test_what_a_rollback_reverted_before_a_reboot_is_done_again() -> None:
+    """The reboot leaves an operation to be finished, whose rollback had begun."""
+    machine = WorkerRig()
+    machine.prepare(example_named("count-epoch"))
+    (counted,) = example_named("count-epoch").actions
+    (other,) = example_named("properties").actions
+    both = Example(name="both", before=(), actions=(counted, other))
+    machine.save(operation(both))
+    assert machine.run()
+    done = machine.operation
+    reverted = done.but(state="RUNNING").with_status(1, "REVERTED")
+    machine.save(reverted)
+    assert isinstance(other.step, HostStep)
+    other.step.undo(machine.host)
+    machine.reboot()
+    assert machine.rollback()
+    assert machine.operation.state == "DONE"
+    assert other.step.probe(machine.host)
+
+
 def test_a_foreign_thing_is_a_conflict_and_stays() -> None:
     machine = WorkerRig()
     machine.host.facts.memory["zvol:tank/data"] = {"uid": "somebody's", "guid": "1", "size": 1}

@@ -101,6 +101,11 @@ def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
         raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
 
 
+def _trash(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if value:
+        _dataset(limits, value, action)
+
+
 def _root(limits: WorkerLimits, value: Any, _action: Action) -> None:
     if not limits.root or value != limits.root:
         raise _outside(f"dataset root {value!r:.260}", f"server.root ({limits.root or 'not set'})")
@@ -352,6 +357,7 @@ FIELDS: dict[str, Check] = {
     "target": _target,
     "thin": _number,
     "trash": _dataset,
+    "Epoch.trash": _trash,
     "uid": _uid,
     "untouched": _number,
     "value": _text,

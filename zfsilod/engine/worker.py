@@ -111,7 +111,7 @@ def rollback(
     complete = not cancelled and is_complete(operation, host)
     stopped = not cancelled and must_finish(operation, host, boot_id)
     if complete or stopped or past_return(operation, host):
-        forward = forget_volatile(operation, boot_id, "PENDING")
+        forward = unreverted(forget_volatile(operation, boot_id, "PENDING"))
         forward = without_guards(forward) if complete else forward
         return run(forward.but(state="RUNNING"), host, save, at=at)
     operation = forget_volatile(operation, boot_id, "REVERTED")
@@ -170,6 +170,16 @@ def without_guards(operation: Operation) -> Operation:
     return operation.but(
         actions=tuple(
             action.but(status="UNCHANGED") if isinstance(action.step, Guard) else action
+            for action in operation.actions
+        )
+    )
+
+
+def unreverted(operation: Operation) -> Operation:
+    """Let what a rollback reverted before it was stopped be done again."""
+    return operation.but(
+        actions=tuple(
+            action.but(status="PENDING") if action.status == "REVERTED" else action
             for action in operation.actions
         )
     )

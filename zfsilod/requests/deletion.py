@@ -85,7 +85,7 @@ class DeleteVolume(Request[ZvolDependents]):
         if not (hosts and self.unpublish):
             check_unpublished(volume, hosts)
             return self._deletion(volume, view, inputs)
-        withdrawal = self._withdrawal.plan(view, inputs.paths)
+        withdrawal = self._withdrawal.plan_before(view, inputs.paths, trash_of(volume))
         deletion = self._deletion(_left_by(withdrawal), view, inputs)
         title = f"{deletion.title}, unpublished from {', '.join(hosts)}"
         return Plan.joined(title, (withdrawal, deletion))
@@ -130,7 +130,7 @@ class DeleteVolume(Request[ZvolDependents]):
 
 def _into_trash(title: str, volume: Volume, view: View) -> Plan:
     """Return the plan that moves a volume into the trash."""
-    trash = f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
+    trash = trash_of(volume)
     trashed = Trashed(
         id=f"{volume.id}/{volume.uid}",
         volume=volume.but(dataset=trash),
@@ -152,6 +152,11 @@ def _into_trash(title: str, volume: Volume, view: View) -> Plan:
         ),
         commit=(drop(volume), put(trashed)),
     )
+
+
+def trash_of(volume: Volume) -> str:
+    """Return the name of a volume's zvol in the trash."""
+    return f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
 
 
 def _left_by(withdrawal: Plan) -> Volume:

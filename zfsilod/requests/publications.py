@@ -298,6 +298,12 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
         )
 
     def plan(self, view: View, inputs: tuple[ExportPath, ...] | None) -> Plan:
+        return self.plan_before(view, inputs)
+
+    def plan_before(
+        self, view: View, inputs: tuple[ExportPath, ...] | None, trash: str = ""
+    ) -> Plan:
+        """Return the plan, also of an operation that moves the zvol to the trash afterwards."""
         if not 0 <= self.grace_s <= MAX_GRACE_S:
             raise InvalidArgument(
                 f"invalid grace period of {self.grace_s} s: use 0 to {MAX_GRACE_S} seconds",
@@ -322,7 +328,8 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
             ours = [path for path in paths if plans.is_ours(volume, path)]
             known = (target, *(path.target for path in ours))
             only = plans.no_other_path(volume, withdrawn, known)
-            first = plans.epoch(volume, counted.epoch, view.operation_id, revokes=True)
+            operation = view.operation_id
+            first = plans.epoch(volume, counted.epoch, operation, revokes=True, trash=trash)
             actions += plans.up([*guards, only, first])
             for path in ours:
                 actions += plans.close_path(volume, path, withdrawn, last=not kept, fence=fence)

@@ -157,7 +157,9 @@ def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
     return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
 
 
-def epoch(volume: Volume, number: int, operation: str, *, revokes: bool = False) -> Epoch:
+def epoch(
+    volume: Volume, number: int, operation: str, *, revokes: bool = False, trash: str = ""
+) -> Epoch:
     """Return the step before a change of access: the zvol has the new epoch."""
     return Epoch(
         dataset=volume.dataset,
@@ -167,6 +169,7 @@ def epoch(volume: Volume, number: int, operation: str, *, revokes: bool = False)
         uid=volume.uid,
         guid=volume.guid,
         revokes=revokes,
+        trash=trash,
     )
 
 

@@ -152,10 +152,11 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
     uid: str = ""  # of the zvol, as its guid; "": not known
     guid: str = ""
     revokes: bool = False  # access only ends: also where another dataset replaced the zvol
+    trash: str = ""  # where this operation moves the zvol afterwards; "": it stays
 
     def probe(self, host: HostAdapters) -> bool:
         try:
-            present = host.zfs.find_epoch(self.dataset, uid=self.uid, guid=self.guid)
+            present = self._present(host, uid=self.uid)
         except Conflict as error:
             if error.reason != "NOT_OURS":
                 raise
@@ -170,7 +171,7 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
         self._mark(host, self.operation)
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
-        present = host.zfs.find_epoch(self.dataset)
+        present = self._present(host)
         self._compare(*present)
         if present[0] != self.epoch:
             return {}
@@ -178,7 +179,14 @@ class Epoch(OneWay, tag="Epoch", part="POOL"):
         return {epoch_fact(self.dataset): str(self.epoch)}
 
     def check_current(self, host: HostAdapters) -> None:
-        self._compare(*host.zfs.find_epoch(self.dataset))
+        self._compare(*self._present(host))
+
+    def _present(self, host: HostAdapters, uid: str = "") -> tuple[int, str]:
+        """Return the epoch of the zvol and its operation, at the place where the zvol is."""
+        present = host.zfs.find_epoch(self.dataset, uid=uid, guid=self.guid)
+        if self.trash and not present[0]:
+            return host.zfs.find_epoch(self.trash, uid=uid, guid=self.guid)
+        return present
 
     def _compare(self, epoch: int, operation: str) -> None:
         """Raise Conflict when the zvol has a later change of access than this operation."""
