@@ -282,3 +282,13 @@ def test_info_and_capacity(ctl: Shell) -> None:
     assert ctl("info --json").json["host"] == "hosts/take"
     assert "  Free:   1.0 TiB (1099511627776 bytes)\n" in ctl.ok("capacity")
     assert "is not below" in ctl.fails(2, "capacity other/pool")
+
+
+def test_a_published_volume_is_deleted_with_its_withdrawal(ctl: Shell) -> None:
+    ctl.ok("volume create both 1G")
+    ctl.ok("volume publish both take")
+    assert "published to take" in ctl.fails(5, "volume delete both --yes")
+    planned = ctl.ok("volume delete both --unpublish --dry-run")
+    assert "delete both (1 GiB) and its data, unpublished from take" in planned
+    ctl.ok("volume delete both --unpublish --yes")
+    assert ctl("volume show both").code != 0
