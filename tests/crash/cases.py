@@ -76,6 +76,15 @@ DELETE = DeleteVolume(id="data")
 WITHDRAW = DELETE.but(unpublish=True)
 KEEP = DELETE.but(dependents="KEEP")
 LEAVE = Disconnect(id="data")
+REPORT = ReportFilesystem(
+    volume="data",
+    host="take",
+    epoch=1,
+    state="FORMATTING",
+    type="ext4",
+    uuid=UUID,
+    operation="01jd",
+)
 SYNC = SyncVolume(id="data")
 ROTATE = RotateSecrets(volume="data", host="take", force=True)
 REFRESH = RefreshSecrets(server="give", ids=("data",))
@@ -335,19 +344,8 @@ SERVER = (
         prerequisite=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
-    Case(
-        "report",
-        PUBLISHED,
-        ReportFilesystem(
-            volume="data",
-            host="take",
-            epoch=1,
-            state="FORMATTING",
-            type="ext4",
-            uuid=UUID,
-            operation="01jd",
-        ),
-    ),
+    Case("report", PUBLISHED, REPORT),
+    Case("report-ready", (*PUBLISHED, REPORT), REPORT.but(state="READY", operation="")),
 )
 CLIENT = (
     Case("connect", PUBLISHED, CONNECT),
