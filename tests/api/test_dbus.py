@@ -35,6 +35,7 @@ from zfsilod.api.dbus.contract import (
     path_of,
     split,
 )
+from zfsilod.api.dbus.signals import Signals
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed
 from zfsilod.storage.volume_view import volume_view
@@ -375,19 +376,19 @@ async def test_changes_that_follow_each_other_are_told_together(
 ) -> None:
     """The first at once, further ones a moment later; the last revision of an operation counts."""
     told: list[tuple[str, int]] = []
-    front = fixture.front
+    announce = fixture.service.executor.announce
     monkeypatch.setattr(
-        front._signals, "changed", lambda operation: told.append((operation.id, operation.revision))
+        Signals, "changed", lambda _own, changed: told.append((changed.id, changed.revision))
     )
     monkeypatch.setattr(server, "TOGETHER_S", 0.3)
     one = operation(PLANS[0])
     other = one.but(id="other")
-    front._operation_changed(one.but(revision=1))
+    announce(one.but(revision=1))
     await eventually(lambda: told == [(one.id, 1)])
     for revision in range(2, 30):
-        front._operation_changed(one.but(revision=revision))
-    front._operation_changed(other.but(revision=1))
-    front._operation_changed(one.but(revision=30))
+        announce(one.but(revision=revision))
+    announce(other.but(revision=1))
+    announce(one.but(revision=30))
     for _turn in range(5):
         await asyncio.sleep(0)
     assert len(told) == 1

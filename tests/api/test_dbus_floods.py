@@ -281,7 +281,7 @@ async def test_the_user_of_a_connection_is_asked_for_once(
     root = await fixture.client()
     assert await root.get(ROOT, "Version") == "1.2.3"
     assert len(asked) == len(set(asked)) == 21
-    assert not fixture.front.identities._asked
+    assert not fixture.front.identities.asked
 
 
 def test_calls_of_connections_without_a_known_user_are_bounded() -> None:

@@ -46,7 +46,7 @@ class Identities:
         self._bus = bus
         self._users = BusUsers(bus)
         self.uids: OrderedDict[str, int] = OrderedDict()
-        self._asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
+        self.asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
         self.checks: Counter[int] = Counter()  # that run now, by uid
         self._count = 0
 
@@ -74,11 +74,11 @@ class Identities:
 
     def ask(self, sender: str, told: Callable[[int | None], None]) -> None:
         """Ask for the uid behind a bus name; `told` gets None when the sender is gone."""
-        waiting = self._asked.get(sender)
+        waiting = self.asked.get(sender)
         if waiting is not None:
             waiting.append(told)
             return
-        self._asked[sender] = [told]
+        self.asked[sender] = [told]
         self._users.ask(sender, partial(self._told, sender))
 
     def _told(self, sender: str, uid: int | None) -> None:
@@ -86,7 +86,7 @@ class Identities:
             self.uids[sender] = uid
             if len(self.uids) > MAX_CALLERS:
                 self.uids.popitem(last=False)
-        for told in self._asked.pop(sender):
+        for told in self.asked.pop(sender):
             told(uid)
 
     async def uid_of(self, sender: str) -> int:
