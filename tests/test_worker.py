@@ -122,6 +122,7 @@ def _recover(machine: WorkerRig) -> None:
     assert machine.operation.ended, f"needs repair for ever: {machine.operation}"
 
 
+@pytest.mark.timeout(600)  # of a machine that has other work: it takes 20 s
 @seed(SEED)
 @settings(
     max_examples=HISTORIES,
