@@ -30,6 +30,7 @@ MAN = ("zfsilod.8", "zfsilo-volume@.service.5")
 # The pages for those who use zfsilo; the others are for those who change it.
 PAGES = (
     "configuration.md",
+    "http.md",
     "kubernetes.md",
     "metrics.md",
     "operations.md",

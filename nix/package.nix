@@ -8,7 +8,7 @@ python3Packages.buildPythonApplication {
   pyproject = true;
   src = lib.cleanSource ../.;
 
-  build-system = with python3Packages; [ hatchling grpcio-tools ];
+  build-system = with python3Packages; [ hatchling googleapis-common-protos grpcio-tools ];
   dependencies = with python3Packages; [
     cryptography
     dbus-next
@@ -16,6 +16,7 @@ python3Packages.buildPythonApplication {
     grpcio
     grpcio-health-checking
     grpcio-reflection
+    h11
     lmdb
     msgspec
     prometheus-client

@@ -58,12 +58,14 @@ def stale(sources: list[Path]) -> bool:
 
 
 def compile_into(draft: Path, sources: list[Path]) -> None:
-    """Run protoc; grpc_tools has the copies of google/protobuf/*.proto that it needs."""
+    """Run protoc; grpc_tools has google/protobuf/*.proto, googleapis-common-protos google/api."""
+    import google.api
     from grpc_tools import protoc
 
     well_known = Path(protoc.__file__).with_name("_proto")
+    annotations = Path(next(iter(google.api.__path__))).parents[1]
     names = [str(source.relative_to(HERE)) for source in sources]
-    arguments = [f"--proto_path={HERE}", f"--proto_path={well_known}"]
+    arguments = [f"--proto_path={path}" for path in (HERE, well_known, annotations)]
     outputs = [f"--python_out={draft}", f"--pyi_out={draft}"]
     if protoc.main(["protoc", *arguments, *outputs, *names]) != 0:
         raise SystemExit(f"protoc failed for {' '.join(names)}")

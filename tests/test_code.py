@@ -30,7 +30,7 @@ SYNCHRONOUS = ("engine/", "model/", "storage/", "host/")
 HEAVY = ("asyncio", "grpc", "dbus_next", "msgspec", "cryptography", "logging", "traceback")
 # Where an `except Exception` may stand: the guards of the front ends, and the worker.
 BROAD = {
-    "zfsilod/api/rpc/server.py",
+    "zfsilod/api/rpc/guard.py",
     "zfsilod/api/dbus/server.py",
     "zfsilod/engine/worker.py",
     "csi/zfsilo_csi/server.py",

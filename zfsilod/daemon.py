@@ -220,7 +220,7 @@ async def _start_front_ends(
     stack: AsyncExitStack,
 ) -> DbusFront | None:
     from zfsilod.api.dbus import server as dbus_server
-    from zfsilod.api.rpc.server import GrpcServer
+    from zfsilod.api.servers import ApiServers
     from zfsilod.gateway import link
     from zfsilod.gateway.connections import Connections
     from zfsilod.gateway.limits import Limits
@@ -232,7 +232,7 @@ async def _start_front_ends(
     most = settings.daemon.max_connections
     limits = Limits(unix=most, node=most, tcp=most, anonymous=min(most, ANONYMOUS))
     connections = Connections(paths.run / "private", limits, tls)
-    server = GrpcServer(service, connections, tls.files, max_calls=settings.daemon.max_calls)
+    server = ApiServers(service, connections, tls.files, max_calls=settings.daemon.max_calls)
     await server.start()
     stack.push_async_callback(server.stop)
     for listener, name in listeners:

@@ -14,7 +14,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.channel import unix_channel_aio
 from tests.service_fixture import SETTINGS, STORE_BYTES, ServiceFixture, service_fixture
 from zfsilod.api.rpc.call_limits import MAX_CALLS
-from zfsilod.api.rpc.server import GrpcServer
+from zfsilod.api.servers import ApiServers
 from zfsilod.gateway.connections import Connections
 from zfsilod.gateway.sockets import listen_tcp, listen_unix
 from zfsilod.model.identity import Identity
@@ -65,7 +65,7 @@ class Front:
         self.gateway = Connections(directory / "private", limits, self.tls, fresh_s=0)
         self.path = directory / "zfsilod.sock"
         self.node_path = directory / "csi.sock"
-        self.server = GrpcServer(self.service, self.gateway, self.tls.files, max_calls=max_calls)
+        self.server = ApiServers(self.service, self.gateway, self.tls.files, max_calls=max_calls)
         self.channels: list[Any] = []
         self.relays: list[Callable[[], Any]] = []
         self.port = 0

@@ -13,7 +13,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.api.rpc import call_limits, messages, server
+from zfsilod.api.rpc import call_limits, guard, messages
 from zfsilod.model.errors import ResourceExhausted
 from zfsilod.model.identity import Peer
 from zfsilod.service.rooms import Rooms
@@ -30,7 +30,7 @@ WATCH = operation_pb2.WatchOperationsRequest()
 
 @pytest.fixture(autouse=True)
 def _short_refusal(monkeypatch: Any) -> None:
-    monkeypatch.setattr(server, "REFUSAL_S", 0.05)
+    monkeypatch.setattr(guard, "REFUSAL_S", 0.05)
 
 
 async def hello(api: Api) -> None:

@@ -91,7 +91,7 @@ async def test_a_revoked_watcher_receives_nothing_more(front: Front) -> None:
 
 
 async def test_a_revocation_ends_an_idle_stream(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("zfsilod.api.rpc.server.RECHECK_S", 0.05)
+    monkeypatch.setattr("zfsilod.api.rpc.guard.RECHECK_S", 0.05)
     stolen = front.certified("reader", "mon")
     request = health_pb2.HealthCheckRequest(service="zfsilo.v1.Service")
     health = health_pb2_grpc.HealthStub(front.channel_as(stolen)).Watch(request)

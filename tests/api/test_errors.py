@@ -29,7 +29,7 @@ async def test_every_error_reaches_the_client(
     def fail(*_arguments: object) -> None:
         raise kind('ein Fehler: "data"\n100 %', reason="SOME_REASON", volume="data", hosts="a,b")
 
-    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
+    monkeypatch.setattr("zfsilod.api.rpc.guard.authorize", fail)
     with refused(kind.code, "SOME_REASON") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert refusal.error.message == 'ein Fehler: "data"\n100 %'
@@ -72,7 +72,7 @@ async def test_many_long_facts_still_reach_the_client(
     def fail(*_arguments: object) -> None:
         raise errors.Busy("long " * 1000, **facts)
 
-    monkeypatch.setattr("zfsilod.api.rpc.server.authorize", fail)
+    monkeypatch.setattr("zfsilod.api.rpc.guard.authorize", fail)
     with refused("ABORTED", "BUSY") as refusal:
         await front.role("admin", "x").volumes.GetVolume(pb.GetVolumeRequest(name=DATA))
     assert refusal.error.facts["fact0"] == "x" * status.MAX_FACT_CHARACTERS

@@ -84,9 +84,9 @@ def reached(front: Front, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     peers: list[Any] = []
     real = front.gateway.backend.connect
 
-    def connect(peer: Any, close: Any) -> Any:
+    def connect(peer: Any, close: Any, *, http: bool) -> Any:
         peers.append(peer)
-        return real(peer, close)
+        return real(peer, close, http=http)
 
     monkeypatch.setattr(front.gateway.backend, "connect", connect)
     return peers

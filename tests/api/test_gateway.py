@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 
 MIB = 1 << 20
+
+
+FIRST = PREFACE[:3]  # as a client of gRPC begins; a local connection is silent until then
 
 
 class Behind:
@@ -79,6 +82,7 @@ class Behind:
 
     async def unix(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_unix_connection(str(self.path), limit=MIB)
+        writer.write(FIRST)
         self.writers.append(writer)
         return reader, writer
 
@@ -107,7 +111,7 @@ class Behind:
         far[1].write(frame(SETTINGS))
         await near[0].readexactly(len(frame(SETTINGS)))
         begin = PREFACE + frame(SETTINGS) + frame(SETTINGS, ACK)
-        near[1].write(begin)
+        near[1].write(begin[len(FIRST) if kind == "unix" else 0 :])
         assert await far[0].readexactly(len(begin)) == begin
         return near, far
 
@@ -240,7 +244,8 @@ async def test_connections_are_limited() -> None:
         kept += [await built.unix() for _number in range(2)]
         await eventually(lambda: built.gateway.connections == 4)
         reader, more = await built.unix()
-        assert await reader.read() == b""
+        with suppress(BrokenPipeError):  # of the first bytes
+            assert await reader.read() == b""
         for _reader, writer in kept:
             writer.close()
         await eventually(lambda: built.gateway.connections == 0)

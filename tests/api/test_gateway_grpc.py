@@ -98,6 +98,7 @@ async def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: Any, k
         "zfsilod.api.rpc.server.OPTIONS", (("grpc.server_handshake_timeout_ms", 500),)
     )
     monkeypatch.setattr(listener, "ADMISSION_S", 0.5)
+    monkeypatch.setattr("zfsilod.gateway.local.GREETING_S", 0.5)
     async with front_of(tmp_path) as front:
         started = time.monotonic()
         if kind == "unix":

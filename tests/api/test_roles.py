@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from functools import partial
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.api import annotations_pb2
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from zfsilo.v1 import host_pb2, service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
+from tests.api.http_client import local, remote
 from tests.api.running import DATA, TAKE, refused
 from tests.channel import unix_channel_aio
+from zfsilod.api.http.routes import VARIABLE
 from zfsilod.api.rpc.server import HEALTH, REFLECTION, REFLECTION_V1
 from zfsilod.ctl import command_table
 from zfsilod.gateway.relay import PlainEnd, RelayedConnection
@@ -30,6 +34,7 @@ from zfsilod.model.identity import Caller, Identity, Peer
 from zfsilod.security import certificates
 from zfsilod.security.authentication import new_token
 from zfsilod.security.authorization import LOCAL, READERS, ROLES, as_markdown, authorize
+from zfsilod.security.join_file import Access
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.stub import SERVICES, Api, Stub, path_of
 
@@ -123,7 +128,7 @@ GROUP = 4242
 async def test_the_table_is_enforced(front: Front, who: str) -> None:
     channel = channel_of(front, who)
     expected = IDENTITIES[who]
-    local = who.startswith(("node", "uid", "group", "another"))
+    is_local = who.startswith(("node", "uid", "group", "another"))
     for path, method in METHODS.items():
         code = await code_of(channel, path, method)
         if isinstance(expected, grpc.StatusCode):
@@ -132,44 +137,96 @@ async def test_the_table_is_enforced(front: Front, who: str) -> None:
                 code = await code_of(channel, path, method)
             assert code == expected, f"{path} answers {code} to {who}"
             continue
-        may = expected in ROLES[path] and (local or path not in LOCAL)
+        may = expected in ROLES[path] and (is_local or path not in LOCAL)
         refused_by_role = code == grpc.StatusCode.PERMISSION_DENIED
         refused_by_role &= not path.endswith("RenewCertificate")  # which asks for a certificate
         assert refused_by_role != may or path.endswith("RenewCertificate"), f"{path}: {code}"
 
 
+@pytest.mark.parametrize("who", IDENTITIES)
+async def test_http_refuses_whom_grpc_refuses(front: Front, who: str) -> None:
+    way, expected = way_of(front, who), IDENTITIES[who]
+    is_local = not isinstance(way, Access)
+    for path, method in METHODS.items():
+        if path.startswith("/grpc."):
+            continue
+        for verb, target in urls_of(method):
+            status, reason = await http_status(front, way, verb, target)
+            if isinstance(expected, grpc.StatusCode):
+                assert status == REFUSED[expected], f"{verb} {target} answers {status} to {who}"
+                continue
+            may = expected in ROLES[path] and (is_local or path not in LOCAL)
+            by_role = reason in ("ROLE", "LOCAL")
+            assert by_role != may, f"{verb} {target}: {status} {reason}"
+            assert (status == 403) >= by_role
+
+
+REFUSED = {
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.UNAVAILABLE: 0,
+}
+
+
+def urls_of(method: Any) -> list[tuple[str, str]]:
+    """Return verb and URL of a method, of a resource whose id is not valid."""
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    urls = []
+    for binding in (rule, *rule.additional_bindings):
+        verb = binding.WhichOneof("pattern")
+        template = getattr(binding, verb)
+        urls.append((verb.upper(), VARIABLE.sub(lambda match: f"{match[2]}/%20", template)))
+    return urls
+
+
+async def http_status(front: Front, way: Access | Path, verb: str, target: str) -> tuple[int, str]:
+    """Make an empty request, and return status and reason; 0: TLS has ended the connection."""
+    body: Any = None if verb in ("GET", "DELETE") else {}
+    try:
+        door = remote(front, way, way.token) if isinstance(way, Access) else local(way)
+        async with door as client:
+            response = await client.ask(verb, target, body, zfsilo_timeout="0.5")
+    except (ConnectionError, ssl.SSLError):
+        return 0, ""
+    return response.status, "" if response.status == 200 else response.reason
+
+
 def channel_of(front: Front, who: str) -> Any:
     """Return the channel of an entry of IDENTITIES."""
+    way = way_of(front, who)
+    return front.channel_as(way) if isinstance(way, Access) else front.keep(unix_channel_aio(way))
+
+
+def way_of(front: Front, who: str) -> Access | Path:
+    """Return the join file or the socket with which an entry of IDENTITIES calls."""
     match who:
         case "admin" | "controller" | "reader" | "host":
-            front.role(who, "take")
+            return front.certified(who, "take")
         case "other host":
-            front.role("host", "other")
+            return front.certified("host", "other")
         case "revoked" | "expired" | "unknown authority":
             by, days = ("other" if who.startswith("unknown") else "ca"), int(who != "expired")
             access = front.certified("admin", "ops", days=days, by=by)
-            front.as_(access)
             record = certificates.record_of(access.certificate.encode(), OPS)
             front.write(lambda txn: txn.put(record.but(revoked_at=int(who == "revoked"))))
+            return access
         case "token of a controller" | "ended token":
             token, text = new_token("controller", "csi", lasts_s=60)
             front.write(lambda txn: txn.put(token.but(expires_at=int(who == "ended token"))))
-            front.bearer(text)
+            return front.access(token=text)
         case "bad token":
-            front.bearer("zfsilo-nothing")
+            return front.access(token="zfsilo-nothing")
         case "no certificate":
-            front.as_(front.access())
+            return front.access()
         case "uid 0":
-            front.root()
+            return front.path
         case "node":
-            front.node()
-        case _:
-            of_user(front, who)
-    return front.channels[-1]
+            return front.node_path
+    return of_user(front, who)
 
 
-def of_user(front: Front, who: str) -> None:
-    """Connect as another user: the kernel reports the uid at connect(2)."""
+def of_user(front: Front, who: str) -> Path:
+    """Return a socket that connects as another user: the kernel reports the uid at connect(2)."""
     if os.getuid() != 0:
         pytest.skip("becomes other users")
     path = front.node_path if "CSI" in who else front.path
@@ -195,7 +252,7 @@ def of_user(front: Front, who: str) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(relay, accept)
     front.relays += [partial(loop.remove_reader, relay), relay.close]
-    front.keep(unix_channel_aio(path.with_name("relay.sock")))
+    return path.with_name("relay.sock")
 
 
 async def code_of(channel: Any, path: str, method: Any) -> grpc.StatusCode:

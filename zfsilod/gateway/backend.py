@@ -1,9 +1,9 @@
-"""The private sockets of gRPC, and the peers of the connections to them.
+"""The private sockets of gRPC and HTTP, and the peers of the connections to them.
 
 grpc for Python cannot serve on an accepted socket, and knows a peer only by the name of its socket.
 So a connection to grpc comes from a socket that is bound to a new path in the directory of the
 private sockets, which only this user can enter. grpc reports the path as the peer of a call, and
-`GrpcSockets.peer` returns the real one. The path is removed at once: its name alone is used.
+`ApiSockets.peer` returns the real one. The path is removed at once: its name alone is used.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ANSWER_S = 0.2  # for the answer that says why a connection is closed
 PREFIX = "unix:"  # of peers, as grpc names them
 
 
-class GrpcSockets:
-    """Connections to the gRPC servers of this process."""
+class ApiSockets:
+    """Connections to the servers of gRPC and HTTP of this process."""
 
     def __init__(self, directory: Path, limits: Limits | None = None) -> None:
         """Create `directory` with mode 0700 for the private sockets."""
@@ -49,8 +49,13 @@ class GrpcSockets:
         assert kind in get_args(PeerKind)
         return self.directory / f"{kind}.sock"
 
-    def connect(self, peer: Peer, close: Close) -> tuple[str, socket.socket]:
-        """Connect to grpc; `close` closes the connection. Raises OSError; connect(2) never waits.
+    @property
+    def http_socket(self) -> Path:
+        """The private socket of the HTTP server."""
+        return self.directory / "http.sock"
+
+    def connect(self, peer: Peer, close: Close, *, http: bool) -> tuple[str, socket.socket]:
+        """Connect to a server; `close` closes the connection. Raises OSError; it never waits.
 
         Returns the name of the connection, for `forget`, and the socket.
         """
@@ -62,7 +67,7 @@ class GrpcSockets:
             server.settimeout(0)
             server.bind(name)
             path.unlink()
-            server.connect(os.fspath(self.socket_of(peer.kind)))
+            server.connect(os.fspath(self.http_socket if http else self.socket_of(peer.kind)))
         except OSError:
             server.close()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.backend import GrpcSockets
+from zfsilod.gateway.backend import ApiSockets
 from zfsilod.gateway.link import GatewayLink
 from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.local import LocalConnections
@@ -31,7 +31,7 @@ class Connections:
         fresh_s: float = FRESH_S,
     ) -> None:
         """`directory` is for private sockets; it is made with mode 0700."""
-        self.backend = GrpcSockets(directory, limits)
+        self.backend = ApiSockets(directory, limits)
         self._local = LocalConnections(self.backend)
         self._link = GatewayLink(self.backend, tls)
         self._fresh_s = fresh_s
@@ -76,7 +76,7 @@ class Connections:
     def connections(self) -> int:
         """The number of connections, those included that are not admitted yet."""
         unadmitted = self._gateway.unadmitted if self._gateway else 0
-        return self.backend.connections + unadmitted
+        return self.backend.connections + self._local.silent + unadmitted
 
     @property
     def buffered_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The first call of a connection: its token, and the answer when it is refused."""
+"""The first call of a connection: its protocol, its token, and the answer when it is refused."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.opening import SETTINGS, Opening, frame
+from zfsilod.gateway.opening import SETTINGS, Opening, first_bytes, frame, is_http
 from zfsilod.gateway.refusal import refusal
 
 if TYPE_CHECKING:
+    from zfsilod.gateway.http_opening import HttpOpening
     from zfsilod.gateway.tls import TlsEnd
     from zfsilod.model.errors import Unauthenticated
 
@@ -22,7 +23,19 @@ class FirstCall:
 
     def __init__(self, end: TlsEnd) -> None:
         self.end = end
-        self._opening: Opening | None = None  # None: nothing is read
+        self.http = False
+        self._first = b""  # bytes that were read to learn the protocol
+        self._opening: Opening | HttpOpening | None = None  # None: nothing more is read
+
+    async def learn_protocol(self) -> None:
+        """Tell HTTP/1.1 from gRPC: by ALPN, else by the first bytes. Raises OSError."""
+        if self.end.application is None:
+            self._first = await first_bytes(self.end.read)
+            self.http = is_http(self._first)
+        else:
+            self.http = self.end.application == "http/1.1"
+        if self.http:
+            self.end.expect_http()
 
     async def authorization(self) -> str:
         """Return the header with the token; "": there is none. Raises OSError."""
@@ -30,7 +43,7 @@ class FirstCall:
         return headers.get(b"authorization", b"").decode(errors="replace")
 
     async def path(self) -> str:
-        """Return the method of the first call. Raises OSError."""
+        """Return the method of the first call; of HTTP verb and target. Raises OSError."""
         headers = (await self._read()).headers or {}
         return headers.get(b":path", b"").decode(errors="replace")
 
@@ -41,7 +54,11 @@ class FirstCall:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BODY_S):
                     await self.end.read()
-        await self.end.write(refusal(opening.stream, error))
+        if isinstance(opening, Opening):
+            await self.end.write(refusal(opening.stream, error))
+        else:
+            await self.end.write(opening.refusal(error))
+            self.end.end()
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 while await self.end.read():
@@ -49,14 +66,21 @@ class FirstCall:
 
     def data(self) -> bytes:
         """Return what has been read, for the daemon."""
-        return bytes(self._opening.data) if self._opening else self.end.pending()
+        return bytes(self._opening.data) if self._opening else self._first + self.end.pending()
 
-    async def _read(self) -> Opening:
+    async def _read(self) -> Opening | HttpOpening:
         """Read the first call once. Raises OSError."""
         if self._opening is not None and self._opening.complete:
             return self._opening
-        self._opening = Opening()
-        await self.end.write(frame(SETTINGS))
+        if self.http:
+            from zfsilod.gateway.http_opening import HttpOpening  # h11 for those who need it
+
+            self._opening = HttpOpening()
+        else:
+            self._opening = Opening()
+            await self.end.write(frame(SETTINGS))
+        if self._first:
+            self._opening.follow(self._first)
         while not self._opening.complete:
             data = await self.end.read()
             if not data:

@@ -1,4 +1,4 @@
-"""Follows the frames of HTTP/2 that a client sends, without reading their content.
+"""Follows what a client sends, HTTP/2 or HTTP/1.1, without reading its content.
 
 gRPC parses every CONTINUATION frame of a block of headers, however long: some kilobytes of them
 delay the calls of others. A block of the allowed size needs MAX_CONTINUATIONS at most.
@@ -50,3 +50,19 @@ class Frames:
         self._continuations = self._continuations + 1 if head[3] == CONTINUATION else 0
         if self._continuations > MAX_CONTINUATIONS:
             raise ConnectionAbortedError("too many CONTINUATION frames")
+
+
+class Requests:
+    """The bytes of HTTP/1.1: all of them cost, and what ends like a head costs as a call does."""
+
+    def __init__(self) -> None:
+        self._cost = 0
+
+    def cost(self) -> int:
+        """Return the cost of what has come since the last time."""
+        cost, self._cost = self._cost, 0
+        return cost
+
+    def follow(self, data: bytes) -> None:
+        """Follow further bytes."""
+        self._cost += len(data) + CALL_COST * data.count(b"\n\r\n")

@@ -23,7 +23,7 @@ from zfsilod.model.errors import Unauthenticated, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.gateway.backend import GrpcSockets
+    from zfsilod.gateway.backend import ApiSockets
     from zfsilod.gateway.packets import Packet
     from zfsilod.model.identity import Peer
     from zfsilod.security.tls import TlsFiles
@@ -50,7 +50,7 @@ def _not_yet(_peer: Peer, _digest: str) -> None:
 class GatewayLink:
     """Accepts the private connection; a new one takes the place of the previous one."""
 
-    def __init__(self, backend: GrpcSockets, tls: TlsFiles) -> None:
+    def __init__(self, backend: ApiSockets, tls: TlsFiles) -> None:
         self._backend = backend
         self._tls = tls
         self.admission = GatewayAdmission()
@@ -93,7 +93,7 @@ class LinkSession:
     """One connection of a gateway."""
 
     def __init__(
-        self, link: socket.socket, backend: GrpcSockets, tls: TlsFiles, admission: GatewayAdmission
+        self, link: socket.socket, backend: ApiSockets, tls: TlsFiles, admission: GatewayAdmission
     ) -> None:
         self._link = link
         self._admission = admission
@@ -182,9 +182,10 @@ class LinkSession:
             packets.send(self._link, {"tell": "refused", "id": number, "why": "too many"})
             return
         try:
-            name, server = self._backend.connect(peer, partial(self._tell_close, number))
-        except OSError as error:  # grpc does not accept
-            log.warning("cannot connect to grpc: %s", error)
+            close = partial(self._tell_close, number)
+            name, server = self._backend.connect(peer, close, http=bool(packet.get("http")))
+        except OSError as error:  # the server does not accept
+            log.warning("cannot connect to the server: %s", error)
             packets.send(self._link, {"tell": "refused", "id": number, "why": "unavailable"})
             return
         self._names[number] = name

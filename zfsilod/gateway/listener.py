@@ -20,7 +20,7 @@ from zfsilod.gateway import limits
 from zfsilod.gateway.acceptor import Acceptor
 from zfsilod.gateway.first_call import FirstCall
 from zfsilod.gateway.limits import ConnectionCount, Pace
-from zfsilod.gateway.relay import RelayedConnection, reason_of
+from zfsilod.gateway.relay import PlainEnd, RelayedConnection, reason_of
 from zfsilod.gateway.settling import DaemonEnd
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.gateway.tls import TlsEnd
@@ -172,6 +172,7 @@ class Gateway:
         end = TlsEnd(client, context)
         await end.handshake()
         first = FirstCall(end)
+        await first.learn_protocol()
         try:
             await self._hand_over(peer, first)
         except Unauthenticated as error:
@@ -204,7 +205,7 @@ class Gateway:
         number = self._last
         self.count.add(admitted)
         try:
-            descriptor = await self._uplink.connection(number, admitted, digest)
+            descriptor = await self._uplink.connection(number, admitted, digest, http=first.http)
         except BaseException:
             self.count.remove(admitted)
             raise
@@ -222,7 +223,8 @@ class Gateway:
         first.end.pace = lambda cost: self._header_pace.wait_s(
             peer.caller_key, time.monotonic(), cost
         )
-        connection = RelayedConnection(peer, first.end, DaemonEnd(server), closed=closed)
+        daemon = PlainEnd(server) if first.http else DaemonEnd(server)
+        connection = RelayedConnection(peer, first.end, daemon, closed=closed)
         self._clients[number] = connection
         connection.begin(first.data())
 

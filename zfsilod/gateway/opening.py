@@ -7,10 +7,16 @@ sends some: the daemon's follow. Only the answer to these first ones is left out
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from zfsilod.gateway import hpack
 from zfsilod.gateway.frames import CONTINUATION, HEAD_BYTES, HEADERS, PREFACE_BYTES
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HTTP2 = PREFACE[:3]  # no method of HTTP/1.1 begins so
 MAX_BYTES = 128 << 10  # the first window of a client's data has 64 KiB
 MAX_BLOCK_BYTES = 8192  # of headers: gRPC refuses more metadata by default, too
 MAX_LIST_BYTES = 16384  # of decoded headers, each with 32 more: RFC 9113, section 6.5.2
@@ -25,6 +31,22 @@ PRIORITY_BYTES = 5
 def frame(kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> bytes:
     """Return a frame of HTTP/2."""
     return b"".join((len(content).to_bytes(3), bytes((kind, flags)), stream.to_bytes(4), content))
+
+
+async def first_bytes(receive: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return the first bytes of a connection, enough for `is_http`. Raises OSError."""
+    data = b""
+    while len(data) < len(HTTP2) and HTTP2.startswith(data):
+        more = await receive()
+        if not more:
+            raise ConnectionAbortedError("the peer ended the connection before its first call")
+        data += more
+    return data
+
+
+def is_http(first: bytes) -> bool:
+    """Tell whether a connection that begins so is one of HTTP/1.1, not of gRPC (HTTP/2)."""
+    return not first.startswith(HTTP2)
 
 
 class Headers:

@@ -4,8 +4,8 @@ The gateway asks, the daemon answers. A packet is a JSON object; a descriptor ma
 
     gateway                                     daemon
     ask settings                                tell settings (a file), or unchanged
-    ask connection: id, address, certificate,   tell connection (a socket to grpc), or refused
-        token, digest
+    ask connection: id, address, certificate,   tell connection (a socket to the server of gRPC
+        token, digest, http                         or HTTP), or refused
     ask refused: address, path, reason          (no answer: it is for the audit)
     ask closed: id                              tell close: id, why
 """

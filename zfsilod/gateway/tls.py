@@ -12,7 +12,7 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.frames import Frames
+from zfsilod.gateway.frames import Frames, Requests
 from zfsilod.gateway.relay import NOT_NOW, PlainEnd
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class TlsEnd(PlainEnd):
     def __init__(self, own: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(own)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._frames = Frames()
+        self._frames: Frames | Requests = Frames()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._barren = 0
         self.pace: Callable[[int], float] = lambda _cost: 0.0  # the wait after headers of a cost
@@ -63,6 +63,15 @@ class TlsEnd(PlainEnd):
     def certificate(self) -> bytes | None:
         """The certificate of the peer in DER, which TLS has verified."""
         return self._tls.getpeercert(binary_form=True)
+
+    @property
+    def application(self) -> str | None:
+        """The protocol that client and server have agreed on by ALPN; None: the client has none."""
+        return self._tls.selected_alpn_protocol()
+
+    def expect_http(self) -> None:
+        """Take what follows for HTTP/1.1, not HTTP/2."""
+        self._frames = Requests()
 
     async def read(self) -> bytes:
         """Return the next data, b"" at the end, before the connection is relayed."""

@@ -58,15 +58,15 @@ class Uplink:
                 raise
         await asyncio.shield(self._settings)
 
-    async def connection(self, number: int, peer: Peer, digest: str) -> int:
-        """Return the descriptor of a socket to grpc for a client; `digest`: of its token.
+    async def connection(self, number: int, peer: Peer, digest: str, *, http: bool) -> int:
+        """Return the descriptor of a socket to grpc or HTTP for a client; `digest`: of its token.
 
         Raises Unauthenticated when certificate or token are not valid, and Unavailable.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
         try:
-            asked = {"ask": "connection", "id": number, "digest": digest}
+            asked = {"ask": "connection", "id": number, "digest": digest, "http": http}
             self._ask(asked | packets.of_peer(peer))
             return await answer
         finally:

@@ -76,7 +76,8 @@ class ServerTls:
 def _context(material: Material) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["h2"])
+    # The first that the client has: one of gRPC has h2 alone; others speak HTTP/1.1.
+    context.set_alpn_protocols(["http/1.1", "h2"])
     _load_pair(context, str(material["host"]))
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # imported intermediates

@@ -13,6 +13,7 @@ from zfsilod.model.errors import Internal, Unauthenticated, Unavailable, ZfsiloE
 
 DOMAIN = "zfsilo.org"
 DETAILS = "grpc-status-details-bin"
+INFO_TYPE = "type.googleapis.com/google.rpc.ErrorInfo"
 MAX_FACT_CHARACTERS = 1024  # the default limit of a client is 8 KiB of metadata
 MAX_FACTS_CHARACTERS = 4096
 MAX_MESSAGE_CHARACTERS = 1024
@@ -60,6 +61,16 @@ def to_status(error: ZfsiloError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
         ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_short(error.facts))
     )
     return code, message, ((DETAILS, status.SerializeToString()),)
+
+
+def as_json(error: ZfsiloError) -> dict[str, Any]:
+    """Return an error as the JSON of google.rpc.Status."""
+    info = {"@type": INFO_TYPE, "reason": error.reason, "domain": DOMAIN}
+    return {
+        "code": grpc.StatusCode[error.code].value[0],
+        "message": error.message[:MAX_MESSAGE_CHARACTERS],
+        "details": [info | {"metadata": _short(error.facts)}],
+    }
 
 
 def from_status(error: grpc.RpcError) -> ZfsiloError:

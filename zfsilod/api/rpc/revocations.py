@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zfsilod.model.errors import Unauthenticated
 
 if TYPE_CHECKING:
-    from zfsilod.gateway.backend import GrpcSockets
+    from zfsilod.gateway.backend import ApiSockets
     from zfsilod.security.authentication import Callers
 
 CHECK_S = 0.5
@@ -22,7 +22,7 @@ AT_ONCE = 64  # connections that are checked in one turn of the loop
 class RevocationWatch:
     """Checks the connections of remote callers."""
 
-    def __init__(self, sockets: GrpcSockets, callers: Callers) -> None:
+    def __init__(self, sockets: ApiSockets, callers: Callers) -> None:
         self._sockets = sockets
         self._callers = callers
         self._task: asyncio.Task[None] | None = None
