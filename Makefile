@@ -173,6 +173,7 @@ install-files: docs
 	install -d $(DESTDIR)$(DOCS)
 	install -m 644 build/doc/*.md units/monitoring/alerts.yml units/monitoring/dashboard.json \
 		$(DESTDIR)$(DOCS)
+	test ! -e build/doc/openapi.json || install -m 644 build/doc/openapi.json $(DESTDIR)$(DOCS)
 	install -d $(DESTDIR)$(DOCS)/examples
 	install -m 644 docs/examples/*.toml $(DESTDIR)$(DOCS)/examples
 	for section in 1 5 8; do \

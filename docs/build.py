@@ -57,6 +57,9 @@ def main() -> None:
     write(into / "grpc.md", grpc_reference())
     for shell, script in completion.SHELLS.items():
         write(into / f"zfsiloctl.{shell}", script())
+    described = PROJECT / "proto/zfsilo/v1/openapi.json"
+    if described.exists():  # made by proto/build.py, and so before a package is built
+        shutil.copy(described, into)
     for page in PAGES:
         shutil.copy(HERE / page, into)
 

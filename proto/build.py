@@ -1,9 +1,9 @@
-"""Generates Python modules from the .proto files: a script, and a build hook of hatchling.
+"""Generates Python modules and OpenAPI from .proto files: a script, and a build hook of hatchling.
 
     python proto/build.py
 
-The modules are stored beside the .proto files, not in git, and regenerated when a .proto file or
-this file is newer.
+The modules and zfsilo/v1/openapi.json are stored beside the .proto files, not in git, and
+regenerated when a .proto file or a program is newer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+OPENAPI = "zfsilo/v1/openapi.json"
 
 
 def hook() -> Any:
@@ -40,7 +41,7 @@ def generate(*, force: bool = False) -> bool:
         return False
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as draft:
         compile_into(Path(draft), sources)
-        for module in sorted(Path(draft).rglob("*_pb2.py*")):
+        for module in sorted((*Path(draft).rglob("*_pb2.py*"), *Path(draft).rglob("*.json"))):
             # Atomic: a concurrent import reads the old module or the new one.
             module.replace(HERE / module.relative_to(draft))
     return True
@@ -48,12 +49,14 @@ def generate(*, force: bool = False) -> bool:
 
 def stale(sources: list[Path]) -> bool:
     """Return whether a module is missing or older than its sources."""
-    newest = max(path.stat().st_mtime for path in (*sources, Path(__file__)))
+    programs = (Path(__file__), HERE / "openapi.py", HERE.parent / "zfsilod/__init__.py")
+    newest = max(path.stat().st_mtime for path in (*sources, *programs))
     modules = [
         source.with_name(f"{source.stem}_pb2{suffix}")
         for source in sources
         for suffix in (".py", ".pyi")
     ]
+    modules.append(HERE / OPENAPI)
     return any(not module.exists() or module.stat().st_mtime < newest for module in modules)
 
 
@@ -66,9 +69,17 @@ def compile_into(draft: Path, sources: list[Path]) -> None:
     annotations = Path(next(iter(google.api.__path__))).parents[1]
     names = [str(source.relative_to(HERE)) for source in sources]
     arguments = [f"--proto_path={path}" for path in (HERE, well_known, annotations)]
-    outputs = [f"--python_out={draft}", f"--pyi_out={draft}"]
+    described = draft / "descriptors"
+    outputs = [f"--python_out={draft}", f"--pyi_out={draft}", "--include_source_info"]
+    outputs += [f"--descriptor_set_out={described}"]
     if protoc.main(["protoc", *arguments, *outputs, *names]) != 0:
         raise SystemExit(f"protoc failed for {' '.join(names)}")
+    sys.path.insert(0, str(HERE))
+    try:
+        import openapi
+    finally:
+        sys.path.remove(str(HERE))
+    (draft / OPENAPI).write_text(openapi.document(described.read_bytes()))
 
 
 if __name__ == "__main__":

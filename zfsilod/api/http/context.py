@@ -25,8 +25,28 @@ LONGEST_S = 86400.0
 LARGE_BYTES = 8192  # parsed in a thread: protobuf's parser of JSON is Python
 
 
-class HttpContext:
-    """One request and its deadline."""
+class HttpCaller:
+    """Who makes a request: a connection and its headers."""
+
+    def __init__(self, connection: HttpConnection, headers: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._headers = headers
+
+    def peer(self) -> str:
+        """Return the name of the connection."""
+        return self._connection.peer
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        """Return the headers."""
+        return list(self._headers.items())
+
+    def time_remaining(self) -> float | None:
+        """Return the time until the deadline; None: it has none."""
+        return None
+
+
+class HttpContext(HttpCaller):
+    """One request to a method, and its deadline."""
 
     def __init__(
         self,
@@ -37,22 +57,13 @@ class HttpContext:
         started: Callable[[str], Awaitable[None]],
     ) -> None:
         """`target`: path and query; `started` gets the name of the operation at once."""
+        super().__init__(connection, headers)
         self.operation = ""
         self.timeout_s = timeout_in(headers)
-        self._connection = connection
-        self._headers = headers
         self._route = route
         self._target = target
         self._started = started
         self._begun = time.monotonic()
-
-    def peer(self) -> str:
-        """Return the name of the connection."""
-        return self._connection.peer
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        """Return the headers."""
-        return list(self._headers.items())
 
     def time_remaining(self) -> float | None:
         """Return the time until the deadline; None: it has none."""

@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import os
 from contextlib import aclosing
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.api.http.connection import HttpConnection
-from zfsilod.api.http.context import HttpContext
+from zfsilod.api.http.context import HttpCaller, HttpContext
 from zfsilod.api.http.refusals import bad_http, bad_method, check_headers, no_url
 from zfsilod.api.http.response import LINES_TYPE, headers_of, refusal
 from zfsilod.api.http.routes import Routes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LARGE_BYTES = 8192  # of a message that is written as JSON in a thread: protobuf's writer is Python
 BACKLOG = 128
+OPENAPI_PATH, OPENAPI_FILE = "/v1/openapi.json", "openapi.json"
+DESCRIBING = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 class HttpServer:
@@ -80,6 +83,9 @@ class HttpServer:
         try:
             headers = _headers_of(request)
             check_headers(headers)
+            if path == OPENAPI_PATH:
+                await self._describe(connection, headers, verb)
+                return
             routes = self._routes.at(path)
             if not routes:
                 raise no_url(path)
@@ -99,6 +105,18 @@ class HttpServer:
         except ZfsiloError as error:
             connection.closing |= error.reason == "BAD_HTTP"
             await connection.respond(*refusal(error))
+
+    async def _describe(
+        self, connection: HttpConnection, headers: Mapping[str, str], verb: str
+    ) -> None:
+        """Send the description of the interface to those who may read that of gRPC."""
+        if verb not in ("GET", "HEAD"):
+            error = bad_method(OPENAPI_PATH, ("GET", "HEAD"))
+            await connection.respond(*refusal(error, allow="GET, HEAD"))
+            return
+        await self._guard.admit(DESCRIBING, HttpCaller(connection, headers))
+        body = await asyncio.to_thread(_document)
+        await connection.respond(200, headers_of(), body)
 
     def _method_at(self, verb: str, target: str) -> str:
         """Return the method of gRPC of a URL, for the audit; "": none."""
@@ -205,3 +223,7 @@ def _without_origin(target: str) -> str:
             _host, slash, rest = target.removeprefix(scheme).partition("/")
             return slash + rest
     return target
+
+
+def _document() -> bytes:
+    return resources.files("zfsilo.v1").joinpath(OPENAPI_FILE).read_bytes()
