@@ -2,8 +2,8 @@
 
     python proto/build.py
 
-The modules and zfsilo/v1/openapi.json are stored beside the .proto files, not in git, and
-regenerated when a .proto file or a program is newer.
+The modules, zfsilo/v1/openapi.json and schema.py are stored beside the .proto files, not in git,
+and regenerated when a .proto file or a program is newer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-OPENAPI = "zfsilo/v1/openapi.json"
+OPENAPI, SCHEMA = "zfsilo/v1/openapi.json", "zfsilo/v1/schema.py"
 
 
 def hook() -> Any:
@@ -41,7 +41,7 @@ def generate(*, force: bool = False) -> bool:
         return False
     with tempfile.TemporaryDirectory(dir=HERE, prefix=".build-") as draft:
         compile_into(Path(draft), sources)
-        for module in sorted((*Path(draft).rglob("*_pb2.py*"), *Path(draft).rglob("*.json"))):
+        for module in sorted((*Path(draft).rglob("*.py*"), *Path(draft).rglob("*.json"))):
             # Atomic: a concurrent import reads the old module or the new one.
             module.replace(HERE / module.relative_to(draft))
     return True
@@ -49,14 +49,14 @@ def generate(*, force: bool = False) -> bool:
 
 def stale(sources: list[Path]) -> bool:
     """Return whether a module is missing or older than its sources."""
-    programs = (Path(__file__), HERE / "openapi.py", HERE.parent / "zfsilod/__init__.py")
+    programs = (*HERE.glob("*.py"), HERE.parent / "zfsilod/__init__.py")
     newest = max(path.stat().st_mtime for path in (*sources, *programs))
     modules = [
         source.with_name(f"{source.stem}_pb2{suffix}")
         for source in sources
         for suffix in (".py", ".pyi")
     ]
-    modules.append(HERE / OPENAPI)
+    modules += [HERE / OPENAPI, HERE / SCHEMA]
     return any(not module.exists() or module.stat().st_mtime < newest for module in modules)
 
 
@@ -77,9 +77,11 @@ def compile_into(draft: Path, sources: list[Path]) -> None:
     sys.path.insert(0, str(HERE))
     try:
         import openapi
+        import schema
     finally:
         sys.path.remove(str(HERE))
     (draft / OPENAPI).write_text(openapi.document(described.read_bytes()))
+    (draft / SCHEMA).write_text(schema.module(described.read_bytes()))
 
 
 if __name__ == "__main__":

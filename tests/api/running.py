@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.channel import unix_channel_aio
+from tests.channel import Streaming, unix_channel_aio
 from tests.service_fixture import SETTINGS, STORE_BYTES, ServiceFixture, service_fixture
 from zfsilod.api.rpc.call_limits import MAX_CALLS
 from zfsilod.api.servers import ApiServers
@@ -25,7 +25,7 @@ from zfsilod.security.tls import TlsFiles
 from zfsilod.wire import status
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.storage_server import StorageServers
-from zfsilod.wire.stub import Api, Streaming
+from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

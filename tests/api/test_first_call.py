@@ -16,7 +16,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import front_of, refused
 from tests.api.test_gateway import eventually
-from zfsilod.api.rpc import revocations
+from zfsilod.api.rpc import guard, revocations
 from zfsilod.gateway import hpack
 from zfsilod.gateway.opening import MAX_BLOCK_BYTES, MAX_BYTES, PREFACE, SETTINGS, Opening, frame
 from zfsilod.gateway.settling import Settling
@@ -295,7 +295,7 @@ async def test_headers_of_the_first_call_are_bounded_as_they_count(
     """gRPC decodes them without a bound until its settings are acknowledged."""
     calls: list[str] = []
     monkeypatch.setattr(
-        front.server, "_place", lambda context, **_options: calls.append(context.peer())
+        guard.CallGuard, "_place", lambda _self, context, **_options: calls.append(context.peer())
     )
     token = front.token("reader", "mon") if who == "token" else ""
     access = None if token else front.certified("reader", "mon")

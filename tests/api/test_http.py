@@ -48,6 +48,10 @@ async def test_the_life_of_a_volume(front: Front) -> None:
         assert grown.json["volume"]["labels"] == {"app": "db"}
         listed = await client.ask("GET", "/v1/volumes?filter=labels.app+%3D+db&page_size=5")
         assert len(listed.json["volumes"]) == 1
+        resized = await client.ask(
+            "PATCH", "/v1/volumes/data?update_mask=capacity_bytes", {"capacity_bytes": 2 * GIB}
+        )
+        assert resized.json["volume"]["capacity_bytes"] == str(2 * GIB)
         published = await client.ask("POST", "/v1/volumes/data:publish", {"host": "hosts/take"})
         assert published.json["volume"]["publications"][0]["host"] == "hosts/take"
         of_volume = await client.ask("GET", "/v1/volumes/data/publications")

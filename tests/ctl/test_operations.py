@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from zfsilo.v1 import operation_pb2 as pb
 
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.commands.operation import changes_since, where_to_look
 from zfsilod.ctl.output.progress import describe
 from zfsilod.model.errors import Unavailable
@@ -101,14 +101,17 @@ class Streams:
 
     def __init__(self, *streams: list[int]) -> None:
         self.where = "give"
-        self.api = SimpleNamespace(operations=SimpleNamespace(WatchOperations=self.watch))
         self.asked: list[tuple[int, bool]] = []
         self._streams = iter(streams)
 
-    def watch(self, request: Any, *, timeout: float | None, wait_for_ready: bool) -> Iterator[Any]:
-        self.asked.append((request.after_revision, wait_for_ready))
-        for revision in next(self._streams):
-            yield SimpleNamespace(operation=SimpleNamespace(revision=revision))
+    def watch(self, method: str, request: Any, _timeout_s: float | None, *, patient: bool) -> Any:
+        assert method == "WatchOperations"
+        self.asked.append((request.after_revision, patient))
+        changes = [
+            SimpleNamespace(operation=SimpleNamespace(revision=revision))
+            for revision in next(self._streams)
+        ]
+        return SimpleNamespace(responses=lambda: changes)
 
 
 def test_a_watch_resumes_without_gaps_and_stops_after_two_empty_streams() -> None:
@@ -201,7 +204,7 @@ def watch_for(fact: Callable[[], bool]) -> None:
         (pb.OPERATION_STATE_NEEDS_REPAIR, "publish data · 50 % · needs repair"),
     ],
 )
-def test_a_line_of_progress(state: pb.OperationState, line: str) -> None:
+def test_a_line_of_progress(state: str, line: str) -> None:
     actions = [
         pb.Action(step="create target", up=True, status=pb.ACTION_STATUS_DONE),
         pb.Action(step="add LUN", up=True, status=pb.ACTION_STATUS_STARTED),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from zfsilo.v1 import volume_pb2 as pb
+from zfsilo.v1 import volume_pb2
 
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output import volume as volume_output
 from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import clean, show_block, show_table
+from zfsilod.wire.plain import plain
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
+    from zfsilod.ctl.messages import Stamp
 
 NOW = 1_800_000_000
 GIB = 1 << 30
@@ -24,11 +26,11 @@ def _plain_and_timeless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: float(NOW))
 
 
-def at(stamp: Timestamp, seconds_ago: int) -> None:
+def at(stamp: Stamp, seconds_ago: int) -> None:
     stamp.seconds = NOW - seconds_ago
 
 
-def on_server() -> pb.Volume:
+def on_server() -> Any:
     volume = pb.Volume(
         name="volumes/data",
         id="data",
@@ -61,7 +63,7 @@ def on_server() -> pb.Volume:
     return volume
 
 
-def on_client() -> pb.Volume:
+def on_client() -> Any:
     return pb.Volume(
         name="volumes/logs",
         id="logs",
@@ -191,7 +193,8 @@ volume data
 
 
 def test_json_is_stable() -> None:
-    text = as_json(pb.Publication(volume="volumes/ä", epoch=3))
+    sent = plain(volume_pb2.Publication(volume="volumes/ä", epoch=3))
+    text = as_json(pb.parsed("Publication", sent))
     assert (
         text
         == """\
@@ -211,7 +214,7 @@ def test_json_is_stable() -> None:
 
 
 def test_an_unknown_value_of_a_newer_server_is_shown() -> None:
-    assert volume_output.word(pb.State, 99, "STATE_") == "99"
+    assert volume_output.word(99, "STATE_") == "99"
 
 
 def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from zfsilo.v1 import volume_pb2 as pb
 
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import volume_files
 from zfsilod.ctl.commands import up
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
@@ -191,12 +191,12 @@ def test_only_unavailable_is_retried() -> None:
     assert clock.slept == []
 
 
-def volume(**fields: object) -> pb.Volume:
+def volume(**fields: object) -> Any:
     modes = [pb.ACCESS_MODE_SINGLE_NODE_WRITER]
-    return pb.Volume(**({"name": "volumes/v", "id": "v", "access_modes": modes} | fields))  # type: ignore[arg-type]
+    return pb.Volume(**({"name": "volumes/v", "id": "v", "access_modes": modes} | fields))
 
 
-def hosts_of(requests: list[pb.PublishVolumeRequest]) -> list[str]:
+def hosts_of(requests: list[Any]) -> list[str]:
     return [request.host for request in requests]
 
 

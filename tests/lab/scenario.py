@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from zfsilo.v1 import volume_pb2 as pb
 
+from tests.channel import tls_channel
 from zfsilod.api.dbus.contract import unescape
 from zfsilod.security.join_file import parse_join
-from zfsilod.wire.channel import tls_channel
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:

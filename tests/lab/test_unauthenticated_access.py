@@ -9,10 +9,10 @@ import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
 
+from tests.channel import tls_channel
 from zfsilod.api.rpc.server import HEALTH, REFLECTION
 from zfsilod.security.authorization import ACTIONS
 from zfsilod.security.join_file import Access, parse_join
-from zfsilod.wire.channel import tls_channel
 from zfsilod.wire.stub import SERVICES, path_of
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ sys.path.insert(0, "/usr/lib/zfsilo")
 import grpc
 from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, volume_pb2
 from zfsilod.security.join_file import parse_join
-from zfsilod.wire.channel import tls_channel
+from zfsilod.wire.channel import credentials, options
 from zfsilod.wire.stub import Api
 
 def api(name):
-    return Api(tls_channel(parse_join(pathlib.Path("/run/%s.join" % name).read_text())))
+    access = parse_join(pathlib.Path("/run/%s.join" % name).read_text())
+    return Api(grpc.secure_channel(access.address, credentials(access), options=options(access)))
 
 def forever(ask, at_once=16):
     ready()

@@ -1,7 +1,7 @@
-"""zfsiloctl, the command line: a gRPC client of the local daemon or of a remote one.
+"""zfsiloctl, the command line: a client of the local daemon or of a remote one, over HTTP/JSON.
 
 command_table.py lists the commands; commands/ has one file for each noun. Modules are imported when
-they are needed: help and completion work without gRPC.
+they are needed, and no library is: its import would take longer than the command.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl.failures import BROKEN_PIPE, INTERRUPTED, complain
 from zfsilod.ctl.parser import parse
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -2,79 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import grpc
-
 from zfsilod.ctl.output.messages import dumps, plain
-from zfsilod.ctl.output.progress import ProgressLine
+from zfsilod.ctl.output.progress import progress_of
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
-
-    from google.protobuf.message import Message
+    from typing import Any
 
     from zfsilod.ctl.client import Server
+    from zfsilod.ctl.messages import Message
 
-OPERATION_METADATA = "zfsilo-operation"
 
-
-def change(args: Namespace, server: Server, method: Any, request: Any) -> None:
-    """Submit a change with a method of `server.changes`, and print its outcome."""
+def change(args: Namespace, server: Server, method: str, request: Any) -> None:
+    """Submit a change, and print its outcome."""
     answer = ask(args, server, method, request)
     if args.json:
         print(dumps(answer))
 
 
-def ask(args: Namespace, server: Server, method: Any, request: Any) -> dict[str, Any]:
+def ask(args: Namespace, server: Server, method: str, request: Any) -> dict[str, Any]:
     """Submit a change and print its outcome; with --json return the answer instead."""
     if args.dry_run:
         request.validate_only = True
         answer = send(server, method, request, follow=False)
         return _reported(args, answer, plan_of(answer.operation))
     if args.no_wait:
-        call = method(request, timeout=server.change_s)
-        if name := operation_of(call):
+        call = server.start(method, request)
+        if name := call.learn():
             call.cancel()
             say(args, bare(name, "operations"))
             return {"operation": {"name": name}}
-        answer = answer_of(server, call)
+        answer = call.answer()
         return _reported(args, answer, outcome(answer.operation))
     answer = send(server, method, request, follow=not (args.json or args.quiet))
     return _reported(args, answer, outcome(answer.operation))
 
 
-def send(server: Server, method: Any, request: Message, *, follow: bool = True) -> Any:
+def send(server: Server, method: str, request: Message, *, follow: bool = True) -> Any:
     """Submit a change and return the answer when it has finished. Raises ZfsiloError.
 
     Ctrl-C does not cancel the operation; the KeyboardInterrupt names it.
     """
-    call = method(request, timeout=server.change_s)
-    progress = ProgressLine(server, lambda: operation_of(call), draw=follow)
-    progress.start()
+    call = server.start(method, request)
+    progress = progress_of(server, draw=follow)
+    call.started = progress.follow
     try:
-        return answer_of(server, call)
+        return call.answer()
     except KeyboardInterrupt:
         call.cancel()
-        raise KeyboardInterrupt(bare(progress.operation, "operations")) from None
+        raise KeyboardInterrupt(bare(call.operation, "operations")) from None
     finally:
         progress.stop()
-
-
-def answer_of(server: Server, call: Any) -> Any:
-    """Wait for the answer of a call. Raises ZfsiloError."""
-    try:
-        (answer,) = call
-    except grpc.RpcError as error:
-        raise server.error_of(error) from error
-    return answer
-
-
-def operation_of(call: Any) -> str:
-    """Wait until the operation is stored, and return its name; "" when the request was refused."""
-    return str(dict(call.initial_metadata() or ()).get(OPERATION_METADATA, ""))
 
 
 def _reported(args: Namespace, answer: Message, text: str) -> dict[str, Any]:

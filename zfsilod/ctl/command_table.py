@@ -6,12 +6,12 @@ are generated from it. Functions are named as text, so that a command imports on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from zfsilod.ctl.parse import parse_days, parse_number, parse_seconds, parse_timeout
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 class Argument:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl.output.table import clean
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError

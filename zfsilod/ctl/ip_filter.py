@@ -11,10 +11,10 @@ import shlex
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.host.run import Runner
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

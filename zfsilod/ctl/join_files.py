@@ -7,10 +7,10 @@ import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.model.errors import AlreadyExists, InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import split_address
 from zfsilod.security import certificates, join_file
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.ctl.require_local import check_root
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.security.audit import Audit, to_journal
 from zfsilod.security.local_store import opened
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from typing import TYPE_CHECKING, NoReturn
 
 from zfsilod.ctl.command_table import (
     COMMANDS,
@@ -17,19 +17,33 @@ from zfsilod.ctl.command_table import (
 )
 from zfsilod.ctl.failures import EXIT_CODES_HELP
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any, NoReturn
 
     Subparsers = argparse._SubParsersAction["Parser"]
 
 DEFAULTS = {"remote": "", "socket": "", "timeout": None, "json": False, "quiet": False}
 HELP = {"-h", "--help"}
+WIDTH = 80  # without a terminal
 CHANGE_DEFAULTS = {"dry_run": False, "no_wait": False}
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """The formatter of help texts, which argparse makes once for each argument."""
+
+    def __init__(self, prog: str) -> None:
+        # Otherwise argparse imports shutil, with all compressors, and asks for the width each time.
+        super().__init__(prog, width=_columns() - 2)
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises InvalidArgument instead of exiting."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as InvalidArgument."""
@@ -92,7 +106,6 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
         prog="zfsiloctl",
         description="Manage ZFS volumes, their exports and attachments.",
         epilog=EXIT_CODES_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -119,6 +132,16 @@ def make(typed: Sequence[str], *, whole: bool = False) -> Parser:
                 _add_command(verbs, verb, commands[verb])
     parser.set_defaults(help_of=parser)
     return parser
+
+
+def _columns() -> int:
+    """Return the width of the terminal, as shutil.get_terminal_size does."""
+    if (text := os.environ.get("COLUMNS", "")).isdecimal() and int(text):
+        return int(text)
+    try:
+        return os.get_terminal_size(1).columns or WIDTH
+    except OSError:
+        return WIDTH
 
 
 def _typed(words: Iterable[str], typed: Sequence[str], *, whole: bool) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.model.errors import InvalidArgument, NotFound, PermissionDenied
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import grpc
-
+    from zfsilod.ctl.http import TlsChannel
     from zfsilod.security.join_file import Access
 
 STDIN = "-"
 
 
-def channel_to(server: Access) -> grpc.Channel:
-    """Open a TLS channel to a server, with the identity that its file holds."""
-    from zfsilod.wire.channel import tls_channel
+def channel_to(server: Access) -> TlsChannel:
+    """Return the way to a server over TLS, with the identity that its file holds."""
+    from zfsilod.ctl.http import TlsChannel
 
-    channel: grpc.Channel = tls_channel(server)
-    return channel
+    return TlsChannel(server)
 
 
 def names() -> list[str]:

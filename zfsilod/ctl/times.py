@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
+    from zfsilod.ctl.messages import Stamp
 
 
 def show_age(seconds: int) -> str:
@@ -19,17 +20,17 @@ def show_age(seconds: int) -> str:
     return f"{seconds}s"
 
 
-def age(stamp: Timestamp) -> str:
+def age(stamp: Stamp) -> str:
     """Return the time since a timestamp, or "" when it is not set."""
     return show_age(int(time.time()) - stamp.seconds) if stamp.seconds else ""
 
 
-def when(stamp: Timestamp) -> str:
+def when(stamp: Stamp) -> str:
     """Return a timestamp in UTC with its age, or "" when it is not set."""
     return f"{at(stamp)} ({age(stamp)} ago)" if stamp.seconds else ""
 
 
-def at(stamp: Timestamp) -> str:
+def at(stamp: Stamp) -> str:
     """Return a timestamp in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(stamp.seconds))
 

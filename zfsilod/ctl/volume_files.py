@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.volume_file import STATES, VolumeFile, parse
 
 if TYPE_CHECKING:
@@ -44,7 +43,9 @@ def of_server(server: str) -> list[str]:
     """Return the names of the volumes of a server; invalid files are left out."""
     wishes = []
     for path in sorted(path_of("*").parent.glob("*.toml")):
-        with suppress(InvalidArgument):
+        try:
             file = read(path.stem)
-            wishes += [file.name] if file is not None and file.server == server else []
+        except InvalidArgument:  # `status` says so
+            continue
+        wishes += [file.name] if file is not None and file.server == server else []
     return wishes

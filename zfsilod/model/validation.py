@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Busy, InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
 STATES = ("connected", "staged", "mounted")
 # key: (type, default)

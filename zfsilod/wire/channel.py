@@ -18,17 +18,13 @@ OPTIONS = (
 )
 
 
-def tls_channel(access: Access) -> Any:
-    """Return a blocking channel to a server; its certificate must be for `access.tls_name`."""
-    return grpc.secure_channel(access.address, _credentials(access), options=_options(access))
-
-
 def tls_channel_aio(access: Access) -> Any:
     """Return an asyncio channel to a server; its certificate must be for `access.tls_name`."""
-    return grpc.aio.secure_channel(access.address, _credentials(access), options=_options(access))
+    return grpc.aio.secure_channel(access.address, credentials(access), options=options(access))
 
 
-def _credentials(access: Access) -> Any:
+def credentials(access: Access) -> Any:
+    """Return the authority of a server, and the certificate or token for it."""
     channel = grpc.ssl_channel_credentials(
         root_certificates=access.authority.encode(),
         private_key=access.key.encode() or None,
@@ -41,5 +37,6 @@ def _credentials(access: Access) -> Any:
     return grpc.composite_channel_credentials(channel, bearer)
 
 
-def _options(access: Access) -> tuple[tuple[str, object], ...]:
+def options(access: Access) -> tuple[tuple[str, object], ...]:
+    """Return the options of a channel to a server."""
     return (*OPTIONS, ("grpc.ssl_target_name_override", access.tls_name))

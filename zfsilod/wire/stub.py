@@ -57,15 +57,3 @@ class Api:
         self.snapshots = Stub(channel, SNAPSHOTS)
         self.hosts = Stub(channel, HOSTS)
         self.operations = Stub(channel, OPERATIONS)
-
-
-class Streaming:
-    """A channel that makes every call a response stream, which is the same on the wire.
-
-    For a unary call, grpc for Python delivers the initial metadata only with the response; for a
-    stream as soon as it arrives. A change sends the name of its operation there.
-    """
-
-    def __init__(self, channel: Any) -> None:
-        self.unary_unary = channel.unary_stream
-        self.unary_stream = channel.unary_stream

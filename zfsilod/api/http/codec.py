@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MAX_PARAMETERS = 2048
 MAX_DEPTH = 16  # of messages in a request: it has 4
 MAX_MESSAGE_CHARACTERS = 300
-TEXTS = ("google.protobuf.Duration", "google.protobuf.FieldMask", "google.protobuf.Timestamp")
+MASK = "google.protobuf.FieldMask"
+TEXTS = ("google.protobuf.Duration", MASK, "google.protobuf.Timestamp")
 """Messages that are a text in JSON."""
 
 Object = dict[str, Any]
@@ -132,7 +133,15 @@ def _value(field: FieldDescriptor, text: str, name: str) -> Any:
         if text not in ("true", "false"):
             raise _malformed(f"parameter {name!r} is not true or false")
         return text == "true"
+    if field.message_type is not None and field.message_type.full_name == MASK:
+        return ",".join(map(_camel_case, text.split(",")))
     return text
+
+
+def _camel_case(path: str) -> str:
+    """Return a path of a mask as protobuf's JSON has it; the names of the proto are accepted."""
+    first, *others = path.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _is_map(field: FieldDescriptor) -> bool:

@@ -9,10 +9,8 @@ import json
 import os
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import server_files, volume_files
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.commands import up
@@ -32,6 +30,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
@@ -81,9 +80,8 @@ def check_volume(server: str, volume: str) -> None:
     access = server_files.read(server)
     request = pb.GetVolumeRequest(name=resource(volume, "volumes"))
     try:
-        with server_files.channel_to(access) as channel:
-            remote = Server(channel, f"{server} ({access.address})", REACH_S)
-            remote.ask(remote.api.volumes.GetVolume, request)
+        remote = Server(server_files.channel_to(access), f"{server} ({access.address})", REACH_S)
+        remote.ask("GetVolume", request)
     except NotFound as error:
         raise NotFound(
             f"server {server} has no volume {volume} for this host", volume=volume, server=server

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource
 from zfsilod.ctl.server_files import only_name
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -26,7 +24,7 @@ def connect(args: Namespace) -> None:
         restore=pb.RESTORE_BOOT if args.restore == "boot" else pb.RESTORE_NEVER,
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.ConnectVolume, request)
+        change(args, server, "ConnectVolume", request)
 
 
 def disconnect(args: Namespace) -> None:
@@ -35,7 +33,7 @@ def disconnect(args: Namespace) -> None:
         name=resource(args.name, "volumes"), etag=args.etag, force=args.force
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.DisconnectVolume, request)
+        change(args, server, "DisconnectVolume", request)
 
 
 def stage(args: Namespace) -> None:
@@ -49,7 +47,7 @@ def stage(args: Namespace) -> None:
         etag=args.etag,
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.StageVolume, request)
+        change(args, server, "StageVolume", request)
 
 
 def unstage(args: Namespace) -> None:
@@ -58,7 +56,7 @@ def unstage(args: Namespace) -> None:
         name=resource(args.name, "volumes"), path=args.path, etag=args.etag, force=args.force
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.UnstageVolume, request)
+        change(args, server, "UnstageVolume", request)
 
 
 def mount(args: Namespace) -> None:
@@ -70,7 +68,7 @@ def mount(args: Namespace) -> None:
         etag=args.etag,
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.MountVolume, request)
+        change(args, server, "MountVolume", request)
 
 
 def unmount(args: Namespace) -> None:
@@ -84,11 +82,11 @@ def unmount(args: Namespace) -> None:
         force=args.force,
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.UnmountVolume, request)
+        change(args, server, "UnmountVolume", request)
 
 
 def grow(args: Namespace) -> None:
     """Enlarge the disk and filesystem to the size of the volume on its server."""
     request = pb.GrowVolumeRequest(name=resource(args.name, "volumes"), etag=args.etag)
     with dial(args) as server:
-        change(args, server, server.changes.volumes.GrowVolume, request)
+        change(args, server, "GrowVolume", request)

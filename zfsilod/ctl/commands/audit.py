@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.messages import dumps
@@ -14,6 +13,7 @@ from zfsilod.ctl.require_local import check_root
 from zfsilod.ctl.times import rfc3339
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import CommandFailed, InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.security.audit import FIELDS, MARK
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ other resources.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from zfsilod.ctl.command_table import COMMANDS, COMMON, NOUNS, Argument, Command
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace

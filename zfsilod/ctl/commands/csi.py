@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output import volume as volume_output
 from zfsilod.ctl.output.messages import show_all
@@ -15,10 +13,12 @@ from zfsilod.ctl.output.table import show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age
 from zfsilod.model.errors import InvalidArgument, NotFound
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import Any
 
 STDIN = "-"
 CSI_LABEL = "csi.zfsilo.io/name"  # the plugin gives it to each volume that it creates
@@ -29,9 +29,7 @@ def orphans(args: Namespace) -> None:
     """List the volumes that the plugin created and that no volume handle of the cluster names."""
     used = handles(args.file)
     with dial(args) as server:
-        everything = server.ask_all(
-            server.api.volumes.ListVolumes, pb.ListVolumesRequest(), "volumes"
-        )
+        everything = server.ask_all("ListVolumes", pb.ListVolumesRequest(), "volumes")
     volumes = [
         volume for volume in everything if CSI_LABEL in volume.labels and volume.id not in used
     ]
@@ -62,7 +60,7 @@ def handles(file: str) -> set[str]:
     return ids
 
 
-def _row(volume: pb.Volume) -> list[str]:
+def _row(volume: Any) -> list[str]:
     labels = {name.rpartition("/")[2]: value for name, value in volume.labels.items()}
     claim = (labels.get("pvc.namespace", ""), labels.get("pvc.name", ""))
     return [

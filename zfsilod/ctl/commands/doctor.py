@@ -13,9 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilo.v1 import service_pb2 as pb
-
 from zfsilod.ctl import ip_filter, paths, server_files
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.failures import FAILED, TIME_PROBLEMS
 from zfsilod.ctl.output.messages import dumps
@@ -351,7 +350,7 @@ def _rejoin(name: str) -> str:
 def _daemon(args: Namespace) -> Iterator[Prerequisite]:
     try:
         with dial(args) as daemon:
-            status = daemon.ask(daemon.api.service.GetStatus, pb.GetStatusRequest())
+            status = daemon.ask("GetStatus", pb.GetStatusRequest())
     except ZfsiloError as error:
         denied = error.code == "PERMISSION_DENIED"
         command = "sudo zfsiloctl doctor" if denied else "systemctl enable --now zfsilod.socket"
@@ -370,9 +369,9 @@ def _servers() -> Iterator[Prerequisite]:
     for name in known_servers():
         access = server_files.read(name)
         try:
-            with server_files.channel_to(access) as channel:
-                remote = Server(channel, f"{name} ({access.address})", REACH_S)
-                info = remote.ask(remote.api.service.GetServerInfo, pb.GetServerInfoRequest())
+            channel = server_files.channel_to(access)
+            remote = Server(channel, f"{name} ({access.address})", REACH_S)
+            info = remote.ask("GetServerInfo", pb.GetServerInfoRequest())
         except ZfsiloError as error:
             yield Prerequisite(f"server {name}", error.message, _reach(error, name, access))
         else:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from zfsilo.v1 import host_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, label_filters
@@ -22,9 +19,11 @@ from zfsilod.ctl.parse import (
 )
 from zfsilod.ctl.times import age, when
 from zfsilod.model.errors import InvalidArgument, ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import Any
 
     from zfsilod.ctl.client import Server
 
@@ -33,7 +32,7 @@ def list_hosts(args: Namespace) -> None:
     """List the registered hosts."""
     with dial(args) as server:
         request = pb.ListHostsRequest(filter=all_of(args.filter, *label_filters(args.label)))
-        hosts = server.ask_all(server.api.hosts.ListHosts, request, "hosts")
+        hosts = server.ask_all("ListHosts", request, "hosts")
     rows = [
         [
             host.id,
@@ -91,7 +90,7 @@ def add(args: Namespace) -> None:
     )
     request = pb.CreateHostRequest(host_id=bare(args.name, "hosts"), host=host)
     with dial(args) as server:
-        change(args, server, server.changes.hosts.CreateHost, request)
+        change(args, server, "CreateHost", request)
 
 
 def update(args: Namespace) -> None:
@@ -102,25 +101,25 @@ def update(args: Namespace) -> None:
         for field in ("iqn", "nqn", "max_attachments"):
             if getattr(args, field) is not None:
                 setattr(request.host, field, getattr(args, field))
-                request.update_mask.paths.append(field)
+                request.update_mask.append(field)
         if args.address:
             request.host.addresses.extend(args.address)
-            request.update_mask.paths.append("addresses")
+            request.update_mask.append("addresses")
         if args.label:  # replaced as a whole; the etag detects a change since they were read
             current = get(server, args.name)
             request.host.labels.update(changed_labels(dict(current.labels), args.label))
             request.etag = args.etag or current.etag
-            request.update_mask.paths.append("labels")
+            request.update_mask.append("labels")
         if args.new_machine:
-            request.update_mask.paths.append("machine")
-        if not request.update_mask.paths:
+            request.update_mask.append("machine")
+        if not request.update_mask:
             raise InvalidArgument(
                 "nothing to change; pass --iqn, --nqn, --address, --label, --max-attachments or "
                 "--new-machine",
                 reason="USAGE",
                 usage="zfsiloctl host update --help",
             )
-        change(args, server, server.changes.hosts.UpdateHost, request)
+        change(args, server, "UpdateHost", request)
     if args.new_machine:
         name = bare(args.name, "hosts")
         say(args, f"its certificates are revoked; next: zfsiloctl pki issue host {name}")
@@ -130,12 +129,12 @@ def delete(args: Namespace) -> None:
     """Delete the registration of a host."""
     request = pb.DeleteHostRequest(name=resource(args.name, "hosts"), etag=args.etag)
     with dial(args) as server:
-        change(args, server, server.changes.hosts.DeleteHost, request)
+        change(args, server, "DeleteHost", request)
 
 
 def get(server: Server, name: str) -> Any:
     """Return a host."""
-    return server.ask(server.api.hosts.GetHost, pb.GetHostRequest(name=resource(name, "hosts")))
+    return server.ask("GetHost", pb.GetHostRequest(name=resource(name, "hosts")))
 
 
 def say_unregistered(args: Namespace, server: Server, names: list[str]) -> None:

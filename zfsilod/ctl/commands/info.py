@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from zfsilo.v1 import service_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import show_block
 from zfsilod.ctl.output.volume import commas
 from zfsilod.ctl.parse import bare
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ ROLES = {"server": "server (serves volumes)", "client": "client (uses volumes)"}
 def info(args: Namespace) -> None:
     """Show version, roles and features of the daemon."""
     with dial(args) as server:
-        about = server.ask(server.api.service.GetServerInfo, pb.GetServerInfoRequest())
+        about = server.ask("GetServerInfo", pb.GetServerInfoRequest())
         where = server.where
     if args.json:
         print(as_json(about))
@@ -44,7 +42,7 @@ def capacity(args: Namespace) -> None:
     """Show the space for volumes."""
     with dial(args) as server:
         request = pb.GetCapacityRequest(root=args.dataset)
-        space = server.ask(server.api.service.GetCapacity, request)
+        space = server.ask("GetCapacity", request)
     if args.json:
         print(as_json(space))
         return

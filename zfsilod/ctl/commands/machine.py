@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from zfsilo.v1 import service_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import paths, server_files
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
 from zfsilod.ctl.output.table import BAD, clean, paint, say
 from zfsilod.ctl.require_local import check_root
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -57,7 +55,7 @@ def _bind(args: Namespace, *, cloned: bool) -> None:
     with dial(args) as daemon:
         daemon.read_s = daemon.change_s
         request = pb.BindMachineRequest(cloned=cloned)
-        about = daemon.ask(daemon.api.service.BindMachine, request)
+        about = daemon.ask("BindMachine", request)
     for hold in about.holds:
         print(f"{paint(BAD, 'held')}: {clean(hold.sentence)}")
         print(f"  try: {hold.command}")

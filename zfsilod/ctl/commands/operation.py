@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import grpc
-from zfsilo.v1 import operation_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import rpc_errors
 from zfsilod.ctl.change import outcome
 from zfsilod.ctl.client import Server, dial
@@ -20,7 +16,7 @@ from zfsilod.ctl.output.operation import (
     show_operation,
     state_of,
 )
-from zfsilod.ctl.output.progress import ENDED, ProgressLine
+from zfsilod.ctl.output.progress import ENDED, progress_of
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare, resource
 from zfsilod.model.errors import (
@@ -29,12 +25,15 @@ from zfsilod.model.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
+    ZfsiloError,
 )
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
+    from typing import Any
 
 STILL_RUNNING = "NOT (state = DONE OR state = ROLLED_BACK OR state = ABANDONED)"
 MAX_NAMED = 4
@@ -48,7 +47,7 @@ def list_operations(args: Namespace) -> None:
     wanted = all_of(args.filter, running, state, subject)
     with dial(args) as server:
         request = pb.ListOperationsRequest(filter=wanted)
-        operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+        operations = server.ask_all("ListOperations", request, "operations")
     show_all(
         args,
         "operations",
@@ -73,12 +72,10 @@ def wait(args: Namespace) -> int:
     with dial(args) as server:
         name = find(server, args.name)
         server.read_s = server.change_s
-        progress = ProgressLine(server, lambda: name, draw=not (args.json or args.quiet))
-        progress.start()
+        progress = progress_of(server, draw=not (args.json or args.quiet))
+        progress.follow(name)
         try:
-            operation = server.ask(
-                server.api.operations.WaitOperation, pb.WaitOperationRequest(name=name)
-            )
+            operation = server.ask("WaitOperation", pb.WaitOperationRequest(name=name))
         finally:
             progress.stop()
     return conclude(args, operation)
@@ -132,25 +129,25 @@ def changes_since(
     server: Server, wanted: str, after: int, timeout_s: float | None = None
 ) -> Iterator[Any]:
     """Yield operations as they change; continue after a restart of the daemon, without gaps."""
-    method, fruitless = server.api.operations.WatchOperations, 0
+    fruitless = 0
     while fruitless < 2:
         fruitless += 1
         request = pb.WatchOperationsRequest(filter=wanted, after_revision=after)
         try:
-            for change in method(request, timeout=timeout_s, wait_for_ready=fruitless > 1):
+            call = server.watch("WatchOperations", request, timeout_s, patient=fruitless > 1)
+            for change in call.responses():
                 fruitless, after = 0, change.operation.revision
                 yield change.operation
-        except grpc.RpcError as error:
-            failure = server.error_of(error)
-            if failure.code != "UNAVAILABLE" or fruitless > 1:
-                raise failure from error
+        except ZfsiloError as error:
+            if error.code != "UNAVAILABLE" or fruitless > 1:
+                raise
     raise Unavailable(f"{server.where} closed the watch twice before any change; retry")
 
 
 def newest_revision(server: Server) -> int:
     """Return the revision of the newest change."""
     request = pb.ListOperationsRequest()
-    operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+    operations = server.ask_all("ListOperations", request, "operations")
     return max((operation.revision for operation in operations), default=0)
 
 
@@ -158,7 +155,7 @@ def cancel(args: Namespace) -> None:
     """Stop an operation and start its rollback."""
     with dial(args) as server:
         request = pb.CancelOperationRequest(name=find(server, args.name))
-        operation = server.ask(server.api.operations.CancelOperation, request)
+        operation = server.ask("CancelOperation", request)
     _report(args, operation, "stopped; rolling back")
 
 
@@ -166,7 +163,7 @@ def repair(args: Namespace) -> None:
     """Retry the rollback of an operation."""
     with dial(args) as server:
         request = pb.RepairOperationRequest(name=find(server, args.name))
-        operation = server.ask(server.api.operations.RepairOperation, request)
+        operation = server.ask("RepairOperation", request)
     _report(args, operation, "retrying the rollback")
 
 
@@ -174,7 +171,7 @@ def abandon(args: Namespace) -> None:
     """Release the claims of an operation that cannot be rolled back, and list what it leaves."""
     with dial(args) as server:
         request = pb.AbandonOperationRequest(name=find(server, args.name))
-        operation = server.ask(server.api.operations.AbandonOperation, request)
+        operation = server.ask("AbandonOperation", request)
     if args.json:
         print(as_json(operation))
     elif not args.quiet:
@@ -212,7 +209,7 @@ def _report(args: Namespace, operation: Any, progress: str) -> None:
 def get(server: Server, name: str) -> Any:
     """Return an operation."""
     request = pb.GetOperationRequest(name=find(server, name))
-    return server.ask(server.api.operations.GetOperation, request)
+    return server.ask("GetOperation", request)
 
 
 def find(server: Server, text: str) -> str:
@@ -221,7 +218,7 @@ def find(server: Server, text: str) -> str:
     if not part or len(part) >= ULID_LENGTH:
         return resource(text, "operations")
     request = pb.ListOperationsRequest()
-    operations = server.ask_all(server.api.operations.ListOperations, request, "operations")
+    operations = server.ask_all("ListOperations", request, "operations")
     matches = [
         name for name in map(id_of, operations) if name.startswith(part) or name.endswith(part)
     ]

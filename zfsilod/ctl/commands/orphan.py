@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-from zfsilo.v1 import service_pb2
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.confirm import confirmed
@@ -16,11 +13,13 @@ from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import clean, show_table
 from zfsilod.ctl.parse import check_one_or_all
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from zfsilod.ctl.client import Server
+    from zfsilod.ctl.messages import Message
 
 PUT_BACK = "put-back"  # kind of the operation of an adoption under an existing record
 TAKE_OVER = "Take the pool over from the store that claimed it? No other host may use it any more."
@@ -30,8 +29,8 @@ def list_orphans(args: Namespace) -> None:
     """List the orphans of a host."""
     with dial(args) as server:
         server.read_s = server.change_s  # it scans the whole pool
-        request = service_pb2.ListOrphansRequest()
-        orphans = server.ask_all(server.api.service.ListOrphans, request, "orphans")
+        request = pb.ListOrphansRequest()
+        orphans = server.ask_all("ListOrphans", request, "orphans")
     rows = [(orphan.name, orphan.text, ", ".join(orphan.users)) for orphan in orphans]
     show_all(
         args,
@@ -44,13 +43,11 @@ def list_orphans(args: Namespace) -> None:
 
 def remove(args: Namespace) -> int:
     """Remove orphans, after confirmation."""
-    request = service_pb2.RemoveOrphansRequest(names=args.name, force=args.force)
+    request = pb.RemoveOrphansRequest(names=args.name, force=args.force)
     with dial(args) as server:
-        method = server.changes.service.RemoveOrphans
+        method = "RemoveOrphans"
         if not (args.yes or args.dry_run):
-            check = service_pb2.RemoveOrphansRequest(
-                names=args.name, force=args.force, validate_only=True
-            )
+            check = pb.RemoveOrphansRequest(names=args.name, force=args.force, validate_only=True)
             send(server, method, check, follow=False)  # raises before the question is asked
             if not confirmed(f"Remove {clean(', '.join(args.name))} and all data in it?"):
                 return FAILED
@@ -75,7 +72,7 @@ def adopt(args: Namespace) -> int:
             )
             if not (args.yes or args.dry_run) and not _agreed(server, request):
                 return FAILED
-            change(args, server, server.changes.volumes.AdoptVolume, request)
+            change(args, server, "AdoptVolume", request)
             return 0
         if args.no_wait:
             raise InvalidArgument(
@@ -88,7 +85,7 @@ def adopt(args: Namespace) -> int:
         if ask_first and not confirmed(TAKE_OVER):
             return FAILED
         everything = pb.AdoptVolumesRequest(take_over=args.take_over, validate_only=args.dry_run)
-        adopted = server.ask(server.api.volumes.AdoptVolumes, everything)
+        adopted = server.ask("AdoptVolumes", everything)
     word = "would be adopted" if args.dry_run else "adopted"
     if args.json:
         print(as_json(adopted))
@@ -103,7 +100,7 @@ def adopt(args: Namespace) -> int:
     return FAILED if adopted.complaints else 0
 
 
-def _agreed(server: Server, request: pb.AdoptVolumeRequest) -> bool:
+def _agreed(server: Server, request: Message) -> bool:
     """Ask whether a zvol is put back under its record; an adoption without a record needs no yes.
 
     Raises the error of the request before the question.
@@ -111,7 +108,7 @@ def _agreed(server: Server, request: pb.AdoptVolumeRequest) -> bool:
     check = pb.AdoptVolumeRequest()
     check.CopyFrom(request)
     check.validate_only = True
-    operation = send(server, server.changes.volumes.AdoptVolume, check, follow=False).operation
+    operation = send(server, "AdoptVolume", check, follow=False).operation
     if operation.kind != PUT_BACK or not operation.actions:
         return True
     title = clean(operation.title)

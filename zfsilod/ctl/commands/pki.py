@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl import paths, server_files
 from zfsilod.ctl.join_files import access, files, host_id, new_file, write_join
@@ -21,6 +20,7 @@ from zfsilod.ctl.require_local import check_root
 from zfsilod.ctl.times import left, rfc3339
 from zfsilod.model.errors import AlreadyExists, InvalidArgument, ZfsiloError
 from zfsilod.model.identity import IMPORTED, Identity
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Issued, Revocation
 from zfsilod.model.validation import check_id
 from zfsilod.security import certificates, credentials, join_file
@@ -196,18 +196,17 @@ def import_pem(args: Namespace) -> None:
 
 def _renew_for(args: Namespace, name: str) -> bool:
     """Ask a server to renew its certificate for this host, if it expires soon."""
-    from zfsilo.v1 import service_pb2
-
+    from zfsilod.ctl import messages as pb
     from zfsilod.ctl.client import Server
 
     server_access = server_files.read(name)
     if not server_access.certificate or not _is_due(args, server_access.certificate):
         return False
     new = certificates.make_request()
-    request = service_pb2.RenewCertificateRequest(request=new.certificate_pem.decode())
-    with server_files.channel_to(server_access) as channel:
-        server = Server(channel, f"{name} ({server_access.address})", args.timeout or RENEW_S)
-        answer = server.ask(server.api.service.RenewCertificate, request)
+    request = pb.RenewCertificateRequest(request=new.certificate_pem.decode())
+    channel = server_files.channel_to(server_access)
+    server = Server(channel, f"{name} ({server_access.address})", args.timeout or RENEW_S)
+    answer = server.ask("RenewCertificate", request)
     server_access.certificate, server_access.key = answer.certificate, new.key_pem.decode()
     server_files.write(server_access)
     say(args, f"certificate for {name}: renewed until {_expiry_day(server_access.certificate)}")

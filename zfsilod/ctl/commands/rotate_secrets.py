@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-from zfsilo.v1 import service_pb2
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import ask, change
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.failures import FAILED
@@ -15,9 +12,12 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import clean
 from zfsilod.ctl.parse import bare, resource
 from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
+
+    from zfsilod.ctl.messages import Message
 
 
 def rotate_secrets(args: Namespace) -> int:
@@ -25,21 +25,17 @@ def rotate_secrets(args: Namespace) -> int:
     with dial(args) as server:
         if not args.volume:
             return _rotate_all(args, server)
-        change(args, server, server.changes.service.RotateSecrets, _request(args, args.volume))
+        change(args, server, "RotateSecrets", _request(args, args.volume))
     return 0
 
 
 def _rotate_all(args: Namespace, server: Server) -> int:
     """Replace the secrets of every publication; continue after a failure."""
-    publications = server.ask_all(
-        server.api.volumes.ListPublications, pb.ListPublicationsRequest(), "publications"
-    )
+    publications = server.ask_all("ListPublications", pb.ListPublicationsRequest(), "publications")
     answers, failed = [], False
     for volume in dict.fromkeys(bare(entry.volume, "volumes") for entry in publications):
         try:
-            answers.append(
-                ask(args, server, server.changes.service.RotateSecrets, _request(args, volume))
-            )
+            answers.append(ask(args, server, "RotateSecrets", _request(args, volume)))
         except ZfsiloError as error:
             failed = True
             sys.stderr.write(f"zfsiloctl: {volume}: {clean(error.message)}\n")
@@ -50,8 +46,8 @@ def _rotate_all(args: Namespace, server: Server) -> int:
     return FAILED if failed else 0
 
 
-def _request(args: Namespace, volume: str) -> service_pb2.RotateSecretsRequest:
-    request = service_pb2.RotateSecretsRequest(volume=resource(volume, "volumes"), force=args.force)
+def _request(args: Namespace, volume: str) -> Message:
+    request: Message = pb.RotateSecretsRequest(volume=resource(volume, "volumes"), force=args.force)
     if args.host:
         request.host = resource(args.host, "hosts")
     return request

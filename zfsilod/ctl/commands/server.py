@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from zfsilo.v1 import host_pb2
 
 from zfsilod.ctl import ip_filter, paths, server_files, volume_files
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.client import Server
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_root
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import parse_initiator_name
 from zfsilod.model.validation import check_id
 
@@ -79,20 +78,20 @@ def forget(args: Namespace) -> None:
 
 def register(access: Access, timeout_s: float | None, iqn: str) -> str:
     """Register this host's initiator name with a server, and return the id of this host there."""
-    request = host_pb2.RegisterHostRequest(host=host_pb2.Host(iqn=iqn))
-    with server_files.channel_to(access) as channel:
-        server = Server(channel, f"{access.name} ({access.address})", timeout_s)
-        try:
-            answer = server.ask(server.api.hosts.RegisterHost, request)
-        except ZfsiloError as error:
-            if error.reason not in NOT_A_HOST:
-                raise
-            raise FailedPrecondition(
-                f"the join file for {access.name} is for a user, not for a host; use it with "
-                f"zfsiloctl -H FILE, or issue one for this host with zfsiloctl pki issue host "
-                f"on {access.name}",
-                reason="NOT_A_HOSTS",
-            ) from error
+    request = pb.RegisterHostRequest(host=pb.Host(iqn=iqn))
+    channel = server_files.channel_to(access)
+    server = Server(channel, f"{access.name} ({access.address})", timeout_s)
+    try:
+        answer = server.ask("RegisterHost", request)
+    except ZfsiloError as error:
+        if error.reason not in NOT_A_HOST:
+            raise
+        raise FailedPrecondition(
+            f"the join file for {access.name} is for a user, not for a host; use it with "
+            f"zfsiloctl -H FILE, or issue one for this host with zfsiloctl pki issue host "
+            f"on {access.name}",
+            reason="NOT_A_HOSTS",
+        ) from error
     return bare(answer.host.name, "hosts")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from zfsilo.v1 import snapshot_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, label_filters
@@ -14,10 +11,12 @@ from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, filesystem, pairs
 from zfsilod.ctl.parse import assignments, bare, resource
 from zfsilod.ctl.times import age, when
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import Any
 
 LIST = ("NAME", "VOLUME", "SIZE", "FILESYSTEM", "GROUP", "LABELS", "AGE")
 
@@ -30,7 +29,7 @@ def create(args: Namespace) -> None:
         labels=assignments(args.label, "label"),
     )
     with dial(args) as server:
-        change(args, server, server.changes.snapshots.CreateSnapshot, request)
+        change(args, server, "CreateSnapshot", request)
 
 
 def list_snapshots(args: Namespace) -> None:
@@ -39,7 +38,7 @@ def list_snapshots(args: Namespace) -> None:
     if args.volume:
         request.volume = resource(args.volume, "volumes")
     with dial(args) as server:
-        snapshots = server.ask_all(server.api.snapshots.ListSnapshots, request, "snapshots")
+        snapshots = server.ask_all("ListSnapshots", request, "snapshots")
     show_all(
         args,
         "snapshots",
@@ -53,7 +52,7 @@ def show(args: Namespace) -> None:
     """Show a snapshot."""
     request = pb.GetSnapshotRequest(name=resource(args.name, "snapshots"))
     with dial(args) as server:
-        snapshot = server.ask(server.api.snapshots.GetSnapshot, request)
+        snapshot = server.ask("GetSnapshot", request)
     if args.json:
         print(as_json(snapshot))
         return
@@ -76,7 +75,7 @@ def delete(args: Namespace) -> None:
     """Delete a snapshot."""
     request = pb.DeleteSnapshotRequest(name=resource(args.name, "snapshots"), etag=args.etag)
     with dial(args) as server:
-        change(args, server, server.changes.snapshots.DeleteSnapshot, request)
+        change(args, server, "DeleteSnapshot", request)
 
 
 def create_group(args: Namespace) -> None:
@@ -87,14 +86,14 @@ def create_group(args: Namespace) -> None:
         volumes=[resource(volume, "volumes") for volume in args.volume],
     )
     with dial(args) as server:
-        change(args, server, server.changes.snapshots.CreateSnapshotGroup, request)
+        change(args, server, "CreateSnapshotGroup", request)
 
 
 def list_groups(args: Namespace) -> None:
     """List snapshot groups."""
     request = pb.ListSnapshotGroupsRequest(filter=all_of(args.filter, *label_filters(args.label)))
     with dial(args) as server:
-        groups = server.ask_all(server.api.snapshots.ListSnapshotGroups, request, "groups")
+        groups = server.ask_all("ListSnapshotGroups", request, "groups")
     rows = [
         [
             group.id,
@@ -117,7 +116,7 @@ def show_group(args: Namespace) -> None:
     """Show a group and its snapshots."""
     request = pb.GetSnapshotGroupRequest(name=resource(args.name, "snapshotGroups"))
     with dial(args) as server:
-        group = server.ask(server.api.snapshots.GetSnapshotGroup, request)
+        group = server.ask("GetSnapshotGroup", request)
     if args.json:
         print(as_json(group))
         return
@@ -139,7 +138,7 @@ def delete_group(args: Namespace) -> None:
         name=resource(args.name, "snapshotGroups"), etag=args.etag
     )
     with dial(args) as server:
-        change(args, server, server.changes.snapshots.DeleteSnapshotGroup, request)
+        change(args, server, "DeleteSnapshotGroup", request)
 
 
 def _row(snapshot: Any) -> list[str]:

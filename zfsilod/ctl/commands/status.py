@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from zfsilo.v1 import service_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint, show_block
 from zfsilod.ctl.parse import bare
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import Any
 
 STATES = ("CREATED", "PUBLISHED", "CONNECTED", "STAGED", "MOUNTED", "INCOMPLETE")
 BAR = 20
@@ -22,7 +21,7 @@ BAR = 20
 def status(args: Namespace) -> None:
     """Show a summary of a host, and what needs attention."""
     with dial(args) as server:
-        summary = server.ask(server.api.service.GetStatus, pb.GetStatusRequest())
+        summary = server.ask("GetStatus", pb.GetStatusRequest())
     if args.json:
         print(as_json(summary))
         return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from zfsilod.ctl.join_files import access, new_file, write_join
 from zfsilod.ctl.local_trust import opened_store, record
@@ -15,6 +14,7 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.times import left, rfc3339, show_age
 from zfsilod.model.errors import NotFound
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Token
 from zfsilod.security.authentication import new_token
 

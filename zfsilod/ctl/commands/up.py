@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import volume_files
 from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
@@ -110,7 +109,7 @@ def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
         path=file.mount_path,
     )
     with dial(args) as server:
-        return [_send(args, server, server.changes.volumes.AttachVolume, request)]
+        return [_send(args, server, "AttachVolume", request)]
 
 
 def _publish(args: Namespace, name: str) -> list[Any]:
@@ -119,7 +118,7 @@ def _publish(args: Namespace, name: str) -> list[Any]:
         volume = _find(server, name)
         if volume is None or not volume.dataset:
             raise _unknown(name)
-        publish = server.changes.volumes.PublishVolume
+        publish = "PublishVolume"
         return [_send(args, server, publish, request) for request in publications_for(volume)]
 
 
@@ -127,9 +126,7 @@ def publications_for(volume: Any) -> list[Any]:
     """Return the requests that bring a volume to PUBLISHED. Raises FailedPrecondition."""
     allowed = [resource(host, "hosts") for host in volume.hosts if host != "*"]
     existing = {publication.host: publication for publication in volume.publications}
-    shared = [
-        mode for mode in volume.access_modes if pb.AccessMode.Name(mode).startswith(MULTI_NODE)
-    ]
+    shared = [mode for mode in volume.access_modes if mode.startswith(MULTI_NODE)]
     hosts = list(dict.fromkeys([*existing, *allowed])) if shared else list(existing) or allowed
     if not hosts:
         raise FailedPrecondition(
@@ -162,13 +159,13 @@ def _detach_path(server: Server, name: str, *, served: bool) -> list[tuple[Any, 
     volume = _find(server, name)
     if volume is None and served:
         raise _unknown(name)
-    volumes, full = server.changes.volumes, resource(name, "volumes")
+    full = resource(name, "volumes")
     requests: list[tuple[Any, Any]] = []
     if volume is not None and volume.HasField("attachment"):
-        requests.append((volumes.DetachVolume, pb.DetachVolumeRequest(name=full)))
+        requests.append(("DetachVolume", pb.DetachVolumeRequest(name=full)))
     if volume is not None and served and volume.publications:
         unpublish = pb.UnpublishVolumeRequest(name=full, all_hosts=True)
-        requests.append((volumes.UnpublishVolume, unpublish))
+        requests.append(("UnpublishVolume", unpublish))
     return requests
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
 
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl import volume_files
 from zfsilod.ctl.change import change, send
 from zfsilod.ctl.client import Server, dial
@@ -32,10 +29,12 @@ from zfsilod.ctl.parse import (
 )
 from zfsilod.ctl.times import at
 from zfsilod.model.errors import InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterable
+    from typing import Any
 
     from zfsilod.ctl.volume_files import VolumeFile
 
@@ -46,7 +45,7 @@ def list_volumes(args: Namespace) -> None:
     wanted = all_of(args.filter, state, *label_filters(args.label))
     with dial(args) as server:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=args.deleted)
-        volumes = server.ask_all(server.api.volumes.ListVolumes, request, "volumes")
+        volumes = server.ask_all("ListVolumes", request, "volumes")
     show_all(
         args,
         "volumes",
@@ -123,14 +122,14 @@ def present_or_wanted(facts: Iterable[Any]) -> list[Any]:
 def probed(server: Server, name: str) -> Any:
     """Return the facts of a volume, probed now."""
     request = pb.ProbeVolumeRequest(name=resource(name, "volumes"))
-    return server.ask(server.api.volumes.ProbeVolume, request)
+    return server.ask("ProbeVolume", request)
 
 
 def stats(args: Namespace) -> None:
     """Show the space that a volume uses."""
     with dial(args) as server:
         request = pb.StatsVolumeRequest(name=resource(args.name, "volumes"))
-        usage = server.ask(server.api.volumes.StatsVolume, request)
+        usage = server.ask("StatsVolume", request)
     if args.json:
         print(as_json(usage))
     else:
@@ -168,7 +167,7 @@ def create(args: Namespace) -> None:
         volume_id=bare(args.name, "volumes"), volume=volume, limit_bytes=parse_size(args.limit)
     )
     with dial(args) as server:
-        change(args, server, server.changes.volumes.CreateVolume, request)
+        change(args, server, "CreateVolume", request)
         say_unregistered(args, server, args.host)
 
 
@@ -189,14 +188,14 @@ def update(args: Namespace) -> None:
         if args.property:
             values, inherited = changes(args.property, "property")
             request.volume.properties.update(values | dict.fromkeys(inherited, ""))
-            request.update_mask.paths.append("properties")
+            request.update_mask.append("properties")
         if args.label:
             request.volume.labels.update(changed_labels(dict(volume.labels), args.label))
-            request.update_mask.paths.append("labels")
+            request.update_mask.append("labels")
         if args.host:
             request.volume.hosts.extend(changed_hosts(list(volume.hosts), args.host))
-            request.update_mask.paths.append("hosts")
-        change(args, server, server.changes.volumes.UpdateVolume, request)
+            request.update_mask.append("hosts")
+        change(args, server, "UpdateVolume", request)
         say_unregistered(args, server, args.host)
 
 
@@ -212,8 +211,8 @@ def resize(args: Namespace) -> None:
         request = pb.UpdateVolumeRequest(
             volume=pb.Volume(name=name, capacity_bytes=size), etag=etag
         )
-        request.update_mask.paths.append("capacity_bytes")
-        change(args, server, server.changes.volumes.UpdateVolume, request)
+        request.update_mask.append("capacity_bytes")
+        change(args, server, "UpdateVolume", request)
         if not (args.dry_run or args.no_wait or args.json or args.quiet):
             _say_who_has_to_grow(args, get(server, args.name))
 
@@ -237,7 +236,7 @@ def delete(args: Namespace) -> int:
         unpublish=args.unpublish,
     )
     with dial(args) as server:
-        method, uid = server.changes.volumes.DeleteVolume, get(server, name).uid
+        method, uid = "DeleteVolume", get(server, name).uid
         if not (args.yes or args.dry_run):
             check = pb.DeleteVolumeRequest()
             check.CopyFrom(request)
@@ -255,7 +254,7 @@ def delete(args: Namespace) -> int:
 def _say_until_when(args: Namespace, server: Server, uid: str) -> None:
     """Say until when a deleted volume can be restored, if it is in the trash."""
     request = pb.ListVolumesRequest(filter=equals("uid", uid), show_deleted=True)
-    for volume in server.ask_all(server.api.volumes.ListVolumes, request, "volumes"):
+    for volume in server.ask_all("ListVolumes", request, "volumes"):
         restore = f"zfsiloctl volume undelete {volume.id}"
         say(args, f"  it stays there until {at(volume.purge_time)}: {restore}")
 
@@ -264,7 +263,7 @@ def undelete(args: Namespace) -> None:
     """Restore a volume from the trash."""
     request = pb.UndeleteVolumeRequest(name=resource(args.name, "volumes"), uid=args.uid)
     with dial(args) as server:
-        change(args, server, server.changes.volumes.UndeleteVolume, request)
+        change(args, server, "UndeleteVolume", request)
 
 
 def publish(args: Namespace) -> None:
@@ -279,7 +278,7 @@ def publish(args: Namespace) -> None:
     if args.access_mode:
         request.access_mode = access_mode(args.access_mode)
     with dial(args) as server:
-        change(args, server, server.changes.volumes.PublishVolume, request)
+        change(args, server, "PublishVolume", request)
 
 
 def unpublish(args: Namespace) -> None:
@@ -300,9 +299,9 @@ def unpublish(args: Namespace) -> None:
     if args.host:
         request.host = resource(args.host, "hosts")
     if args.grace is not None:
-        request.grace.FromTimedelta(timedelta(seconds=args.grace))
+        request.grace = f"{args.grace:f}s"
     with dial(args) as server:
-        change(args, server, server.changes.volumes.UnpublishVolume, request)
+        change(args, server, "UnpublishVolume", request)
 
 
 def sync(args: Namespace) -> int:
@@ -312,10 +311,10 @@ def sync(args: Namespace) -> int:
         if args.name:
             request = pb.SyncVolumeRequest(name=resource(args.name, "volumes"))
             if not args.dry_run:
-                change(args, server, server.changes.volumes.SyncVolume, request)
+                change(args, server, "SyncVolume", request)
                 return 0
             request.validate_only = True
-            return _show_synced(args, server.ask(server.api.volumes.SyncVolume, request), {})
+            return _show_synced(args, server.ask("SyncVolume", request), {})
         if args.no_wait:
             raise InvalidArgument(
                 "--no-wait cannot be combined with --all",
@@ -324,7 +323,7 @@ def sync(args: Namespace) -> int:
             )
         server.read_s = server.change_s
         everything = pb.SyncVolumesRequest(validate_only=args.dry_run)
-        response = server.ask(server.api.volumes.SyncVolumes, everything)
+        response = server.ask("SyncVolumes", everything)
     return _show_synced(args, response, dict(response.complaints))
 
 
@@ -348,9 +347,9 @@ def _show_synced(args: Namespace, response: Any, complaints: dict[str, str]) -> 
 def get(server: Server, name: str) -> Any:
     """Return a volume."""
     request = pb.GetVolumeRequest(name=resource(name, "volumes"))
-    return server.ask(server.api.volumes.GetVolume, request)
+    return server.ask("GetVolume", request)
 
 
 def access_mode(word: str) -> Any:
     """Return the value of an access mode in messages."""
-    return pb.AccessMode.Value(f"ACCESS_MODE_{word.upper()}")
+    return f"ACCESS_MODE_{word.upper()}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
-from typing import TYPE_CHECKING, Any
-
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.table import BAD, DOUBT, GOOD, clean, paint, shorten, width
 from zfsilod.model.host_facts import HIDDEN
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 SECTIONS = {
     "Zvol": "zvol",
@@ -49,6 +47,8 @@ WIDEST = 8  # of the verdicts
 
 def show_facts(name: str, facts: Sequence[Any]) -> None:
     """Print facts by section, one a line."""
+    import textwrap  # `volume list` needs no facts
+
     print(name)
     sections: dict[str, list[Any]] = {}
     for fact in facts:

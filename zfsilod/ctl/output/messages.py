@@ -1,26 +1,23 @@
-"""Protobuf messages as JSON, and lists of them as JSON, names or a table."""
+"""Messages as JSON, and lists of them as JSON, names or a table."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from google.protobuf.message import Message
+    from zfsilod.ctl.messages import Message
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Return a message as json takes it, with every field; 64-bit numbers become texts."""
-    from google.protobuf.json_format import MessageToDict
-
-    fields: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return fields
+    """Return a message as the server sent it: with every field, 64-bit numbers as texts."""
+    return message.plain()
 
 
 def dumps(value: object, *, indent: int | None = 2) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
 
-from zfsilo.v1 import operation_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.progress import ENDED, describe
 from zfsilod.ctl.output.table import BAD, BOLD, GOOD, clean, paint, show_block, show_table
 from zfsilod.ctl.output.volume import short_caller, word
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age, rfc3339, show_age, when
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 # Finished, or waiting for a repair.
 SETTLED = (*ENDED, pb.OPERATION_STATE_NEEDS_REPAIR)
@@ -45,9 +45,7 @@ def show_operation(operation: Any) -> None:
         ],
     )
     for action in operation.actions:
-        print(
-            f"  {word(pb.ActionStatus, action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}"
-        )
+        print(f"  {word(action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}")
 
 
 def change_line(operation: Any) -> str:
@@ -70,7 +68,7 @@ def short_id(operation: Any) -> str:
 
 def state_of(operation: Any) -> str:
     """Return the state of an operation in lower case."""
-    return word(pb.OperationState, operation.state, "OPERATION_STATE_").replace("_", " ")
+    return word(operation.state, "OPERATION_STATE_").replace("_", " ")
 
 
 def took(operation: Any) -> str:

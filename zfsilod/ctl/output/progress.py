@@ -4,70 +4,56 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from typing import TYPE_CHECKING, Any
 
-import grpc
-from zfsilo.v1.operation_pb2 import ActionStatus, OperationState, WatchOperationsRequest
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.table import clean
 from zfsilod.ctl.parse import bare
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import threading
+    from typing import Any
 
-    from zfsilod.ctl.client import Server
+    from zfsilod.ctl.client import HttpCall, Server
 
 DELAY_S = 0.3  # shorter operations show no progress
 JOIN_S = 1.0
 DEFAULT_WIDTH = 80
 ERASE_LINE = "\r\x1b[K"
-ENDED = (
-    OperationState.OPERATION_STATE_DONE,
-    OperationState.OPERATION_STATE_ROLLED_BACK,
-    OperationState.OPERATION_STATE_ABANDONED,
-)
+ENDED = ("OPERATION_STATE_DONE", "OPERATION_STATE_ROLLED_BACK", "OPERATION_STATE_ABANDONED")
 
 
-class ProgressLine(threading.Thread):
-    """A thread that follows the operation of a call and draws its progress on the terminal."""
+class NoProgress:
+    """What follows an operation where nobody looks."""
 
-    def __init__(self, server: Server, learn: Callable[[], str], *, draw: bool) -> None:
-        """`learn` waits for the operation's name; without `draw` nothing is printed."""
-        super().__init__(name="progress", daemon=True)
-        self.operation = ""
+    def follow(self, operation: str) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+class ProgressLine:
+    """Follows an operation in a thread, and draws its progress on the terminal."""
+
+    def __init__(self, server: Server) -> None:
+        import threading  # a command without a terminal has no use for it
+
         self._server = server
-        self._learn = learn
-        self._draws = draw and sys.stderr.isatty()
         self._over = threading.Event()
-        self._watch: Any = None
         self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._watch: HttpCall | None = None
         self._drawn = False
 
-    def run(self) -> None:
-        """Wait for the operation's name, then draw until the operation or the call finishes."""
-        try:
-            self.operation = self._learn()
-            if not self.operation or not self._draws or self._over.wait(DELAY_S):
-                return
-            wanted = f'id = "{bare(self.operation, "operations")}"'
-            with self._lock:
-                if self._over.is_set():
-                    return
-                self._watch = self._server.api.operations.WatchOperations(
-                    WatchOperationsRequest(filter=wanted), timeout=self._server.change_s
-                )
-            for changes in self._watch:
-                if self._over.is_set() or changes.operation.state in ENDED:
-                    return
-                text = describe(changes.operation)[: _columns() - 1]
-                with self._lock:
-                    if not self._over.is_set():
-                        sys.stderr.write(f"{ERASE_LINE}{text}")
-                        sys.stderr.flush()
-                        self._drawn = True
-        except grpc.RpcError:
-            return  # the call itself reports the error
+    def follow(self, operation: str) -> None:
+        """Start to draw the progress of an operation, until it or the call finishes."""
+        import threading
+
+        thread = threading.Thread(target=self._run, args=(operation,), name="progress", daemon=True)
+        self._thread = thread
+        thread.start()
 
     def stop(self) -> None:
         """Stop drawing and clear the line."""
@@ -78,7 +64,37 @@ class ProgressLine(threading.Thread):
             if self._drawn:
                 sys.stderr.write(ERASE_LINE)
                 sys.stderr.flush()
-        self.join(JOIN_S)
+        if self._thread is not None:
+            self._thread.join(JOIN_S)
+
+    def _run(self, operation: str) -> None:
+        if self._over.wait(DELAY_S):
+            return
+        wanted = f'id = "{bare(operation, "operations")}"'
+        request = pb.WatchOperationsRequest(filter=wanted)
+        try:
+            with self._lock:
+                if self._over.is_set():
+                    return
+                self._watch = self._server.watch("WatchOperations", request, self._server.change_s)
+            for changes in self._watch.responses():
+                if self._over.is_set() or changes.operation.state in ENDED:
+                    return
+                self._draw(describe(changes.operation)[: _columns() - 1])
+        except ZfsiloError:
+            return  # the call itself reports the error
+
+    def _draw(self, text: str) -> None:
+        with self._lock:
+            if not self._over.is_set():
+                sys.stderr.write(f"{ERASE_LINE}{text}")
+                sys.stderr.flush()
+                self._drawn = True
+
+
+def progress_of(server: Server, *, draw: bool) -> NoProgress | ProgressLine:
+    """Return what follows an operation: a line, where standard error is a terminal."""
+    return ProgressLine(server) if draw and sys.stderr.isatty() else NoProgress()
 
 
 def _columns() -> int:
@@ -91,7 +107,7 @@ def _columns() -> int:
 
 def describe(operation: Any) -> str:
     """Return the progress line of an operation: title, percentage and current action."""
-    state = OperationState.Name(operation.state).removeprefix("OPERATION_STATE_").lower()
+    state = operation.state.removeprefix("OPERATION_STATE_").lower()
     parts = [clean(operation.title), f"{operation.progress} %"]
     step = current_step(operation)
     if state != "running":
@@ -104,9 +120,6 @@ def describe(operation: Any) -> str:
 def current_step(operation: Any) -> str:
     """Return the description of the action that is running or next, or ""."""
     for action in operation.actions:
-        if action.status in (
-            ActionStatus.ACTION_STATUS_STARTED,
-            ActionStatus.ACTION_STATUS_PENDING,
-        ):
+        if action.status in (pb.ACTION_STATUS_STARTED, pb.ACTION_STATUS_PENDING):
             return clean(action.step)
     return ""

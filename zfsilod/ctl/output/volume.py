@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-
-from zfsilo.v1 import volume_pb2 as pb
-
+from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.table import BAD, BOLD, DOUBT, GOOD, clean, paint, show_block, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age, when
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 RESTORE = {pb.RESTORE_BOOT: "restored", pb.RESTORE_NEVER: "not restored"}
 LIST = ("NAME", "SIZE", "STATE", "FILESYSTEM", "PUBLISHED TO", "SERVER", "MOUNTED AT", "AGE")
@@ -91,7 +89,7 @@ def whereabouts(volume: Any) -> str:
 
 def show_volume(volume: Any, *, unit: str = "") -> None:
     """Print the details of a volume, below its headline; `unit`: the one that attaches it."""
-    used_as = word(pb.Mode, volume.mode, "MODE_")
+    used_as = word(volume.mode, "MODE_")
     show_block(
         "",
         [
@@ -129,7 +127,7 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
         ("Allowed hosts", commas(volume.hosts)),
         (
             "Access modes",
-            commas(word(pb.AccessMode, mode, "ACCESS_MODE_") for mode in volume.access_modes),
+            commas(word(mode, "ACCESS_MODE_") for mode in volume.access_modes),
         ),
         ("Uid", volume.uid),
         ("Etag", volume.etag),
@@ -139,7 +137,7 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
 
 
 def _publication(publication: Any) -> list[str]:
-    access = word(pb.AccessMode, publication.access_mode, "ACCESS_MODE_")
+    access = word(publication.access_mode, "ACCESS_MODE_")
     access += ", read-only" if publication.readonly else ""
     access += ", new secrets due" if publication.rotation_due else ""
     return [
@@ -204,23 +202,20 @@ STATS = (
 
 def filesystem(message: Any) -> str:
     """Return a filesystem as text: its type, state and uuid."""
-    state = word(pb.FilesystemState, message.state, "FILESYSTEM_STATE_")
+    state = word(message.state, "FILESYSTEM_STATE_")
     if state in ("", "none"):
         return state
     return f"{message.type} {state} {message.uuid}".strip()
 
 
-def state(value: int) -> str:
+def state(value: str) -> str:
     """Return a state in lower case."""
-    return word(pb.State, value, "STATE_")
+    return word(value, "STATE_")
 
 
-@lru_cache
-def word(enum: Any, value: int, prefix: str) -> str:
+def word(value: str | int, prefix: str) -> str:
     """Return a value of an enumeration in lower case, without its prefix; unspecified is ""."""
-    if value not in enum.values():
-        return str(value)  # from a newer server
-    name: str = enum.Name(value).removeprefix(prefix).lower()
+    name = str(value).removeprefix(prefix).lower()
     return "" if name == "unspecified" else name
 
 
