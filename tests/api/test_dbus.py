@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,9 @@ from tests.api.dbus_fixture import (
     create,
     options,
 )
-from tests.api.test_operations import eventually
-from tests.examples import PLANS, TAKE, operation
+from tests.examples import TAKE
 from tests.service_fixture import administrator
-from zfsilod.api.dbus import objects, server
+from zfsilod.api.dbus import objects
 from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
@@ -35,7 +33,6 @@ from zfsilod.api.dbus.contract import (
     path_of,
     split,
 )
-from zfsilod.api.dbus.signals import Signals
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed
 from zfsilod.storage.volume_view import volume_view
@@ -369,28 +366,3 @@ async def test_validate_only(fixture: BusFixture) -> None:
         await client.call(ROOT, MANAGER, "CreateVolume", "sta{sv}", f"v{number}", GIB, only)
     assert (await client.try_call(planned, PROPERTIES, "GetAll", "s", "")).error
     assert client.signals == []
-
-
-async def test_changes_that_follow_each_other_are_told_together(
-    fixture: BusFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first at once, further ones a moment later; the last revision of an operation counts."""
-    told: list[tuple[str, int]] = []
-    announce = fixture.service.executor.announce
-    monkeypatch.setattr(
-        Signals, "changed", lambda _own, changed: told.append((changed.id, changed.revision))
-    )
-    monkeypatch.setattr(server, "TOGETHER_S", 0.3)
-    one = operation(PLANS[0])
-    other = one.but(id="other")
-    announce(one.but(revision=1))
-    await eventually(lambda: told == [(one.id, 1)])
-    for revision in range(2, 30):
-        announce(one.but(revision=revision))
-    announce(other.but(revision=1))
-    announce(one.but(revision=30))
-    for _turn in range(5):
-        await asyncio.sleep(0)
-    assert len(told) == 1
-    await eventually(lambda: len(told) > 1)
-    assert told[1:] == [(other.id, 1), (one.id, 30)]

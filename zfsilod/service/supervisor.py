@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -20,11 +19,12 @@ from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
+    import asyncio
+
     from zfsilod.service.service import Service
     from zfsilod.storage.transaction import Transaction
 
 PASS_S, LEAST_PAUSE_S = 30, 1
-ROUND_S = 0.5  # from the start of a pass to the next, however much changes
 SPACE_S = 60  # between two checks of the available space, and of the owner of the pool
 CLAIM_S = 60.0
 SECRETS_S = 60  # between two polls of servers for new secrets
@@ -60,7 +60,6 @@ class Supervisor:
     async def run(self) -> None:
         """Run passes for ever."""
         while True:
-            began = time.monotonic()
             for work in (self.follow_pool, self.act):
                 try:
                     await work()
@@ -70,9 +69,6 @@ class Supervisor:
             due = min((due for _tries, due in self._tried.values()), default=math.inf)
             pause_s = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
             await self._executor.wait_for_change(pause_s)
-            await asyncio.sleep(
-                max(0.0, began + ROUND_S - time.monotonic())
-            )  # one for many changes
 
     async def act(self) -> None:
         """Do the work of one pass, unless the store belongs to another machine."""

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from zfsilod.systemd.messages import IncomingCall
 
 CLOSE_DEADLINE_S = 5
-TOGETHER_S = 0.05  # changes of this time are told together: a signal costs more than a change
 MACHINE_ID = Path("/etc/machine-id")
 
 NOBODY = Caller(role="reader", subject="", origin="")  # without rights
@@ -120,8 +119,6 @@ class DbusFront:
         self._signals = Signals(self._objects, self.emit)
         self._methods = Methods(service, self._objects)
         self._admission = Admission(self.identities.uids)
-        self._changed: dict[str, Operation] = {}  # operations whose changes are not told yet
-        self._tell_at = 0.0
         self._calls: set[asyncio.Task[None]] = set()
         self._closed = self._loop.create_task(self._watch())
 
@@ -153,7 +150,6 @@ class DbusFront:
             await asyncio.wait(self._calls, timeout=CLOSE_DEADLINE_S)
         for call in self._calls:
             call.cancel()
-        self._tell()
         if self._bus.connected:
             self._bus.disconnect()
         await self.closed()
@@ -292,20 +288,8 @@ class DbusFront:
     # Signals
 
     def _operation_changed(self, operation: Operation) -> None:
-        """Tell a change in the next iteration: after the reply to the call that submitted it.
-
-        Further changes are told together, TOGETHER_S after it.
-        """
-        if not self._changed:
-            self._loop.call_at(max(self._tell_at, self._loop.time()), self._tell)
-        self._changed.pop(operation.id, None)  # its last revision tells all, in this order
-        self._changed[operation.id] = operation
-
-    def _tell(self) -> None:
-        self._tell_at = self._loop.time() + TOGETHER_S
-        changed, self._changed = self._changed, {}
-        for operation in changed.values():
-            self._signals.changed(operation)
+        """Emit signals in the next iteration: after the reply to the call that submitted it."""
+        self._loop.call_soon(self._signals.changed, operation)
 
     def emit(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
         self._send(Message.new_signal(path, interface, member, signature, clean(body)))
