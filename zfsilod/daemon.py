@@ -78,6 +78,11 @@ class Paths:
         """The kind of host, as the store records it."""
         return "simulated" if self.fake_host else "real"
 
+    @property
+    def locks(self) -> Path:
+        """The folder of the lock files of operations, and of the socket for their workers."""
+        return self.state / "op" if self.fake_host else Path(LOCK_DIRECTORY)
+
 
 async def serve(paths: Paths, settings: config.Config) -> None:
     """Run the daemon until a signal or, with daemon.idle_exit_s, until it is idle."""
@@ -88,7 +93,10 @@ async def serve(paths: Paths, settings: config.Config) -> None:
     loop.set_default_executor(Rooms())
     async with AsyncExitStack() as stack:
         service, supervisor = await _start_service(paths, settings, stack)
-        await compare(service.context)  # before the first request
+        await compare(service.context)  # before the first request, also of a worker
+        reports = ReportSocket(service.executor)
+        await reports.open(paths.locks)
+        stack.push_async_callback(reports.close)
         listeners = _listeners(paths)
         metrics = await _start_metrics(paths, settings, service, listeners, stack)
         bus = await _start_front_ends(paths, settings, service, listeners, stack)
@@ -119,8 +127,7 @@ async def _start_service(
 
     store = Store.create(paths.state, host=paths.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
-    locks = Path(LOCK_DIRECTORY) if paths.host == "real" else paths.state / "op"
-    migrate(store, locks)
+    migrate(store, paths.locks)
     launcher: SystemdLauncher | LocalLauncher
     if paths.simulated:
         launcher = LocalLauncher(paths.state)
@@ -142,9 +149,6 @@ async def _start_service(
     if not paths.simulated:
         service.audit.write = audit.to_journal
     launcher.listen(service.executor.refresh)
-    reports = ReportSocket(service.executor)
-    await reports.open(locks)
-    stack.push_async_callback(reports.close)
     if isinstance(launcher, SystemdLauncher):
         context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))
