@@ -39,7 +39,7 @@ def _placed(step: Step) -> Step:
     if isinstance(step, Clone):
         ref = step.snapshot_ref
         step = step.but(snapshot_ref=ref.but(dataset=_below(ref.dataset)))
-    fields = [name for name in ("dataset", "trash", "other") if hasattr(step, name)]
+    fields = [name for name in ("dataset", "trash", "other") if getattr(step, name, "")]
     return step.but(**{name: _below(getattr(step, name)) for name in fields})
 
 
