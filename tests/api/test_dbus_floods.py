@@ -194,11 +194,14 @@ async def test_a_refused_user_is_told_to_wait(
 ) -> None:
     """After many refusals a user's calls are refused without asking polkit."""
     monkeypatch.setattr(admission, "REFUSALS", 20)
+    monkeypatch.setattr(admission, "REFUSAL_S", 5.0)  # no machine is too slow for it
     client = await asyncio.to_thread(RawClient, fixture.address, NOBODY)
     call = message(b"\1\0\0\0x\0", signature="s")
-    for _call in range(100):
-        await asyncio.to_thread(client.send, call)
+    await asyncio.to_thread(client.send, call * 100)  # those held until the user is known
     try:
+        await asyncio.to_thread(client.receive_until, b"AccessDenied")
+        for _call in range(100):
+            await asyncio.to_thread(client.send, call)
         await asyncio.to_thread(client.receive_until, b"calls of this user were refused")
     finally:
         client.close()

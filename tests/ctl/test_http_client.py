@@ -121,7 +121,7 @@ def test_an_answer_that_does_not_come(peer: Any) -> None:
                 "details": [{"domain": "zfsilo.org", "reason": "NO_URL"}],
             },
             "INTERNAL",
-            "UNIMPLEMENTED",
+            "INTERNAL",
         ),
         (
             {

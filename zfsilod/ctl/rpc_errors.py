@@ -37,10 +37,7 @@ def error_of(status: Any, where: str) -> ZfsiloError:
     if info is None:
         return kind(f"{where}: {message}", reason=code)
     if info["reason"] in NOT_KNOWN:
-        return Internal(
-            f"{where} does not support this request; it is older than this zfsiloctl",
-            reason="UNIMPLEMENTED",
-        )
+        return Internal(f"{where} does not support this request; it is older than this zfsiloctl")
     facts = {name: str(value) for name, value in info.get("metadata", {}).items()}
     facts = {name: value for name, value in facts.items() if name not in PARAMETERS}
     return kind(message, reason=str(info["reason"]), **facts)

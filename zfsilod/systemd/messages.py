@@ -72,6 +72,7 @@ class IncomingCall:
         self.flags = MessageFlag(header.flags & 7)  # others are for later versions
         self.serial = header.serial
         self.is_too_large = raw is None
+        self.uid = -1  # of the sender; the bus has to be asked for it
         self._raw = raw or b""
         self._body: list[Any] | None = None
 

@@ -184,6 +184,7 @@ class DbusFront:
             self._received(call)
 
     def _start(self, call: IncomingCall) -> None:
+        call.uid = self.identities.uids[call.sender]
         task = self._loop.create_task(self._serve(call))
         self._calls.add(task)
         self._admission.start(call)
@@ -213,7 +214,7 @@ class DbusFront:
 
     async def _wait_for_turn(self, call: IncomingCall) -> None:
         """Wait until the pace of the caller's user admits the call. Raises LimitsExceeded."""
-        wait_s = self._admission.wait_s(await self.identities.uid_of(call.sender), call.member)
+        wait_s = self._admission.wait_s(call.uid, call.member)
         if wait_s:
             await asyncio.sleep(wait_s)
 
