@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.examples import HOW, TAKE
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 20
 STORE_BYTES = 64 << 20
+MAX_WORKERS = 128  # at one time
 SETTINGS = Settings(
     host_id="take", root="tank/zfsilo", export=HOW, adopt_from=("tank/vm-1",), overcommit=2.0
 )
@@ -90,6 +93,8 @@ class ThreadLauncher:
         self.answers: set[asyncio.Task[None] | None] = set()
         self.stopped: set[str] = set()
         self._loop = asyncio.get_running_loop()
+        # A worker that waits for a report keeps its thread, as a unit keeps its process.
+        self.threads = ThreadPoolExecutor(MAX_WORKERS)
 
     async def start(self, operation: Operation) -> None:
         if self.refuses:
@@ -110,7 +115,8 @@ class ThreadLauncher:
 
     async def _run(self, unit: str) -> None:
         await self.gate.wait()
-        if await asyncio.to_thread(work, self.store, self.host, unit, "run", ask=self.ask):
+        run = partial(work, self.store, self.host, unit, "run", ask=self.ask)
+        if await self._loop.run_in_executor(self.threads, run):
             await self._roll_back(unit)
         self.hint(unit)
 
@@ -128,7 +134,8 @@ class ThreadLauncher:
             await self.report(operation_id)
 
     async def _roll_back(self, unit: str) -> None:
-        await asyncio.to_thread(work, self.store, self.host, unit, "rollback")
+        rollback = partial(work, self.store, self.host, unit, "rollback")
+        await self._loop.run_in_executor(self.threads, rollback)
         self.hint(unit)
 
 
@@ -275,4 +282,5 @@ async def service_fixture(
         await service.close()
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
         await asyncio.gather(*filter(None, launcher.answers), return_exceptions=True)
+        launcher.threads.shutdown()
         store.close()
