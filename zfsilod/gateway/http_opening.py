@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from zfsilod.gateway.opening import MAX_BLOCK_BYTES
+from zfsilod.gateway.opening import MAX_BLOCK_BYTES, joined
 from zfsilod.gateway.refusal import DOMAIN, ERROR_INFO, MAX_MESSAGE_CHARACTERS, UNAUTHENTICATED
 
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ class HttpOpening:
         except h11.RemoteProtocolError as error:
             raise ConnectionAbortedError(f"not HTTP: {error}") from None
         if isinstance(request, h11.Request):
-            self.headers = {b":path": request.method + b" " + request.target}
-            for name, value in request.headers:  # two of one name do not form a valid token
-                first = self.headers.get(name)
-                self.headers[name] = value if first is None else first + b" " + value
+            path = request.method + b" " + request.target
+            self.headers = {b":path": path} | joined(request.headers)
 
     def refusal(self, error: Unauthenticated) -> bytes:
         """Return the response that ends the connection: google.rpc.Status as JSON."""

@@ -13,7 +13,7 @@ from zfsilod.gateway import hpack
 from zfsilod.gateway.frames import CONTINUATION, HEAD_BYTES, HEADERS, PREFACE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HTTP2 = PREFACE[:3]  # no method of HTTP/1.1 begins so
@@ -49,6 +49,40 @@ def is_http(first: bytes) -> bool:
     return not first.startswith(HTTP2)
 
 
+class WholeFrames:
+    """Cuts what a client sends into the preface and whole frames."""
+
+    def __init__(self) -> None:
+        self.rest = bytearray()  # what is not cut off
+        self.begun = False  # the preface is cut off
+
+    @property
+    def length(self) -> int:
+        """The length of the next frame's content, 0 while it is not known."""
+        return int.from_bytes(self.rest[:3]) if len(self.rest) >= HEAD_BYTES else 0
+
+    def preface(self) -> bytes:
+        """Cut the preface off, once; b"": it is not complete, or was cut off."""
+        if self.begun or len(self.rest) < PREFACE_BYTES:
+            return b""
+        self.begun = True
+        return self._cut(PREFACE_BYTES)
+
+    def frame(self) -> bytes:
+        """Cut the next frame off; b"": it is not complete."""
+        size = HEAD_BYTES + self.length
+        return self._cut(size) if self.begun and len(self.rest) >= size else b""
+
+    def all(self) -> bytes:
+        """Cut everything off."""
+        return self._cut(len(self.rest))
+
+    def _cut(self, count: int) -> bytes:
+        first = bytes(self.rest[:count])
+        del self.rest[:count]
+        return first
+
+
 class Headers:
     """The headers of the first call of a connection, which gRPC would decode without a bound."""
 
@@ -80,11 +114,10 @@ class Opening:
     def __init__(self) -> None:
         self.data = bytearray()  # for the daemon
         self.headers: dict[bytes, bytes] | None = None  # of the first call, when they are complete
-        self._rest = bytearray()  # a frame that is not complete
+        self._frames = WholeFrames()
         self._first = Headers()
         self._headers_end = 0
         self._acknowledged = False
-        self._greeted = False
 
     @property
     def stream(self) -> int:
@@ -103,30 +136,23 @@ class Opening:
 
     def follow(self, data: bytes) -> None:
         """Follow further bytes. Raises ConnectionAbortedError for what is not HTTP/2."""
-        self._rest += data
-        if not self._greeted:
-            if not PREFACE.startswith(self._rest[:PREFACE_BYTES]):
+        frames = self._frames
+        frames.rest += data
+        if not frames.begun:
+            if not PREFACE.startswith(frames.rest[:PREFACE_BYTES]):
                 raise ConnectionAbortedError("not HTTP/2")
-            if len(self._rest) < PREFACE_BYTES:
-                return
-            self._greeted = True
-            self.data += self._cut(PREFACE_BYTES)
-        while not self.complete and len(self._rest) >= HEAD_BYTES:
-            length = int.from_bytes(self._rest[:3])
-            if length > MAX_FRAME_BYTES:
+            self.data += frames.preface()
+        while frames.begun and not self.complete:
+            if frames.length > MAX_FRAME_BYTES:
                 raise ConnectionAbortedError("too large a frame")
-            if len(self._rest) < HEAD_BYTES + length:
+            whole = frames.frame()
+            if not whole:
                 break
-            self._take(self._cut(HEAD_BYTES + length))
+            self._take(whole)
         if self.complete:
-            self.data += self._cut(len(self._rest))
-        if len(self.data) + len(self._rest) > MAX_BYTES:
+            self.data += frames.all()
+        if len(self.data) + len(frames.rest) > MAX_BYTES:
             raise ConnectionAbortedError("too much data before the first call")
-
-    def _cut(self, count: int) -> bytes:
-        first = bytes(self._rest[:count])
-        del self._rest[:count]
-        return first
 
     def _take(self, whole: bytes) -> None:
         kind, flags = whole[3], whole[4]
@@ -137,7 +163,7 @@ class Opening:
         if kind in (HEADERS, CONTINUATION) and self.headers is None:
             self._first.take(whole)
             if self._first.decoded is not None:
-                self.headers = _joined(self._first.decoded)
+                self.headers = joined(self._first.decoded)
                 self._headers_end = len(self.data)
 
 
@@ -150,7 +176,7 @@ def _unpadded(flags: int, content: bytes) -> bytes:
     return content[: max(0, len(content) - padding)]
 
 
-def _joined(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Return the headers by name; two of one name do not form a valid token."""
     joined: dict[bytes, bytes] = {}
     for name, value in headers:

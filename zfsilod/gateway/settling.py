@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.frames import CONTINUATION, HEAD_BYTES, HEADERS, PREFACE_BYTES
-from zfsilod.gateway.opening import ACK, MAX_BYTES, SETTINGS, Headers
+from zfsilod.gateway.frames import CONTINUATION, HEADERS
+from zfsilod.gateway.opening import ACK, MAX_BYTES, SETTINGS, Headers, WholeFrames
 from zfsilod.gateway.relay import PlainEnd
 
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ class Settling:
     def __init__(self) -> None:
         self.offered = False  # the daemon has sent its settings
         self.settled = False  # the client has acknowledged them
-        self._rest = bytearray()  # a frame that is not complete
+        self._frames = WholeFrames()
         self._held = bytearray()  # from the second call on
         self._first = Headers()
-        self._greeted = False
 
     def take(self, data: bytes) -> bytes:
         """Return what may go to the daemon.
@@ -35,29 +34,21 @@ class Settling:
         Raises ConnectionAbortedError for too much data, and for settings that are acknowledged
         before they were sent.
         """
-        self._rest += data
-        passed = b""
-        if not self._greeted:
-            if len(self._rest) < PREFACE_BYTES:
-                return b""
-            self._greeted = True
-            passed = self._cut(PREFACE_BYTES)
-        while not self.settled and len(self._rest) >= HEAD_BYTES:
-            length, kind, flags = int.from_bytes(self._rest[:3]), self._rest[3], self._rest[4]
-            if len(self._rest) < HEAD_BYTES + length:
-                break
-            whole = self._cut(HEAD_BYTES + length)
-            if kind == SETTINGS and flags & ACK:
+        frames = self._frames
+        frames.rest += data
+        passed = frames.preface()
+        while not self.settled and (whole := frames.frame()):
+            if whole[3] == SETTINGS and whole[4] & ACK:
                 if not self.offered:
                     raise ConnectionAbortedError("it acknowledged settings that were not sent")
                 self.settled = True
-                passed += whole + bytes(self._held + self._rest)
-                self._held, self._rest = bytearray(), bytearray()
+                passed += whole + bytes(self._held) + frames.all()
+                self._held.clear()
             elif self._held or self._is_further_call(whole):
                 self._held += whole
             else:
                 passed += whole
-        if len(self._held) + len(self._rest) > MAX_BYTES:
+        if len(self._held) + len(frames.rest) > MAX_BYTES:
             raise ConnectionAbortedError("too much data before it acknowledged the settings")
         return passed
 
@@ -68,11 +59,6 @@ class Settling:
             return True
         self._first.take(whole)
         return False
-
-    def _cut(self, count: int) -> bytes:
-        first = bytes(self._rest[:count])
-        del self._rest[:count]
-        return first
 
 
 class DaemonEnd(PlainEnd):
