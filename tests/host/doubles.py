@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from typing import TYPE_CHECKING
 
 from zfsilod.host.configfs import Configfs
@@ -190,6 +191,32 @@ def _attributes(path: str) -> dict[str, str]:
         case [*_, "acls", _, "lun_0"]:
             return {"write_protect": "\n"}
     return {}
+
+
+class NetlinkKernel:
+    """The kernel's side of netlink for session 1: takes and answers struct iscsi_uevent."""
+
+    HANDLE = 7
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.result = 0
+
+    def answer(self, kind: int, arguments: bytes) -> int:
+        """Do what an ISCSI_UEVENT_* asks for, and return 0 or a negative errno."""
+        raise NotImplementedError
+
+    def send(self, message: bytes) -> None:
+        kind, _error, handle, sid, cid = struct.unpack_from("=IIQII", message, 16)
+        assert (handle, sid, cid) == (self.HANDLE, 1, 0)
+        self.calls.append(kind)
+        self.result = self.answer(kind, message[16 + 24 :])
+
+    def recv(self, _size: int) -> bytes:
+        return bytes(16) + struct.pack("=IIQ24xi4x", 0, 0, self.HANDLE, self.result)
+
+    def close(self) -> None:
+        """Do nothing; a socket has this method."""
 
 
 class FakeSys:

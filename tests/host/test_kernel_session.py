@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.host.doubles import TARGET, FakeSys, ScriptedRunner
+from tests.host.doubles import TARGET, FakeSys, NetlinkKernel, ScriptedRunner
 from zfsilod.host.disks import Disks
 from zfsilod.host.kernel_session import end_session
 from zfsilod.model.errors import Unavailable
@@ -18,38 +18,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESTART = "systemctl restart --job-mode=ignore-dependencies iscsid.service"
-HANDLE = 7
 DESTROY_SESSION, DESTROY_CONNECTION, STOP = 12, 14, 18
 STOP_CONN_TERM = 1
 
 
-class EndingKernel:
+class EndingKernel(NetlinkKernel):
     """Destroys a session whose connection was stopped and destroyed, in this order."""
 
     def __init__(self, fake: FakeSys, session: Path) -> None:
+        super().__init__()
         self.fake = fake
         self.session = session
-        self.calls: list[int] = []
         self.busy = False
-        self.result = 0
 
-    def send(self, message: bytes) -> None:
-        kind, _error, handle, sid, cid = struct.unpack_from("=IIQII", message, 16)
-        assert (handle, sid, cid) == (HANDLE, 1, 0)
-        self.calls.append(kind)
-        self.result = 0
+    def answer(self, kind: int, arguments: bytes) -> int:
         if kind == STOP:
-            assert struct.unpack_from("=QI", message, 16 + 24) == (0, STOP_CONN_TERM)
+            assert struct.unpack_from("=QI", arguments) == (0, STOP_CONN_TERM)
         elif kind == DESTROY_SESSION and (self.busy or DESTROY_CONNECTION not in self.calls):
-            self.result = -errno.EBUSY
+            return -errno.EBUSY
         elif kind == DESTROY_SESSION and self.session.exists():
             self.fake.logout(self.session)
-
-    def recv(self, _size: int) -> bytes:
-        return bytes(16) + struct.pack("=IIQ24xi4x", 0, 0, HANDLE, self.result)
-
-    def close(self) -> None:
-        """Do nothing; a socket has this method."""
+        return 0
 
 
 @pytest.fixture
@@ -57,7 +46,7 @@ def kernel(tmp_path: Path) -> EndingKernel:
     fake = FakeSys(tmp_path)
     transport = fake.sys / "class/iscsi_transport/tcp"
     transport.mkdir(parents=True)
-    (transport / "handle").write_text(f"{HANDLE}\n")
+    (transport / "handle").write_text(f"{EndingKernel.HANDLE}\n")
     return EndingKernel(fake, fake.login(state="FAILED"))
 
 

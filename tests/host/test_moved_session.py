@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.host.doubles import TARGET, FakeSys, ScriptedRunner
+from tests.host.doubles import TARGET, FakeSys, NetlinkKernel, ScriptedRunner
 from zfsilod.host import moved_session as module
 from zfsilod.host.disks import Disks
 from zfsilod.host.moved_session import MovedSession
@@ -22,27 +22,20 @@ if TYPE_CHECKING:
 
 FORMER, PRESENT, OTHER = "10.0.0.1:3260", "10.0.0.9:3260", "[fd00::9]:3261"
 RESTART = "systemctl restart --job-mode=ignore-dependencies iscsid.service"
-HANDLE = 7
 BIND, SET, STOP = 15, 16, 18
 DESCRIPTOR = 11
 
 
-class MovingKernel:
-    """Answers struct iscsi_uevent; takes parameters of a bound connection only."""
+class MovingKernel(NetlinkKernel):
+    """Takes parameters of a bound connection only."""
 
     def __init__(self, sys: Path) -> None:
+        super().__init__()
         self.folder = sys / "class/iscsi_connection/connection1:0"
         self.bound = False
         self.refuses = 0  # calls of SET that fail first
-        self.calls: list[int] = []
-        self.result = 0
 
-    def send(self, message: bytes) -> None:
-        kind, _error, handle, sid, cid = struct.unpack_from("=IIQII", message, 16)
-        assert (handle, sid, cid) == (HANDLE, 1, 0)
-        self.calls.append(kind)
-        self.result = 0
-        arguments = message[16 + 24 :]
+    def answer(self, kind: int, arguments: bytes) -> int:
         if kind == BIND:
             assert struct.unpack_from("=QI", arguments) == (DESCRIPTOR, 1)
             self.bound = True
@@ -51,18 +44,13 @@ class MovingKernel:
             self.bound = False
         elif not self.bound or self.refuses:
             self.refuses -= 1
-            self.result = -errno.ENOTCONN
+            return -errno.ENOTCONN
         else:
             parameter, size = struct.unpack_from("=II", arguments)
-            value = message[16 + 56 :][: size - 1]
+            value = arguments[32:][: size - 1]
             name = {17: "persistent_address", 18: "persistent_port"}[parameter]
             (self.folder / name).write_bytes(value + b"\n")
-
-    def recv(self, _size: int) -> bytes:
-        return bytes(16) + struct.pack("=IIQ24xi4x", 0, 0, HANDLE, self.result)
-
-    def close(self) -> None:
-        """Do nothing; a socket has this method."""
+        return 0
 
 
 class Portal:
@@ -97,7 +85,7 @@ class MovingHost:
         (connection / "persistent_port").write_text("3260\n")
         transport = fake.sys / "class/iscsi_transport/tcp"
         transport.mkdir(parents=True)
-        (transport / "handle").write_text(f"{HANDLE}\n")
+        (transport / "handle").write_text(f"{MovingKernel.HANDLE}\n")
         self.kernel = MovingKernel(fake.sys)
         self.answering = {PRESENT, OTHER}
         self.welcome = {PRESENT, OTHER}  # portals at which a login succeeds
