@@ -86,7 +86,7 @@ class DeleteVolume(Request[ZvolDependents]):
             check_unpublished(volume, hosts)
             return self._deletion(volume, view, inputs)
         withdrawal = self._withdrawal.plan_before(view, inputs.paths, trash_of(volume))
-        deletion = self._deletion(_left_by(withdrawal), view, inputs)
+        deletion = self._deletion(withdrawal.leaves(Volume), view, inputs)
         title = f"{deletion.title}, unpublished from {', '.join(hosts)}"
         return Plan.joined(title, (withdrawal, deletion))
 
@@ -157,12 +157,6 @@ def _into_trash(title: str, volume: Volume, view: View) -> Plan:
 def trash_of(volume: Volume) -> str:
     """Return the name of a volume's zvol in the trash."""
     return f"{volume.dataset.rpartition('/')[0]}/{FOLDER}/{volume.uid}"
-
-
-def _left_by(withdrawal: Plan) -> Volume:
-    """Return the volume as its withdrawal leaves it."""
-    left = (change.record for change in withdrawal.commit)
-    return next(record for record in left if isinstance(record, Volume))
 
 
 class UndeleteVolume(Request[None]):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 Inputs = TypeVar("Inputs")
+R = TypeVar("R", bound=Stored)
 Preemption = Literal["CANCEL", "RETRY_ROLLBACK", "ABANDON"]
 """An action on an operation that holds a needed claim."""
 
@@ -108,6 +109,13 @@ class Plan:
             revert=tuple(change for plan in plans for change in plan.revert),
             secrets={name: chap for plan in plans for name, chap in plan.secrets.items()},
         )
+
+    def leaves(self, kind: type[R], before: R | None = None) -> R:
+        """Return the record of a class as the plan leaves it: `before`, unless it is written."""
+        written = (change.record for change in self.commit if isinstance(change.record, kind))
+        record = next(written, before)
+        assert record is not None, f"{self.title}: no {kind.__name__}"
+        return record
 
     def operation(self, request: Request[Any], view: View) -> Operation:
         """Return the operation that executes the plan."""

@@ -84,9 +84,9 @@ class AttachVolume(Request[ConnectInputs]):
         parts = [self._connect.plan(view, inputs)]
         if self.state != "CONNECTED":
             served = None if self.readonly else inputs.fetched.connection
-            parts.append(self._stage.plan_for(_left_by(parts[-1]), view, served))
+            parts.append(self._stage.plan_for(parts[-1].leaves(Attachment), view, served))
         if self.state == "MOUNTED":
-            parts.append(self._mount.plan_for(_left_by(parts[-1]), view))
+            parts.append(self._mount.plan_for(parts[-1].leaves(Attachment), view))
         where = f" at {self.path}" if self.state == "MOUNTED" else ""
         title = f"attach {self.volume} of {self.server}: {self.state.lower()}{where}"
         return Plan.joined(title, parts)
@@ -160,7 +160,7 @@ class DetachVolume(Detach):
         joined: list[Plan] = []
         for part in parts:
             joined.append(part.plan_for(attachment, view, session))
-            attachment = _left_by(joined[-1], attachment)
+            attachment = joined[-1].leaves(Attachment, attachment)
         return Plan.joined(title, joined)
 
 
@@ -170,11 +170,3 @@ def _check_state(state: str, states: tuple[str, ...]) -> None:
         raise InvalidArgument(
             f"invalid state {state[:40]!r}: expected {' or '.join(states)}", reason="BAD_ENUM"
         )
-
-
-def _left_by(plan: Plan, before: Attachment | None = None) -> Attachment:
-    """Return the attachment as a plan leaves it: `before`, unless the plan writes it."""
-    written = (one.record for one in plan.commit if isinstance(one.record, Attachment))
-    attachment = next(written, before)
-    assert attachment is not None, f"{plan.title}: no attachment"
-    return attachment

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.call_limits import CallPlace
     from zfsilod.gateway.connections import Connections
-    from zfsilod.model.identity import Caller, Certified
+    from zfsilod.model.identity import Caller, Certified, Peer
     from zfsilod.service.service import Service
 
 REFUSAL_S = 1.0  # before a call beyond the limit is refused
@@ -184,10 +184,7 @@ class CallGuard:
     async def _place(self, context: Any, *, lasts: bool) -> CallPlace:
         """Return a place for a call, before anything of it is read. Raises ResourceExhausted."""
         name = context.peer()
-        peer = self.sockets.peer(name)
-        if peer is None:
-            log.warning("refused a call from %s: connection bypassed the gateway", name)
-            raise Unauthenticated("connection bypassed the gateway")
+        peer = self._peer(name)
         ROOM.set(room_of(peer))
         try:
             return self._limits.enter(peer, lasts=lasts)
@@ -201,6 +198,14 @@ class CallGuard:
                 self._refusals[name] -= 1
                 self._refusals += Counter()  # drops keys whose count is 0
             raise
+
+    def _peer(self, name: str) -> Peer:
+        """Return the peer of a connection. Raises Unauthenticated."""
+        peer = self.sockets.peer(name)
+        if peer is None:
+            log.warning("refused a call from %s: connection bypassed the gateway", name)
+            raise Unauthenticated("connection bypassed the gateway")
+        return peer
 
     async def _authorized_in_turn(self, path: str, context: Any, place: CallPlace) -> Call:
         """Authenticate and authorize a call; a refusal has to wait for its turn."""
@@ -231,10 +236,7 @@ class CallGuard:
 
     def _identify(self, context: Any) -> Caller:
         name = context.peer()
-        peer = self.sockets.peer(name)
-        if peer is None:
-            log.warning("refused a call from %s: connection bypassed the gateway", name)
-            raise Unauthenticated("connection bypassed the gateway")
+        peer = self._peer(name)
         authorization = ""
         if peer.kind == "tcp":
             values = [v for k, v in context.invocation_metadata() if k == "authorization"]
