@@ -17,6 +17,7 @@ from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.chap import Chap
 from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
+from zfsilod.model.names import host_nqn
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     Action,
@@ -31,7 +32,11 @@ from zfsilod.model.settings import Export
 
 UID = "0123456789abcdef0123456789abcdef"
 TAKE = "iqn.2024-01.lab.take:host"
-HOW = Export(prefix="iqn.2026-01.org.zfsilo:give", portals=("10.77.0.1:3260",))
+HOW = Export(
+    prefix="iqn.2026-01.org.zfsilo:give",
+    portals=("10.77.0.1:3260",),
+    nvme_portals=("10.77.0.1:4420",),
+)
 GIB = 1 << 30
 
 VOLUME = Volume(
@@ -89,6 +94,19 @@ CLONED = ATTACHMENT.but(
         uuid="7c2bd2e1-4d7f-4e1d-8f1f-1f6e8f409b22",
         origin=ATTACHMENT.filesystem.uuid,
     )
+)
+NVME_TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
+NVME_VOLUME = VOLUME.but(target=NVME_TARGET)
+NVME_PUBLICATION, NVME_SECOND = (
+    publication.but(
+        id=f"nvme/{publication.host}",
+        transport="NVME",
+        initiator=host_nqn(publication.host, UID),
+    )
+    for publication in (PUBLICATION, SECOND)
+)
+NVME_ATTACHMENT = ATTACHMENT.but(
+    id="nvme", disk=ATTACHMENT.disk.but(target=NVME_TARGET), portals=("10.77.0.1:4420",)
 )
 BLOCK = ATTACHMENT.but(mode="BLOCK", mounts=(Mount(path="/dev-data", made_path=True),))
 
@@ -312,6 +330,109 @@ def _client() -> tuple[Example, ...]:
     )
 
 
+def _nvme_server() -> tuple[Example, ...]:
+    volume, publication, second = NVME_VOLUME, NVME_PUBLICATION, NVME_SECOND
+    created = (plans.zvol(volume),)
+    published = (*created, *_steps(plans.publish(volume, publication, HOW, [])))
+    twice = (*published, *plans.grant(volume, second, HOW, [publication]))
+    return (
+        Example(
+            name="nvme-publish",
+            before=created,
+            actions=plans.publish(volume, publication, HOW, []),
+        ),
+        Example(
+            name="nvme-publish-second",
+            before=published,
+            actions=plans.publish(volume, second, HOW, [publication]),
+        ),
+        Example(
+            name="nvme-unpublish",
+            before=published,
+            actions=plans.unpublish(volume, publication, HOW, []),
+        ),
+        Example(
+            name="nvme-unpublish-one",
+            before=twice,
+            actions=plans.unpublish(volume, publication, HOW, [second]),
+        ),
+        Example(
+            name="nvme-fence",
+            before=twice,
+            actions=plans.unpublish(
+                volume, publication, HOW, [second], fence=plans.Fence(grace_s=0)
+            ),
+        ),
+        Example(
+            name="nvme-rotate-secrets",
+            before=published,
+            actions=plans.up(
+                [
+                    *plans.no_sessions(volume, [publication], HOW),
+                    plans.rotation(volume, publication, publication.but(rotation=1), HOW),
+                ]
+            ),
+        ),
+        Example(
+            name="nvme-remove-export",
+            before=twice,
+            actions=plans.up([NoExport(target=NVME_TARGET, backstore="")]),
+        ),
+        Example(
+            name="nvme-remove-acl",
+            before=twice,
+            actions=plans.up([NoAcl(target=NVME_TARGET, initiator=second.initiator)]),
+        ),
+        Example(
+            name="nvme-no-other-path",
+            before=published,
+            actions=plans.up([plans.no_other_path(volume, [publication], [NVME_TARGET])]),
+        ),
+    )
+
+
+def _nvme_client() -> tuple[Example, ...]:
+    attachment = NVME_ATTACHMENT
+    connected = tuple(plans.connection_steps(attachment))
+    down = tuple(plans.disconnecting(attachment))
+    staged = (*connected, *plans.staging_steps(attachment))
+    mounted = (*staged, *plans.mounting_steps(attachment, attachment.mounts[0]))
+    return (
+        Example(name="nvme-connect", before=(), actions=plans.up(connected)),
+        Example(
+            name="nvme-disconnect",
+            before=connected,
+            actions=plans.detach_path(attachment, down),
+        ),
+        Example(name="nvme-attach", before=(), actions=plans.up(mounted)),
+        Example(
+            name="nvme-unstage",
+            before=staged,
+            actions=plans.unstaging(attachment),
+        ),
+        Example(
+            name="nvme-grow",
+            before=staged,
+            actions=plans.growth(attachment.but(state="STAGED"), 2 * GIB),
+        ),
+        Example(
+            name="nvme-refresh-secrets",
+            before=connected,
+            actions=plans.new_secrets([(attachment, attachment.but(rotation=1))]),
+        ),
+        Example(name="nvme-sync", before=mounted, actions=plans.client_facts(attachment)),
+        Example(
+            name="nvme-disconnect-by-force",
+            before=mounted,
+            actions=(*plans.forced_detach_path(attachment), *plans.down(down)),
+        ),
+    )
+
+
+def _steps(actions: tuple[Action, ...]) -> tuple[Step, ...]:
+    return tuple(action.step for action in actions)
+
+
 def _pool() -> tuple[Example, ...]:
     owner = f"{'5' * 32}:{{}}:give"
     first, next_one = (PoolOwned(root="tank", owner=owner.format(n)) for n in (1, 2))
@@ -321,7 +442,7 @@ def _pool() -> tuple[Example, ...]:
     )
 
 
-PLANS = (*_server(), *_pool(), *_client())
+PLANS = (*_server(), *_nvme_server(), *_pool(), *_client(), *_nvme_client())
 
 
 def steps() -> list[HostStep]:

@@ -16,6 +16,7 @@ import msgspec
 import tomli
 
 from zfsilod.engine.configuration import (
+    DEFAULT_NVME_PORTALS,
     DEFAULT_PATHS,
     DEFAULT_PORTALS,
     DEFAULT_PREFIX,
@@ -43,6 +44,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     root: str = ""
     portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PORTALS])
+    nvme_portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_NVME_PORTALS])
     iqn_prefix: str = ""
     adopt_from: list[str] = msgspec.field(default_factory=list)
     former_prefixes: list[str] = msgspec.field(default_factory=list)
@@ -127,12 +129,15 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         host_id = self.daemon.host_id
         configured = self.server.iqn_prefix
         prefix = target_prefix(configured) if configured else f"{DEFAULT_PREFIX}{host_id}"
-        portals = tuple(dict.fromkeys(map(check_portal, self.server.portals)))
+        portals, nvme_portals = (
+            tuple(dict.fromkeys(map(check_portal, listed)))
+            for listed in (self.server.portals, self.server.nvme_portals)
+        )
         return Settings(
             host_id=host_id,
             root=self.server.root,
             adopt_from=tuple(self.server.adopt_from),
-            export=Export(prefix=prefix, portals=portals),
+            export=Export(prefix=prefix, portals=portals, nvme_portals=nvme_portals),
             overcommit=self.server.overcommit,
             volblocksize=self.server.volblocksize,
             node_paths=tuple(self.csi.allowed_paths),
@@ -273,7 +278,10 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
     prefix = server.iqn_prefix
     no_dataset = next((name for name in server.adopt_from if not is_dataset(name)), None)
     former = [one for one in server.former_prefixes if not _is_prefix(one)]
-    wrong_portal = next((portal for portal in server.portals if not is_portal(portal)), None)
+    wrong = {
+        key: next((portal for portal in portals if not is_portal(portal)), None)
+        for key, portals in (("portals", server.portals), ("nvme_portals", server.nvme_portals))
+    }
     return (
         (
             not server.root or is_dataset(server.root),
@@ -289,7 +297,11 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         ),
         (not former, f"server.former_prefixes: {', '.join(former)!r} is not an IQN"),
         (bool(server.portals), "server.portals: at least one ADDRESS:PORT is needed"),
-        (wrong_portal is None, f"server.portals: {wrong_portal!r} is not ADDRESS:PORT"),
+        (bool(server.nvme_portals), "server.nvme_portals: at least one ADDRESS:PORT is needed"),
+        *(
+            (portal is None, f"server.{key}: {portal!r} is not ADDRESS:PORT")
+            for key, portal in wrong.items()
+        ),
         (server.overcommit >= 1, "server.overcommit: 1 or more"),
         (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),
         (

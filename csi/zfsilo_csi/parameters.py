@@ -2,12 +2,15 @@
 
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
+transport         "iscsi" (default) or "nvme"
 zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+
+from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi.errors import CsiError, invalid
 
@@ -19,6 +22,7 @@ CLAIM = "csi.storage.k8s.io/"  # claim metadata that sidecars add with --extra-c
 LABELS = "csi.zfsilo.io/"
 MAX_CLAIM_KEY = 40
 THIN = {"true": True, "false": False}
+TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 
@@ -28,6 +32,7 @@ class Parameters(NamedTuple):
 
     backend: str
     thin: bool
+    transport: pb.Transport
     properties: dict[str, str]
     labels: dict[str, str]
 
@@ -38,14 +43,18 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
     for key, value in parameters.items():
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
-        elif key not in ("backend", "thin") and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin or zfs.PROPERTY")
+        elif key not in ("backend", "thin", "transport") and not key.startswith(CLAIM):
+            raise _unknown(key, "use backend, thin, transport or zfs.PROPERTY")
     thin = parameters.get("thin", "true")
     if thin not in THIN:
         raise invalid(f"parameter thin is {thin[:40]!r}; use true or false")
+    transport = parameters.get("transport", "iscsi")
+    if transport not in TRANSPORTS:
+        raise invalid(f"parameter transport is {transport[:40]!r}; use iscsi or nvme")
     return Parameters(
         backend=parameters.get("backend", ""),
         thin=THIN[thin],
+        transport=TRANSPORTS[transport],
         labels=labels(parameters),
         properties=properties | changes(mutable),
     )

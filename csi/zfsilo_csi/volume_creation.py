@@ -218,6 +218,7 @@ def _daemon_request(wanted: RequestedVolume) -> pb.CreateVolumeRequest:
         volume=pb.Volume(
             capacity_bytes=wanted.size_bytes,
             thin=wanted.parameters.thin,
+            transport=wanted.parameters.transport,
             properties=wanted.parameters.properties,
             mode=wanted.mode,
             access_modes=wanted.access_modes,
@@ -238,6 +239,7 @@ def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:
         or not set(wanted.access_modes) <= set(volume.access_modes),
         "source": volume.source != wanted.source_message,
         "thin": volume.thin != wanted.parameters.thin,
+        "transport": volume.transport != wanted.parameters.transport,
         "volblocksize": block is not None and parameters.block_bytes(block) != volume.volblocksize,
     }
     fields = [field for field, different in differs.items() if different]

@@ -15,15 +15,16 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.examples import GIB, TARGET, VOLUME, operation
-from tests.lab.contract_examples import EXAMPLES, ROOT, SECRETS
+from tests.examples import GIB, NVME_TARGET, TARGET, VOLUME, operation
+from tests.lab.contract_examples import EXAMPLES, NVME_SECRETS, ROOT, SECRETS
 from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Backstore, NoExport, NoOtherPath
+from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
+from zfsilod.engine.steps.nvme import QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import (
     DiskResponsive,
@@ -48,6 +49,7 @@ DATASET = f"{ROOT}/data"
 OTHER_DATASET = f"{ROOT}/other"
 OTHER_UID = "f" * 32
 FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
+FOREIGN_NQN = "nqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
 GUARDS = (
     SessionPortal,
@@ -63,7 +65,7 @@ GUARDS = (
     ZvolUnused,
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
-ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets)
+ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets, QueueLimit)
 
 
 def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
@@ -214,8 +216,8 @@ class Contract:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
         if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
-        if isinstance(step, LossWait):
-            return False  # a login takes it from the node record
+        if isinstance(step, LossWait | QueueLimit):
+            return False  # a login takes it from the node record, and udev sets the limit
         return not (stays(step) and repr(step) in self.made)
 
     def check_interruptions(self, step: HostStep, label: str) -> None:
@@ -281,6 +283,22 @@ class Contract:
             lio.add_acl(TARGET, FOREIGN_INITIATOR, chap=SECRETS)
         lio.remove_acl(TARGET, FOREIGN_INITIATOR)
         self.clean_up("publish-second")
+        self._foreign_subsystem()
+
+    def _foreign_subsystem(self) -> None:
+        nvmet = self.host.nvmet
+        with self.foreign("nvme-publish", Namespace, "namespace on another device"):
+            self._other_zvol(OTHER_DATASET)
+            nvmet.add_target(NVME_TARGET)
+            nvmet.add_namespace(NVME_TARGET, dataset=OTHER_DATASET, uid=OTHER_UID)
+        nvmet.remove_namespace(NVME_TARGET)
+        nvmet.remove_target(NVME_TARGET)
+        self.host.zfs.destroy_zvol(OTHER_DATASET, uid=OTHER_UID, guid="")
+        self.clean_up("nvme-publish")
+        with self.foreign("nvme-publish-second", Acl, "right of a foreign host"):
+            nvmet.add_acl(NVME_TARGET, FOREIGN_NQN, chap=NVME_SECRETS)
+        nvmet.remove_acl(NVME_TARGET, FOREIGN_NQN)
+        self.clean_up("nvme-publish-second")
 
     def foreign_client(self) -> None:
         """Check a foreign object in place of the mount point of a client."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.examples import PLANS, Example
+from tests.examples import NVME_PUBLICATION, NVME_TARGET, PLANS, Example
+from zfsilod.engine.steps.nvme import Controller
 from zfsilod.engine.steps.session import Node
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.chap import Chap
@@ -27,8 +28,30 @@ ROTATED = Chap(
 )
 
 
+NVME_SECRETS, NVME_ROTATED = (
+    Chap(
+        username=NVME_PUBLICATION.initiator,
+        password=password,
+        mutual_username=NVME_TARGET,
+        mutual_password=mutual,
+    )
+    for password, mutual in (
+        (
+            "DHHC-1:01:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh+KfiaR:",
+            "DHHC-1:01:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAl7OaH:",
+        ),
+        (
+            "DHHC-1:01:AgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4fICGrMmyA:",
+            "DHHC-1:01:AwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISL99nVI:",
+        ),
+    )
+)
+
+
 def secrets(name: str) -> Chap:
     """Return the fixed secrets of a publication; a name of a rotation contains `#`."""
+    if name.startswith("nvme"):
+        return NVME_ROTATED if "#" in name else NVME_SECRETS
     return ROTATED if "#" in name else SECRETS
 
 
@@ -58,9 +81,15 @@ EXAMPLES = {
 
 def is_client(example: Example) -> bool:
     """Return whether an example belongs to the client."""
-    return any(isinstance(s, Node) for s in (*example.before, *(a.step for a in example.actions)))
+    steps = (*example.before, *(action.step for action in example.actions))
+    return any(isinstance(step, (Node, Controller)) for step in steps)
 
 
 SERVER = [name for name, example in EXAMPLES.items() if not is_client(example)]
 CLIENT = [name for name, example in EXAMPLES.items() if is_client(example)]
-AFTER_SERVER = ("grow", "refresh-secrets")  # client examples that need an action of the server
+AFTER_SERVER = (
+    "grow",
+    "refresh-secrets",
+    "nvme-grow",
+    "nvme-refresh-secrets",
+)  # client examples that need an action of the server

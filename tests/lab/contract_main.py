@@ -10,33 +10,50 @@ import os
 import sys
 from pathlib import Path
 
-from tests.examples import PUBLICATION, TARGET, UID
+from tests.examples import NVME_PUBLICATION, NVME_TARGET, PUBLICATION, TARGET, UID
 from tests.lab.contract import DATASET, Contract, EffectInterrupter, steps_of
-from tests.lab.contract_examples import AFTER_SERVER, CLIENT, ROTATED, SERVER, secrets
+from tests.lab.contract_examples import (
+    AFTER_SERVER,
+    CLIENT,
+    NVME_ROTATED,
+    ROTATED,
+    SERVER,
+    secrets,
+)
 from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.host.configfs import Configfs
+from zfsilod.host.nvme import RealNvme
+from zfsilod.host.nvme_disks import Controller
 from zfsilod.host.real import real_host
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import FailedPrecondition
 
-CONFIGFS = "/sys/kernel/config/target"
+CONFIGFS = ("/sys/kernel/config/target", "/sys/kernel/config/nvmet")
 # Methods of Configfs that are one system call each.
-CHANGES = ("make", "write", "link", "remove", "unlink")
+CHANGES = ("make", "write", "link", "remove", "unlink", "protect")
 
 
 def real_inventory() -> list[str]:
     """Return the objects of the steps on this machine, except zvols."""
     objects = []
-    for folder, below, _files in os.walk(CONFIGFS):
-        objects += [path for name in below if UID in (path := f"{folder}/{name}")]
+    for configfs in CONFIGFS:
+        for folder, below, _files in os.walk(configfs):
+            objects += [path for name in below if UID in (path := f"{folder}/{name}")]
     root = Path("/")
+    objects += [str(path) for path in root.glob("sys/kernel/config/nvmet/ports/*")]
+    objects += [p.read_text() for p in root.glob("sys/class/nvme/*/subsysnqn")]
     objects += [str(path) for path in root.glob("etc/iscsi/nodes/*/*")]
     objects += [p.read_text() for p in root.glob("sys/class/iscsi_session/*/targetname")]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if "/dev/sd" in line or "/sd" in line.split()[3]:
+        if any(name in line for name in ("/dev/sd", "/dev/nvme")) or is_node(line.split()[3]):
             objects.append(line.split()[4])
     return sorted(objects)
+
+
+def is_node(root: str) -> bool:
+    """Return whether the root of a mount in its filesystem is the device node of a disk."""
+    return root.startswith(("/sd", "/nvme"))
 
 
 def real_contract() -> Contract:
@@ -45,6 +62,8 @@ def real_contract() -> Contract:
     for name in CHANGES:
         interrupter.count_calls(Configfs, name)
     interrupter.count_calls(Runner, "__call__")
+    interrupter.count_calls(RealNvme, "_write")
+    interrupter.count_calls(Controller, "_write")
     return Contract(real_host(secrets), interrupter, real_inventory, _print)
 
 
@@ -76,7 +95,7 @@ def live_session(contract: Contract) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run a part: server, client, guard, resize, rotate; example, prepare or clean-up NAME."""
+    """Run a part: server, client TRANSPORT, guard, resize, rotate; example, prepare or clean-up NAME."""
     contract = real_contract()
     match words:
         case ["server"]:
@@ -84,15 +103,19 @@ def main(words: list[str]) -> None:
                 contract.example(name)
             contract.foreign_server()
             bare_zvol(contract)
-        case ["client"]:
+        case ["client", prefix]:
             for name in CLIENT:
-                if name not in AFTER_SERVER:
+                if name not in AFTER_SERVER and name.startswith("nvme-") == (prefix == "nvme"):
                     contract.example(name)
-            contract.foreign_client()
+            if prefix == "iscsi":
+                contract.foreign_client()
         case ["guard"]:
             live_session(contract)
         case ["rotate"]:
             contract.host.lio.set_secrets(TARGET, PUBLICATION.initiator, chap=ROTATED)
+        case ["rotate", "nvme"]:
+            initiator = NVME_PUBLICATION.initiator
+            contract.host.nvmet.set_secrets(NVME_TARGET, initiator, chap=NVME_ROTATED)
         case ["example", name]:
             contract.example(name)
         case ["prepare", name]:

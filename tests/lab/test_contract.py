@@ -34,6 +34,7 @@ main(sys.argv[1:])
 PART_TIMEOUT_S = 1000  # both machines of two pairs at once, on two cores
 MIN_SERVER_CASES = 100
 MIN_CLIENT_CASES = 60
+MIN_NVME_CASES = 30
 
 
 def run(machine: Machine, *words: str) -> int:
@@ -67,7 +68,7 @@ class TestClient:
     def test_step_contract(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         run(give, "prepare", "unpublish")
-        assert run(take, "client") >= MIN_CLIENT_CASES
+        assert run(take, "client", "iscsi") >= MIN_CLIENT_CASES
         run(take, "prepare", "grow")
         run(give, "guard")
         run(give, "resize")
@@ -76,4 +77,17 @@ class TestClient:
         run(give, "rotate")
         run(take, "example", "refresh-secrets")
         run(give, "clean-up", "unpublish")
+        assert leak_check.leaks(pair) == []
+
+    def test_step_contract_over_nvme(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        run(give, "prepare", "nvme-unpublish")
+        assert run(take, "client", "nvme") >= MIN_NVME_CASES
+        run(take, "prepare", "nvme-grow")
+        run(give, "resize")
+        run(take, "example", "nvme-grow")
+        run(take, "prepare", "nvme-refresh-secrets")
+        run(give, "rotate", "nvme")
+        run(take, "example", "nvme-refresh-secrets")
+        run(give, "clean-up", "nvme-unpublish")
         assert leak_check.leaks(pair) == []

@@ -59,6 +59,7 @@ def flag(*names: str, text: str) -> Argument:
     return Argument(*names, text=text, action="store_true")
 
 
+TRANSPORTS = ("iscsi", "nvme")
 ACCESS_MODES = (
     "single_node_writer",
     "single_node_reader_only",
@@ -159,6 +160,13 @@ ADDRESS = Argument(
     default="",
     text="address at which clients reach this server (its host name)",
 )
+TRANSPORT = Argument(
+    "--transport",
+    metavar="TRANSPORT",
+    choices=TRANSPORTS,
+    offer=TRANSPORTS,
+    text="iscsi or nvme, where it is published (that of the volume)",
+)
 IQN = Argument("--iqn", text="iSCSI initiator name of the host")
 NQN = Argument("--nqn", text="NVMe host name of the host")
 MAX = Argument(
@@ -192,6 +200,8 @@ COMMANDS = (
                        text="allow this host to publish the volume to itself ('*': any host)"),
             repeatable("--access-mode", metavar="MODE", choices=ACCESS_MODES, offer=ACCESS_MODES,
                        text="allow this access mode (single_node_writer)"),
+            Argument("--transport", metavar="TRANSPORT", choices=TRANSPORTS, offer=TRANSPORTS,
+                     text="transport of publications that name none (iscsi)"),
             Argument("--from-snapshot", metavar="SNAPSHOT", default="", offer="snapshots",
                      text="clone this snapshot"),
             Argument("--from-volume", metavar="VOLUME", default="", offer="volumes",
@@ -200,7 +210,7 @@ COMMANDS = (
     Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
             REMOTE_VOLUME,
             Argument("path", metavar="PATH", offer="files", text="mount point"),
-            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY),
+            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY, TRANSPORT),
     Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
     Command("volume update", "volume:update", "change properties, labels or hosts of a volume",
             VOLUME,
@@ -231,6 +241,7 @@ COMMANDS = (
             Argument("host", metavar="HOST", offer="hosts", text="id of the host"),
             Argument("--access-mode", metavar="MODE", choices=ACCESS_MODES, offer=ACCESS_MODES,
                      text="access mode of this host"),
+            TRANSPORT,
             READONLY,
             flag("--force", text="first end the publication, and the session, of another host"),
             ETAG, changes=True),
@@ -248,6 +259,7 @@ COMMANDS = (
             Argument("--restore", choices=("never", "boot"), default="never",
                      offer=("never", "boot"), text="whether to restore it after a reboot (never)"),
             flag("--no-publish", text="fail unless it is already published to this host"),
+            TRANSPORT,
             Argument("--epoch", metavar="N", type=parse_number, default=0,
                      text="fail unless its publication has this epoch"),
             changes=True),

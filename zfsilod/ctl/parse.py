@@ -80,6 +80,11 @@ def resource(name: str, collection: str) -> str:
     return f"{collection}/{bare(name, collection)}"
 
 
+def transport(word: str) -> str:
+    """Return the value of a transport in messages."""
+    return f"TRANSPORT_{word.upper()}"
+
+
 def host_ids(names: list[str]) -> list[str]:
     """Return the ids of hosts, without duplicates."""
     return list(dict.fromkeys(bare(name, "hosts") for name in names))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from zfsilod.engine.configuration import (
+    DEFAULT_NVME_PORTALS,
     DEFAULT_PATHS,
     DEFAULT_PORTALS,
     DEFAULT_PREFIX,
@@ -48,6 +49,7 @@ class WorkerLimits(Record):
     adopt_from: tuple[str, ...] = ()  # datasets: they and those below may be of volumes, too
     former_prefixes: tuple[str, ...] = ()  # of targets that were made before it was changed
     portals: tuple[str, ...]  # at which targets may listen
+    nvme_portals: tuple[str, ...] = DEFAULT_NVME_PORTALS
     folders: tuple[str, ...]  # of the CSI node, without links
 
     def check(self, actions: Iterable[Action]) -> None:
@@ -84,6 +86,7 @@ def read_limits(directory: AnyPath = DIRECTORY) -> WorkerLimits:
         adopt_from=tuple(map(str, server.get("adopt_from", ()))),
         former_prefixes=tuple(str(prefix).lower() for prefix in server.get("former_prefixes", ())),
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
+        nvme_portals=tuple(server.get("nvme_portals", DEFAULT_NVME_PORTALS)),
         folders=tuple(map(os.path.realpath, csi.get("allowed_paths", DEFAULT_PATHS))),
     )
 
@@ -161,12 +164,12 @@ def _guid(_limits: WorkerLimits, value: Any, _action: Action) -> None:
 
 
 def _target(limits: WorkerLimits, value: Any, action: Action) -> None:
-    from zfsilod.model.names import is_iscsi_name
+    from zfsilod.model.names import iqn_form, is_target_name
 
     name, _colon, uid = value.rpartition(":")
-    if not is_iscsi_name(value) or not _is_uid(uid):
+    if not is_target_name(value) or not _is_uid(uid):
         raise _refused(f"target {value!r:.230}", "it does not end with the uid of a volume")
-    name = name.lower()
+    name = iqn_form(name.lower())
     own = name.startswith(DEFAULT_PREFIX) or name in (limits.prefix, *limits.former_prefixes)
     if _is_on_server(action) and not own:
         raise _outside(f"target {value}", f"server.iqn_prefix ({limits.prefix or 'default'})")
@@ -195,18 +198,21 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
     valid = (
         value.isascii() and value.replace("-", "a").replace(".", "a").replace("_", "a").isalnum()
     )
+    from zfsilod.model.names import iqn_form
+
     prefix = read_server_prefix(limits.directory, value) if valid else None
     if prefix is None:
         raise _outside(f"server {value!r:.130}", "servers.d")
-    if prefix and step.target.rpartition(":")[0].lower() != prefix.lower():
+    own = iqn_form(step.target.rpartition(":")[0].lower())
+    if prefix and own != prefix.lower():
         raise _outside(f"target {step.target}", f"iqn_prefix ({prefix}) of servers.d/{value}.toml")
 
 
 def _initiator(_limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import is_iscsi_name
+    from zfsilod.model.names import is_target_name
 
-    if not is_iscsi_name(value):
-        raise _refused(f"initiator {value!r:.230}", "it is not an iSCSI name")
+    if not is_target_name(value):
+        raise _refused(f"initiator {value!r:.230}", "it is not an iSCSI or NVMe name")
 
 
 def _initiators(limits: WorkerLimits, value: Any, action: Action) -> None:
@@ -225,9 +231,14 @@ def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
     for portal in value:
         if not is_portal(portal):
             raise _refused(f"portal {portal!r:.100}", "it is not ADDRESS:PORT")
-        allowed = map(check_portal, limits.portals)
+        target: Any = getattr(action.step, "target", "")
+        is_nvme = target.startswith("nqn.")
+        key, portals = "portals", limits.portals
+        if is_nvme:
+            key, portals = "nvme_portals", limits.nvme_portals
+        allowed = map(check_portal, portals)
         if _is_on_server(action) and action.up and check_portal(portal) not in allowed:
-            raise _outside(f"portal {portal}", f"server.portals ({', '.join(limits.portals)})")
+            raise _outside(f"portal {portal}", f"server.{key} ({', '.join(portals)})")
 
 
 def _secrets(limits: WorkerLimits, value: Any, action: Action) -> None:

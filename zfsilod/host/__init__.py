@@ -13,8 +13,18 @@ from zfsilod.model.lean import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zfsilod.host.client_protocols import BlockAdapter, IscsiAdapter, MountAdapter
-    from zfsilod.host.server_protocols import LioAdapter, SnapshotAdapter, ZfsAdapter
+    from zfsilod.host.client_protocols import (
+        BlockAdapter,
+        IscsiAdapter,
+        MountAdapter,
+        NvmeAdapter,
+    )
+    from zfsilod.host.server_protocols import (
+        LioAdapter,
+        NvmetAdapter,
+        SnapshotAdapter,
+        ZfsAdapter,
+    )
     from zfsilod.model.chap import Chap
 
 
@@ -28,7 +38,11 @@ class HostAdapters(Protocol):
     @property
     def lio(self) -> LioAdapter: ...
     @property
+    def nvmet(self) -> NvmetAdapter: ...
+    @property
     def iscsi(self) -> IscsiAdapter: ...
+    @property
+    def nvme(self) -> NvmeAdapter: ...
     @property
     def block(self) -> BlockAdapter: ...
     @property

@@ -1,28 +1,18 @@
-"""The adapters of a client: iSCSI sessions, filesystems, and mounts."""
+"""The adapters of a client: sessions of iSCSI and of NVMe, filesystems, and mounts."""
 
 from __future__ import annotations
 
+from zfsilod.host.transports import SessionAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import Disk, Filesystem
-    from zfsilod.model.words import SessionProblem
 
 
-class IscsiAdapter(Protocol):
-    """The kernel's iSCSI initiator: iscsiadm(8) and /sys/class/iscsi_session.
-
-    A method that needs a live session raises FailedPrecondition (NOT_CONNECTED) without a session,
-    and Unavailable (SESSION_RECOVERY) while a lost session is being recovered.
-    """
-
-    def owner(self, target: str) -> str | None:
-        """Return the server for which zfsilo made the node record or the session of a target.
-
-        "": they were not made by zfsilo, or by version 0.1.0; None: there are none.
-        """
+class IscsiAdapter(SessionAdapter, Protocol):
+    """The kernel's iSCSI initiator: iscsiadm(8) and /sys/class/iscsi_session."""
 
     def has_node(
         self,
@@ -62,51 +52,8 @@ class IscsiAdapter(Protocol):
         FailedPrecondition (NO_NODE, NO_ISCSID), Conflict for a smaller disk.
         """
 
-    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
-        """Tell whether I/O waits this long for the session of the disk when it is lost.
-
-        0: without limit. False without a session.
-        """
-
-    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
-        """Set it for every live session; a lost one keeps its value, since the kernel refuses."""
-
-    def logout(self, disk: Disk) -> None:
-        """Log out. Raises Busy (IN_USE) while the disk of a live session is in use."""
-
-    def has_any_session(self, disk: Disk) -> bool:
-        """Tell whether a session with the target of the disk exists, live or lost."""
-
-    def is_lost(self, disk: Disk) -> bool:
-        """Tell whether no session with the target of the disk is logged in."""
-
-    def is_responsive(self, disk: Disk) -> bool:
-        """Tell whether a read of the disk ends within 5 s, with data or an error.
-
-        True without a disk.
-        """
-
-    def users(self, disk: Disk) -> list[str]:
-        """Return the holders of the disk and its mount points; none when there is no disk.
-
-        Also swap, loop devices and bind mounts of its node, and processes as far as they are seen.
-        """
-
-    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
-        """Return all users of the disk except mounts at these paths; none when there is no disk.
-
-        Raises Unavailable (UNKNOWN) when the descriptors of other processes cannot be seen.
-        `settle`: wait for processes that use it for a moment.
-        """
-
-    def sessions(self, prefix: str = "") -> list[str]:
-        """Return the targets with a session whose names start with a prefix."""
-
     def nodes(self, prefix: str = "") -> list[str]:
         """Return the targets with a node record whose names start with a prefix."""
-
-    def portal(self, disk: Disk) -> str:
-        """Return the portal at which the session is, or tries to be; "" without a session."""
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         """Tell whether the session is live, or none, or tries one of these portals."""
@@ -117,32 +64,46 @@ class IscsiAdapter(Protocol):
         Raises Unavailable (SESSION_RECOVERY) when it does not come back.
         """
 
-    def drop(self, disk: Disk) -> None:
-        """End every session with the target of the disk, even while the disk is in use."""
-
-    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
-        """Tell whether kernel and iscsid would log in again with these secrets, by target.
-
-        Only live sessions count; a target without one needs no secrets.
-        """
-
-    def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
-        """Change the secrets of live sessions, by target, in the kernel and in iscsid."""
-
-    def has_size(self, disk: Disk) -> bool:
-        """Tell whether the kernel sees the disk with its size or a larger one."""
-
-    def rescan(self, disk: Disk) -> None:
-        """Read the size of the disk again. Raises Unavailable (NOT_GROWN) when it is smaller."""
-
     def initiator(self) -> str:
         """Return the IQN of this host; "" when it has none."""
 
     def host_nqn(self) -> str:
         """Return the NVMe name of this host; "" when it has none."""
 
-    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
-        """Return the problems of the sessions of disks, by target, from one reading of sysfs."""
+
+class NvmeAdapter(SessionAdapter, Protocol):
+    """The kernel's NVMe/TCP host: /dev/nvme-fabrics and /sys/class/nvme.
+
+    A controller is a session; the disk is the namespace that all controllers of a subsystem share.
+    """
+
+    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+        """Tell whether a controller is live, and its disk has appeared with the right identity.
+
+        False too when it is lost at none of these portals. Raises Unavailable (SESSION_RECOVERY)
+        while it is lost at one of them, and Conflict (FOREIGN_TARGET) for a controller of another
+        server, or not of zfsilo.
+        """
+
+    def connect(
+        self,
+        disk: Disk,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str,
+        lost_session_s: int,
+    ) -> None:
+        """Connect to the first of the portals that answers, and wait for the disk.
+
+        Controllers that are lost at other portals are removed then. Raises PermissionDenied
+        (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
+        """
+
+    def has_queue_limit(self, disk: Disk) -> bool:
+        """Tell whether no request to the disk is larger than the server's target can take."""
+
+    def set_queue_limit(self, disk: Disk) -> None: ...
 
 
 class BlockAdapter(Protocol):

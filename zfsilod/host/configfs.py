@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from zfsilod.model.errors import (
     Busy,
@@ -40,6 +41,8 @@ ERRORS: dict[int, type[ZfsiloError]] = {
     errno.EROFS: PermissionDenied,
 }
 
+PRIVATE = 0o600
+
 
 class Configfs:
     """The kernel objects below one directory; all paths are relative to it.
@@ -48,8 +51,10 @@ class Configfs:
     for any other errno.
     """
 
-    def __init__(self, root: AnyPath) -> None:
+    def __init__(self, root: AnyPath, name: str = "the kernel's iSCSI target") -> None:
+        """`name`: of the part of the kernel, for errors."""
         self.root = os.fspath(root)
+        self.name = name
 
     def path(self, path: str) -> str:
         """Return the whole path of an object or an attribute."""
@@ -61,7 +66,7 @@ class Configfs:
 
     def names(self, path: str) -> list[str]:
         """Return the names of the directories at a path; none when the path does not exist."""
-        with _typed_errors(f"list {path}"):
+        with self._typed_errors(f"list {path}"):
             try:
                 with os.scandir(self.path(path)) as entries:
                     folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -71,7 +76,7 @@ class Configfs:
 
     def links(self, path: str) -> dict[str, str]:
         """Return the targets of the links at a path, by the names of the links."""
-        with _typed_errors(f"list {path}"):
+        with self._typed_errors(f"list {path}"):
             try:
                 with os.scandir(self.path(path)) as entries:
                     names = [entry.name for entry in entries if entry.is_symlink()]
@@ -81,7 +86,7 @@ class Configfs:
 
     def read(self, path: str) -> str | None:
         """Return the value of an attribute without its newline; None when it does not exist."""
-        with _typed_errors(f"read {path}"):
+        with self._typed_errors(f"read {path}"):
             try:
                 return read_text(self.path(path)).removesuffix("\n")
             except FileNotFoundError:
@@ -89,7 +94,7 @@ class Configfs:
 
     def write(self, path: str, value: str) -> None:
         """Set an attribute with one write(2), without a newline: LIO stores it with the value."""
-        with _typed_errors(f"write {path}"):
+        with self._typed_errors(f"write {path}"):
             descriptor = os.open(self.path(path), os.O_WRONLY)
             try:
                 os.write(descriptor, value.encode())
@@ -98,7 +103,7 @@ class Configfs:
 
     def make(self, path: str) -> None:
         """Make an object unless it exists."""
-        with _typed_errors(f"make {path}"):
+        with self._typed_errors(f"make {path}"):
             try:
                 os.mkdir(self.path(path))
             except FileExistsError:
@@ -107,7 +112,7 @@ class Configfs:
 
     def remove(self, path: str) -> None:
         """Remove an object if it exists."""
-        with _typed_errors(f"remove {path}"):
+        with self._typed_errors(f"remove {path}"):
             try:
                 os.rmdir(self.path(path))
             except FileNotFoundError:
@@ -115,24 +120,33 @@ class Configfs:
 
     def link(self, path: str, to: str) -> None:
         """Make a link at `path` to the object `to`, unless a link exists there."""
-        with _typed_errors(f"link {path}"):
+        with self._typed_errors(f"link {path}"):
             if not os.path.islink(self.path(path)):
                 os.symlink(self.path(to), self.path(path))
 
     def unlink(self, path: str) -> None:
         """Remove a link if it exists."""
-        with _typed_errors(f"unlink {path}"):
+        with self._typed_errors(f"unlink {path}"):
             remove_file(self.path(path))
 
+    def protect(self, path: str) -> None:
+        """Let only root read an attribute: chmod(2) of configfs lasts as long as the object."""
+        with self._typed_errors(f"protect {path}"):
+            os.chmod(self.path(path), PRIVATE)
 
-@contextmanager
-def _typed_errors(action: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        raise ERRORS.get(number, CommandFailed)(
-            f"the kernel's iSCSI target failed to {action}: {os.strerror(number)}",
-            action=action,
-            errno=errno.errorcode.get(number, ""),
-        ) from error
+    def is_private(self, path: str) -> bool:
+        """Tell whether only root may read an attribute."""
+        with self._typed_errors(f"look at {path}"):
+            return stat.S_IMODE(os.stat(self.path(path)).st_mode) == PRIVATE
+
+    @contextmanager
+    def _typed_errors(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            number = error.errno or 0
+            raise ERRORS.get(number, CommandFailed)(
+                f"{self.name} failed to {action}: {os.strerror(number)}",
+                action=action,
+                errno=errno.errorcode.get(number, ""),
+            ) from error

@@ -2,7 +2,8 @@
 
 open(2) with O_EXCL is refused for a device that is mounted, or held by dm, md, LVM, bcache, swap or
 LIO. These use a device without a claim: a bind mount of its node, as CSI makes one for raw block
-use; a loop device; an open descriptor of a process, such as a virtual machine. Mounts are those of
+use; a loop device; the kernel's NVMe target; an open descriptor of a process, such as a virtual
+machine. Mounts are those of
 the first process, since a worker may have a mount namespace of its own.
 
 What cannot be seen is reported: a process whose descriptors may not be read, and a search that
@@ -65,7 +66,7 @@ def described(name: str, sys: AnyPath = SYS) -> BlockDevice:
 
 
 def static_users(name: str, sys: AnyPath = SYS, proc: AnyPath = PROC) -> list[str]:
-    """Return the users of a device that the kernel lists: holders, mount points, swap, loops.
+    """Return the users of a device that the kernel lists: holders, mounts, swap, loops, exports.
 
     None without the device.
     """
@@ -77,6 +78,7 @@ def static_users(name: str, sys: AnyPath = SYS, proc: AnyPath = PROC) -> list[st
         *_mounts(device, os.fspath(proc)),
         *_swaps(device, os.fspath(proc)),
         *_loops(device, os.fspath(sys)),
+        *_namespaces(device, os.fspath(sys)),
     ]
 
 
@@ -211,3 +213,14 @@ def _libc() -> Any:
     if not LIBC:
         LIBC.append(ctypes.CDLL(None, use_errno=True))
     return LIBC[0]
+
+
+def _namespaces(device: BlockDevice, sys: str) -> Iterator[str]:
+    """Yield the subsystems of the kernel's NVMe target, which opens a device without a claim."""
+    root = f"{sys}/kernel/config/nvmet/subsystems"
+    for subsystem in names(root):
+        for number in names(f"{root}/{subsystem}/namespaces"):
+            folder = f"{root}/{subsystem}/namespaces/{number}"
+            path = read(f"{folder}/device_path") if read(f"{folder}/enable") == "1" else ""
+            if path and os.path.basename(os.path.realpath(path)) in device.names:
+                yield f"the NVMe subsystem {subsystem}"

@@ -52,6 +52,18 @@ def export_paths(fs: Configfs, udev: AnyPath = zvol_device.UDEV) -> Iterator[Exp
             yield ExportPath(dataset=dataset, backstore=os.path.basename(backstore))
 
 
+def dataset_of_device(path: str, udev: AnyPath = zvol_device.UDEV) -> str:
+    """Return the dataset of the zvol at a path, or of which the path is a partition; "" if none."""
+    if name := zvol_device.dataset_of(path):
+        return name
+    kernel_name = os.path.basename(os.path.realpath(path))
+    device = _device(f"{DEVICE}{kernel_name} ")
+    number = read(f"{SYS}/class/block/{device}/dev") if device else ""
+    if datasets := zvol_device.linked(number, udev) if number else []:
+        return datasets[0]
+    return path.removeprefix(ZVOLS) * path.startswith(ZVOLS)
+
+
 def backstore_in_use(name: str, targets: list[str]) -> Busy:
     """Return the error for a backstore that is a LUN of targets."""
     return Busy(

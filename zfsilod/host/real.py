@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from zfsilod.host.iscsi import RealIscsi
     from zfsilod.host.lio import RealLio
     from zfsilod.host.mount import RealMounts
+    from zfsilod.host.nvme import RealNvme
+    from zfsilod.host.nvmet import RealNvmet
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
     from zfsilod.model.chap import Chap
 
 CONFIGFS = "/sys/kernel/config/target"
+NVMET = "/sys/kernel/config/nvmet"
 
 
 class RealHost:
@@ -29,7 +32,9 @@ class RealHost:
     zfs: RealZfs
     snapshots: RealSnapshots
     lio: RealLio
+    nvmet: RealNvmet
     iscsi: RealIscsi
+    nvme: RealNvme
     block: RealBlock
     mounts: RealMounts
 
@@ -72,22 +77,33 @@ class RealHost:
                 from zfsilod.host.lio import RealLio
 
                 return RealLio(self._run, self.zfs.device, Configfs(CONFIGFS))
+            case "nvmet":
+                from zfsilod.host.configfs import Configfs
+                from zfsilod.host.nvmet import RealNvmet
+
+                fs = Configfs(NVMET, "the kernel's NVMe target")
+                return RealNvmet(self._run, self.zfs.device, fs)
             case "iscsi":
                 from zfsilod.host.disks import Disks
                 from zfsilod.host.iscsi import RealIscsi
                 from zfsilod.host.node_records import Nodes
 
                 return RealIscsi(self._run, Disks(), Nodes())
+            case "nvme":
+                from zfsilod.host.nvme import RealNvme
+                from zfsilod.host.nvme_disks import NvmeDisks
+
+                return RealNvme(self._run, NvmeDisks())
             case "block":
                 from zfsilod.host.block import RealBlock
-                from zfsilod.host.disks import Disks
+                from zfsilod.host.nvme_disks import AllDisks
 
-                return RealBlock(self._run, Disks())
+                return RealBlock(self._run, AllDisks())
             case "mounts":
-                from zfsilod.host.disks import Disks
                 from zfsilod.host.mount import RealMounts
+                from zfsilod.host.nvme_disks import AllDisks
 
-                return RealMounts(self._run, Disks())
+                return RealMounts(self._run, AllDisks())
         raise AttributeError(name)
 
 

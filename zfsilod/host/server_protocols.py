@@ -1,13 +1,13 @@
-"""The adapters of a server: zvols, snapshots, and the kernel's iSCSI target."""
+"""The adapters of a server: zvols, snapshots, and the kernel's targets of iSCSI and of NVMe."""
 
 from __future__ import annotations
 
+from zfsilod.host.transports import TargetAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from zfsilod.model.chap import Chap
     from zfsilod.model.errors import ZfsiloError
-    from zfsilod.model.host_facts import ExportPath, ListedSnapshot, ListedZvol, SnapshotRef
+    from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
 
 
@@ -179,7 +179,7 @@ class SnapshotAdapter(Protocol):
         """Set refreservation to `auto`, or to `none`: zfsprops(7)."""
 
 
-class LioAdapter(Protocol):
+class LioAdapter(TargetAdapter, Protocol):
     """The kernel's iSCSI target (LIO), in configfs: backstores, targets, LUNs, portals and ACLs.
 
     A target has one portal group (tpgt_1) with one LUN, number 0. Portals are "10.0.0.1:3260" or
@@ -195,11 +195,6 @@ class LioAdapter(Protocol):
     def remove_backstore(self, name: str) -> None:
         """Remove a backstore. Raises Busy while it is a LUN."""
 
-    def has_target(self, target: str) -> bool:
-        """Tell whether a target exists, with authentication and without access for others."""
-
-    def add_target(self, target: str) -> None: ...
-    def remove_target(self, target: str) -> None: ...
     def has_lun(self, target: str, backstore: str) -> bool:
         """Tell whether LUN 0 of a target exists; it must be this backstore."""
 
@@ -207,37 +202,9 @@ class LioAdapter(Protocol):
     def remove_lun(self, target: str) -> None:
         """Remove LUN 0. Raises Busy (LUN_MAPPED) while an ACL maps it."""
 
-    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        """Tell whether a target has exactly these portals."""
-
-    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
-        """Make the portals of a target, and remove all others."""
-
-    def remove_portals(self, target: str) -> None: ...
     def is_enabled(self, target: str) -> bool: ...
     def enable(self, target: str) -> None: ...
     def disable(self, target: str) -> None: ...
-    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
-        """Tell whether a target has an ACL for an initiator, with these secrets.
-
-        Raises Conflict when it has an ACL for an initiator that is not in `allowed` either.
-        """
-
-    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
-        """Make an ACL and set its secrets. No LUN is mapped yet."""
-
-    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
-        """Tell whether an ACL exists and has these secrets.
-
-        Without CAP_SYS_ADMIN secrets cannot be read, and are assumed to be right.
-        """
-
-    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
-        """Change the secrets of an ACL if it exists; its session continues."""
-
-    def remove_acl(self, target: str, initiator: str) -> None:
-        """Remove an ACL with its mapped LUNs; a session of the initiator ends."""
-
     def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
         """Tell whether an ACL maps LUN 0 with this write protection."""
 
@@ -248,26 +215,24 @@ class LioAdapter(Protocol):
     def list_backstores(self) -> list[str]:
         """Return the names of all iblock backstores, including those of other programs."""
 
-    def exists(self, target: str, initiator: str = "") -> bool:
-        """Tell whether there is anything of a target, or of its ACL for an initiator."""
 
-    def list_targets(self) -> list[str]:
-        """Return the names of all iSCSI targets, including those of other programs."""
+class NvmetAdapter(TargetAdapter, Protocol):
+    """The kernel's NVMe target (nvmet), in configfs: subsystems, namespaces, ports and hosts.
 
-    def list_acls(self, target: str) -> list[str]:
-        """Return the initiators that a target has ACLs for."""
+    A subsystem is a target, the NQN of a host an initiator, and its folder with keys together with
+    the link that allows it an ACL. A portal is the link of a port to the subsystem; the port is
+    made for the first link and removed after the last one.
+    """
 
-    def export_paths(self) -> list[ExportPath]:
-        """Return every path from a target to a zvol, including those of other programs."""
+    def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
+        """Tell whether namespace 1 is enabled; it must have this zvol and identity.
 
-    def remove_export(self, target: str, backstore: str | None) -> None:
-        """Remove a target with everything in it, and a backstore, if they exist."""
-
-    def has_session(self, target: str, initiator: str) -> bool:
-        """Tell whether an initiator is logged in to a target."""
-
-    def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
-        """Wait `grace_s` for a logout, then remove the ACL of the initiator with its session.
-
-        Raises Unavailable (SESSION_LIVE) when the session does not end.
+        Raises Conflict for another namespace, or another one in its place.
         """
+
+    def add_namespace(self, target: str, *, dataset: str, uid: str) -> None:
+        """Make namespace 1 of a zvol. Raises Busy when the zvol is in use."""
+
+    def remove_namespace(self, target: str) -> None: ...
+    def is_empty(self, target: str) -> bool:
+        """Tell whether nothing of a namespace of a subsystem exists."""

@@ -1,4 +1,4 @@
-"""CHAP names and passwords, as values that cannot be printed or pickled."""
+"""CHAP names and passwords, also keys of DH-HMAC-CHAP, as values that cannot be printed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PREFIX = "zfsilo-chap-"  # of generated CHAP passwords
+KEY_PREFIX = (
+    "DHHC-1:01:"  # of keys of DH-HMAC-CHAP that SHA-256 transforms: NVMe base 2.0, 8.13.5.8
+)
+KEY_BYTES = 32
 
 
 class Secret:
@@ -41,7 +45,10 @@ class Secret:
 
 
 class Chap:
-    """The four CHAP values of one publication: RFC 7143 section 12.1, both directions."""
+    """The four CHAP values of one publication: RFC 7143 section 12.1, both directions.
+
+    Over NVMe the names are the NQNs of host and subsystem, and the passwords their keys.
+    """
 
     def __init__(
         self, *, username: str, password: str, mutual_username: str, mutual_password: str
@@ -65,6 +72,16 @@ class Chap:
             mutual_password=mutual,
         )
 
+    @classmethod
+    def make_keys(cls, *, host: str, subsystem: str) -> Chap:
+        """Return new keys of DH-HMAC-CHAP, 256 random bits each, of a host and of a subsystem."""
+        return cls(
+            username=host,
+            password=_key(),
+            mutual_username=subsystem,
+            mutual_password=_key(),
+        )
+
     def values(self) -> dict[str, str]:
         """Return the four values, to write or send them. Never log the result."""
         return {
@@ -85,3 +102,13 @@ class Chap:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("secrets are not pickled")
+
+
+def _key() -> str:
+    """Return a key in the form that the kernel reads: base64 of the key and of its CRC-32."""
+    from base64 import b64encode
+    from zlib import crc32
+
+    key = os.urandom(KEY_BYTES)
+    checked = key + crc32(key).to_bytes(4, "little")
+    return f"{KEY_PREFIX}{b64encode(checked).decode()}:"

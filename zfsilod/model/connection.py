@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import transport_of
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ class FetchedConnection:
 def foreign_target(target: str, owner: str) -> str:
     """Return the message about a target whose node record or session is another's."""
     whose = f"belongs to server {owner}" if owner else "was not made by zfsilo"
+    what, tool = "session or node record", "iscsiadm"
+    if transport_of(target) == "NVME":
+        what, tool = "controller", f"`nvme disconnect --nqn {target}`"
     return (
-        f"the session or node record of {target} on this host {whose}; end it with iscsiadm if it "
-        "is not needed, then connect again"
+        f"the {what} of {target} on this host {whose}; end it with {tool} if it is not needed, "
+        "then connect again"
     )

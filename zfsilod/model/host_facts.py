@@ -18,13 +18,15 @@ HIDDEN = "hidden by the daemon's sandbox"
 class Disk(Record, tag="Disk"):
     """The block device of a session, identified by target, serial and size."""
 
-    target: str  # IQN
+    target: str  # IQN or NQN
     serial: str  # unit serial number: the uid of the volume
     size_bytes: int
 
 
 class ExportPath(Record):
     """A backstore of the kernel's target on a zvol, and a target that has it as a LUN.
+
+    Over NVMe (fabric "nvme") the namespace of a subsystem, which has no backstore.
 
     It is read from the kernel by the device, whatever names the objects have.
     """
@@ -33,7 +35,7 @@ class ExportPath(Record):
     backstore: str = ""
     target: str = ""  # "": the backstore is no LUN
     fabric: str = "iscsi"
-    initiators: tuple[str, ...] = ()  # with an ACL on the target
+    initiators: tuple[str, ...] = ()  # with an ACL on the target, or allowed hosts
     open: bool = False  # the target needs no ACL: it admits every initiator
 
     def admits(self, initiator: str) -> bool:

@@ -7,11 +7,17 @@ end or a leading dash. Only a dataset name has slashes, between its components.
 from __future__ import annotations
 
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zfsilod.model.words import Transport
 
 DIGITS = frozenset("0123456789")
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 ALPHANUMERIC = LETTERS | DIGITS
-MAX_DATASET, MAX_ISCSI_NAME, MAX_OBJECT = 255, 223, 128
+MAX_DATASET, MAX_ISCSI_NAME, MAX_NQN, MAX_OBJECT = 255, 223, 223, 128
+NQN = "nqn."
+HOST_NQN = "nqn.2026-01.org.zfsilo:host:"  # then the id of the host and the uid of the volume
 MAX_PORT_DIGITS = 5
 MAX_SCOPE = 15  # IFNAMSIZ without its NUL
 UUID_LENGTHS = [8, 4, 4, 4, 12]
@@ -40,6 +46,57 @@ def is_iscsi_name(text: str) -> bool:
     kind, name = text[:4].lower(), text[4:]
     short = kind in ("iqn.", "eui.", "naa.") and 0 < len(name) <= MAX_ISCSI_NAME - len(kind)
     return short and ALPHANUMERIC.union(".:_-").issuperset(name)
+
+
+def is_nqn(text: str) -> bool:
+    """Tell whether a text is the name of an NVMe subsystem or host: NVMe base 2.0, 4.5."""
+    return (
+        text.startswith(NQN)
+        and len(NQN) < len(text) <= MAX_NQN
+        and ALPHANUMERIC.union(".:_-").issuperset(text)
+    )
+
+
+def is_target_name(text: str) -> bool:
+    """Tell whether a text is the name of an iSCSI target or of an NVMe subsystem."""
+    return is_iscsi_name(text) or is_nqn(text)
+
+
+def transport_of(target: str) -> Transport:
+    """Return the transport of a target, which its name tells."""
+    return "NVME" if target.startswith(NQN) else "ISCSI"
+
+
+def nqn_prefix(prefix: str) -> str:
+    """Return the prefix of the subsystems of a server, from that of its iSCSI targets."""
+    return NQN + prefix[len(NQN) :]
+
+
+def iqn_form(prefix: str) -> str:
+    """Return the prefix of any target of a server as that of its iSCSI targets."""
+    return "iqn." + prefix[len(NQN) :] if prefix.startswith(NQN) else prefix
+
+
+def host_nqn(host: str, uid: str) -> str:
+    """Return the NVMe name of a host for one volume.
+
+    The kernel's target keeps one pair of keys for each host name, so two publications with one name
+    would share their secrets: docs/decisions/0013-a-host-nqn-for-each-publication.md.
+    """
+    return f"{HOST_NQN}{host}:{uid}"
+
+
+def nqn(name: str) -> str:
+    """Return the name of an NVMe subsystem or host. Raises InvalidArgument."""
+    if not is_nqn(name):
+        raise InvalidArgument(f"{name[:223]!r} is not an NQN", reason="BAD_NQN")
+    return name
+
+
+def uuid_of(uid: str) -> str:
+    """Return a uid as a UUID, by which NVMe identifies the namespace of a volume."""
+    ends = (8, 12, 16, 20, 32)
+    return "-".join(uid[start:end] for start, end in zip((0, *ends), ends, strict=False))
 
 
 def is_object(text: str) -> bool:
@@ -92,12 +149,13 @@ def initiator_name(name: str) -> str:
     return name.lower()
 
 
-def target_of(prefix: str, uid: str, recorded: str = "") -> str:
-    """Return the IQN of a volume's target; its length does not depend on the volume's id.
+def target_of(prefix: str, uid: str, recorded: str = "", transport: Transport = "ISCSI") -> str:
+    """Return the IQN or NQN of a volume's target; its length does not depend on the volume's id.
 
     It is the recorded one as long as the target exists: `prefix` is for a new one.
     """
-    return recorded or f"{prefix}:{uid}"
+    own = nqn_prefix(prefix) if transport == "NVME" else prefix
+    return recorded or f"{own}:{uid}"
 
 
 def parse_initiator_name(text: str) -> str:

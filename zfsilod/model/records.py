@@ -54,6 +54,7 @@ class Volume(Stored, tag="Volume"):
     epoch: int = 0  # of the newest publication; counted up, never reused
     target: str = ""  # names of its export since it was made, until it is removed; "": derived
     backstore: str = ""
+    transport: Transport = "ISCSI"  # of a publication that names none
     source_snapshot: str = ""  # ids of its source at its creation
     source_volume: str = ""
     origin: str = ""  # uid of the volume whose snapshot it is a clone of
@@ -113,7 +114,7 @@ class Publication(Stored, tag="Publication"):
     id: str  # <volume>/<host>
     volume: str
     host: str
-    initiator: str  # IQN of the host at the time
+    initiator: str  # IQN of the host at the time; over NVMe a name of this publication alone
     transport: Transport = "ISCSI"
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
     readonly: bool = False
@@ -269,8 +270,8 @@ class Resources(Record):
 
     datasets: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()  # uids
-    targets: tuple[str, ...] = ()  # IQNs
-    initiators: tuple[tuple[str, str], ...] = ()  # IQNs of a target and of an initiator of it
+    targets: tuple[str, ...] = ()  # IQNs, NQNs
+    initiators: tuple[tuple[str, str], ...] = ()  # names of a target and of an initiator of it
     paths: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()  # names in the store
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import is_placed
 from zfsilod.model.record import Record
+
+if TYPE_CHECKING:
+    from zfsilod.model.words import Transport
 
 
 class Export(Record):
     """How this host exports volumes."""
 
-    prefix: str  # of all target names: iqn.2026-01.org.zfsilo:give
+    prefix: str  # of all target names: iqn.2026-01.org.zfsilo:give; over NVMe nqn. in its place
     portals: tuple[str, ...]
+    nvme_portals: tuple[str, ...] = ()
+
+    def portals_of(self, transport: Transport) -> tuple[str, ...]:
+        """Return the portals of the targets of a transport."""
+        return self.nvme_portals if transport == "NVME" else self.portals
 
 
 class Settings(Record):

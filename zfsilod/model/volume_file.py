@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+TRANSPORTS = ("iscsi", "nvme")
 STATES = ("connected", "staged", "mounted")
 # key: (type, default)
 KEYS: dict[str, tuple[type, Any]] = {
@@ -19,6 +20,7 @@ KEYS: dict[str, tuple[type, Any]] = {
     "fs_type": (str, ""),
     "mount_options": (list, []),
     "readonly": (bool, False),
+    "transport": (str, ""),
 }
 TYPE_NAMES = {str: "a string", list: "a list of strings", bool: "true or false"}
 
@@ -35,6 +37,7 @@ class VolumeFile:
         self.fs_type: str = values["fs_type"]
         self.mount_options: list[str] = values["mount_options"]
         self.readonly: bool = values["readonly"]
+        self.transport: str = values["transport"]  # "": that of the volume
 
 
 def parse(name: str, text: str, path: Path) -> VolumeFile:
@@ -62,6 +65,8 @@ def _checked(text: str, path: Path) -> dict[str, Any]:
         raise _bad(path, "server is missing; set it to a name from zfsiloctl server list")
     if values["state"].lower() not in STATES:
         raise _bad(path, f"state must be one of {', '.join(STATES)}")
+    if values["transport"] not in ("", *TRANSPORTS):
+        raise _bad(path, f"transport must be one of {', '.join(TRANSPORTS)}")
     if values["state"].lower() == "mounted" and not values["mount_path"]:
         raise _bad(path, 'mount_path is missing; set it, or set state = "staged"')
     return values

@@ -18,7 +18,7 @@ AccessMode = Literal[
     "MULTI_NODE_SINGLE_WRITER",
     "MULTI_NODE_MULTI_WRITER",
 ]
-Transport = Literal["ISCSI"]
+Transport = Literal["ISCSI", "NVME"]
 VolumeState = Literal["ABSENT", "CREATED", "PUBLISHED"]
 AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host

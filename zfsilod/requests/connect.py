@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zfsilod.engine import plans
+from zfsilod.host.transports import session_adapter
 from zfsilod.model.connection import Connection, FetchedConnection, foreign_target
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.identity import Caller
-    from zfsilod.model.words import Restore
+    from zfsilod.model.words import Restore, Transport
     from zfsilod.requests.context import Context
 
 MAX_PENDING = 1000  # releases that servers have not confirmed
@@ -67,6 +68,7 @@ class Connect(Request[ConnectInputs]):
     volume: str
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
+    transport: Transport | Literal[""] = ""  # of that publication; "": that of the volume
     epoch: int = 0  # 0: any
     differs: bool = False  # the server answers otherwise than the attachment says: see resolved
 
@@ -144,7 +146,9 @@ class Connect(Request[ConnectInputs]):
             )
         release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
         await context.write(lambda txn: txn.put(release))
-        await context.servers.publish(self.server, self.volume, client_operation=operation_id)
+        await context.servers.publish(
+            self.server, self.volume, client_operation=operation_id, transport=self.transport
+        )
         connection, chap = await context.servers.fetch(self.server, self.volume)
         return FetchedConnection(connection, chap, published=operation_id)
 
@@ -332,14 +336,15 @@ def is_followed(attachment: Attachment, current: Connection) -> bool:
 
 def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:
     """Return the session or node record that this host has of a disk's target, if any."""
-    session = machine.iscsi.has_any_session(disk)
-    owner = machine.iscsi.owner(disk.target)
+    adapter = session_adapter(machine, disk.target)
+    session = adapter.has_any_session(disk)
+    owner = adapter.owner(disk.target)
     if owner is None:
         return None
-    users = tuple(machine.iscsi.users(disk))
+    users = tuple(adapter.users(disk))
     return Leftover(
         owner=owner,
         users=users,
-        lost=bool(users) and machine.iscsi.is_lost(disk),
+        lost=bool(users) and adapter.is_lost(disk),
         session=session,
     )

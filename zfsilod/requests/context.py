@@ -5,7 +5,7 @@ service/context.py and wire/storage_server.py implement them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zfsilod.model.ownership import Ownership
     from zfsilod.model.records import Host, Publication
     from zfsilod.model.settings import Settings
+    from zfsilod.model.words import Transport
     from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -33,7 +34,14 @@ class Servers(Protocol):
     """
 
     async def fetch(self, server: str, volume: str) -> tuple[Connection, Chap]: ...
-    async def publish(self, server: str, volume: str, *, client_operation: str) -> None: ...
+    async def publish(
+        self,
+        server: str,
+        volume: str,
+        *,
+        client_operation: str,
+        transport: Transport | Literal[""] = "",
+    ) -> None: ...
     async def release(self, server: str, volume: str, *, client_operation: str) -> None: ...
     async def report(self, step: Reported, operation: str) -> None: ...
     async def usage(self, server: str, volume: str, *, timeout_s: float) -> dict[str, int]: ...

@@ -16,6 +16,7 @@ from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import LossWait, SessionDropped
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.host.places import ANYWHERE
+from zfsilod.host.transports import session_adapter
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Attachment, PendingRelease
 from zfsilod.model.validation import check_id
@@ -66,10 +67,11 @@ class Detach(Request[SessionState]):
             attachment = self.attachment(txn)
         if attachment is None or attachment.state == "ABSENT":
             return "USABLE"
-        disk, iscsi = attachment.disk, context.machine.iscsi
+        disk = attachment.disk
+        adapter = session_adapter(context.machine, disk.target)
         until = time.monotonic() + context.session_recovery_s
-        while await context.look(lambda: iscsi.is_lost(disk)):
-            known = await context.look(lambda: iscsi.has_any_session(disk))
+        while await context.look(lambda: adapter.is_lost(disk)):
+            known = await context.look(lambda: adapter.has_any_session(disk))
             if not known or time.monotonic() > until:
                 return "LOST"
             await context.pause(PROBE_AGAIN_S)
@@ -245,8 +247,9 @@ class EndWait(Request[SessionState]):
             attachment = txn.get(Attachment, check_id(self.id, "volume id"))
         if attachment is None:
             return "USABLE"
-        iscsi, disk = context.machine.iscsi, attachment.disk
-        lost = await context.look(lambda: iscsi.has_any_session(disk) and iscsi.is_lost(disk))
+        disk = attachment.disk
+        adapter = session_adapter(context.machine, disk.target)
+        lost = await context.look(lambda: adapter.has_any_session(disk) and adapter.is_lost(disk))
         return "LOST" if lost else "USABLE"
 
     def plan(self, view: View, inputs: SessionState) -> Plan:

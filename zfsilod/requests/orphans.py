@@ -19,9 +19,10 @@ from zfsilod.engine.steps.session import NoNode, SessionDropped
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.places import ANYWHERE
+from zfsilod.host.transports import export_paths, sessions, target_adapter, targets
 from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, show
 from zfsilod.model.host_facts import Disk, ExportPath, ListedZvol
-from zfsilod.model.names import target_of
+from zfsilod.model.names import iqn_form, target_of
 from zfsilod.model.record import Record
 from zfsilod.model.records import Attachment, Publication, Trashed, Volume
 from zfsilod.requests.adoption import all_volumes
@@ -110,7 +111,7 @@ class RemoveOrphans(Request[Inventory]):
             if orphan.foreign:
                 raise FailedPrecondition(
                     f"{name} was not made by zfsilo: remove it with the tool that made it, for "
-                    "example targetcli",
+                    "example targetcli or nvmetcli",
                     reason="FOREIGN_TARGET",
                     orphan=name,
                 )
@@ -150,14 +151,15 @@ ORDER = (
 
 def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
     """Return the inventory of this host. Starts one process, for any number of volumes."""
-    lio, iscsi = machine.lio, machine.iscsi
+    lio = machine.lio
     zvols = machine.zfs.list_zvols(settings.root) if settings.root else []
     prefixes = (settings.export.prefix, DEFAULT_PREFIX)
-    paths = tuple(lio.export_paths())
+    paths = tuple(export_paths(machine))
     made = {path.target for path in paths if BACKSTORE.fullmatch(path.backstore)}
     allowed = tuple(
-        (target, tuple(lio.list_acls(target)))
-        for target in lio.list_targets()
+        (target, tuple(adapter.list_acls(target)))
+        for adapter in targets(machine)
+        for target in adapter.list_targets()
         if any(_has_prefix(target, prefix) for prefix in prefixes)
         or (target in made and TARGET.fullmatch(target))
     )
@@ -170,14 +172,17 @@ def take_inventory(machine: HostAdapters, settings: Settings) -> Inventory:
             (target, initiator)
             for target, initiators in allowed
             for initiator in initiators
-            if lio.has_session(target, initiator)
+            if target_adapter(machine, target).has_session(target, initiator)
         ),
         sessions=tuple(
-            (target, tuple(iscsi.users(_disk(target))))
-            for target in iscsi.sessions()
+            (target, tuple(adapter.users(_disk(target))))
+            for adapter in sessions(machine)
+            for target in adapter.sessions()
             if _has_prefix(target, DEFAULT_PREFIX)
         ),
-        nodes=tuple(target for target in iscsi.nodes() if _has_prefix(target, DEFAULT_PREFIX)),
+        nodes=tuple(
+            target for target in machine.iscsi.nodes() if _has_prefix(target, DEFAULT_PREFIX)
+        ),
     )
 
 
@@ -308,16 +313,17 @@ def _other_paths(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Or
     They have another host name or prefix, or were made with another tool.
     """
     recorded = {
-        dataset: (uid, target_of(prefix, uid, target)) for dataset, uid, target in owned.exports
+        dataset: (uid, (target,) if target else tuple(plans.derived_targets(prefix, uid).values()))
+        for dataset, uid, target in owned.exports
     }
     for path in inventory.paths:
-        uid, own = recorded.get(path.dataset, ("", ""))
+        uid, own = recorded.get(path.dataset, ("", ()))
         kind, name = ("target", path.target) if path.target else ("backstore", path.backstore)
-        if not uid or path.target in (own, *owned.busy):
+        if not uid or path.target in (*own, *owned.busy):
             continue
         if not path.target and path.backstore == f"zfsilo-{uid}":
             continue  # half made: the drift of the volume
-        ours = path.fabric == "iscsi" and path.target.endswith(f":{uid}")
+        ours = path.fabric in plans.FABRICS and path.target.endswith(f":{uid}")
         yield Orphan(
             name=f"{kind}/{name}",
             text=f"{kind} {name}, a second way to {path.dataset}"
@@ -381,7 +387,7 @@ def _claims(txn: Transaction, actions: Sequence[Action]) -> Iterator[str]:
 
 
 def _has_prefix(target: str, prefix: str) -> bool:
-    return target.lower().startswith(prefix) and TARGET.fullmatch(target) is not None
+    return iqn_form(target.lower()).startswith(prefix) and TARGET.fullmatch(target) is not None
 
 
 def _uid(target: str) -> str:

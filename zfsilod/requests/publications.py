@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from zfsilod.engine import plans
+from zfsilod.host.transports import export_paths
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -16,16 +18,17 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.records import Action, Host, Publication, Volume
 from zfsilod.model.validation import check_id
+from zfsilod.model.words import Transport
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from zfsilod.model.host_facts import ExportPath
     from zfsilod.model.records import Operation
-    from zfsilod.model.words import AccessMode, Transport
+    from zfsilod.model.words import AccessMode
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
@@ -55,7 +58,7 @@ class Publish(Request[None]):
         ""  # "": SINGLE_NODE_WRITER, or the first that the volume allows
     )
     readonly: bool = False
-    transport: Transport = "ISCSI"
+    transport: Transport | Literal[""] = ""  # "": that of its publications, or of the volume
     force: bool = False
     client_operation: str = ""  # the operation of the client, when it publishes to itself
     for_csi: bool = False  # for the CSI plugin of the host; implied by the role controller
@@ -66,8 +69,8 @@ class Publish(Request[None]):
         publication = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or publication is None:
             return None
-        asked = self._resolved(volume)
-        if not asked._same(publication) or publication.initiator != host.iqn:
+        asked = self._resolved(volume, txn)
+        if not asked._same(publication) or publication.initiator != asked._initiator(volume, host):
             return None
         if publication != self._confirmed(publication, view):
             return None
@@ -90,7 +93,7 @@ class Publish(Request[None]):
 
     def prerequisites(self, view: View, inputs: None) -> Sequence[Request[Any]]:
         others = self._others(view.txn) if self.force else []
-        asked = self._resolved(need_volume(view.txn, self.volume)) if others else self
+        asked = self._resolved(need_volume(view.txn, self.volume), view.txn) if others else self
         if not others or not asked._obstacle(others):
             return []
         fences = [
@@ -105,8 +108,11 @@ class Publish(Request[None]):
         fenced = [request.host for request in view.finished if isinstance(request, Unpublish)]
         return self._plan(view, fenced)
 
-    def _resolved(self, volume: Volume) -> Publish:
-        """Return the request with an access mode."""
+    def _resolved(self, volume: Volume, txn: Transaction) -> Publish:
+        """Return the request with an access mode and a transport."""
+        if not self.transport:
+            present = next(iter(txn.scan_below(Publication, volume.id)), volume)
+            return self.but(transport=present.transport)._resolved(volume, txn)
         if self.access_mode:
             return self
         default: AccessMode = "SINGLE_NODE_WRITER"
@@ -120,7 +126,7 @@ class Publish(Request[None]):
             raise NotFound(
                 f"unknown host {self.host}: register it first", reason="NO_HOST", host=self.host
             )
-        return self._resolved(volume)._plan_for(view, volume, host, fenced)
+        return self._resolved(volume, view.txn)._plan_for(view, volume, host, fenced)
 
     def _plan_for(self, view: View, volume: Volume, host: Host, fenced: Sequence[str]) -> Plan:
         before = view.txn.get(Publication, f"{self.volume}/{self.host}")
@@ -132,7 +138,7 @@ class Publish(Request[None]):
                 volume=self.volume,
                 host=self.host,
             )
-        if before is not None and before.initiator == host.iqn:
+        if before is not None and before.initiator == self._initiator(volume, host):
             publication, renewed = self._confirmed(before, view), False
         else:  # new, or the initiator of the host has another name now
             self._check(view, volume, host, others)
@@ -140,7 +146,8 @@ class Publish(Request[None]):
             publication = self._publication(volume, host, view).but(rotation=rotation)
             renewed = True
         export = view.settings.export
-        named = plans.named(volume, export.prefix)
+        assert self.transport, "see _resolved"
+        named = plans.named(volume, export.prefix, self.transport)
         actions = plans.publish(named, publication, export, others)
         if before is not None and renewed:
             both = [*others, publication]  # the ACL of the new name stands beside the old one's
@@ -152,7 +159,7 @@ class Publish(Request[None]):
             else plans.not_newer(volume)
         )
         return Plan(
-            title=f"publish {self.volume} to {self.host} over iscsi",
+            title=f"publish {self.volume} to {self.host} over {self.transport.lower()}",
             claims=(f"volume/{self.volume}",),
             actions=(*plans.up([first]), *actions),
             commit=(
@@ -163,6 +170,11 @@ class Publish(Request[None]):
             revert=(put(volume), drop_secret(publication.secret)) if renewed else (),
             secrets={publication.secret: chap_for(publication, named.target)} if renewed else {},
         )
+
+    def _initiator(self, volume: Volume, host: Host) -> str:
+        """Return the name by which the host uses the volume."""
+        assert self.transport, "see _resolved"
+        return plans.initiator_of(self.transport, iqn=host.iqn, host=host.id, volume=volume)
 
     def _confirmed(self, publication: Publication, view: View) -> Publication:
         """Return the publication, from now on that of a controller when one asks for it."""
@@ -204,6 +216,13 @@ class Publish(Request[None]):
                 reason="ACCESS_MODE",
                 volume=volume.id,
             )
+        if self.transport == "NVME" and self._readonly:
+            raise InvalidArgument(
+                f"{volume.id} cannot be published read-only over nvme: the kernel's NVMe target "
+                "has no write protection for a host; use iscsi",
+                reason="NVME_READONLY",
+                volume=volume.id,
+            )
         obstacle = self._obstacle(others) if others else ""
         if obstacle:
             holder = others[0].host
@@ -233,6 +252,9 @@ class Publish(Request[None]):
 
     def _obstacle(self, others: list[Publication]) -> str:
         """Return the reason that excludes this publication beside the others; "": none."""
+        for other in others:
+            if other.transport != self.transport:
+                return f" over {other.transport.lower()}"
         modes = {self.access_mode, *(other.access_mode for other in others)}
         if not modes <= set(WRITERS):
             return " exclusively"
@@ -242,7 +264,9 @@ class Publish(Request[None]):
 
     def _publication(self, volume: Volume, host: Host, view: View) -> Publication:
         assert self.access_mode, "see _resolved"
-        if not host.iqn:
+        assert self.transport, "see _resolved"
+        initiator = self._initiator(volume, host)
+        if not initiator:
             raise FailedPrecondition(
                 f"host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
             )
@@ -250,7 +274,7 @@ class Publish(Request[None]):
             id=f"{volume.id}/{host.id}",
             volume=volume.id,
             host=host.id,
-            initiator=host.iqn,
+            initiator=initiator,
             transport=self.transport,
             access_mode=self.access_mode,
             readonly=self._readonly,
@@ -290,7 +314,7 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
         with context.read() as txn:
             volume = need_volume(txn, self.volume)
         target = plans.target_name(context.settings.export.prefix, volume)
-        present = await context.look(context.machine.lio.export_paths)
+        present = await context.look(partial(export_paths, context.machine))
         return tuple(
             path
             for path in present
@@ -327,12 +351,13 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
             target = plans.target_name(view.settings.export.prefix, volume)
             ours = [path for path in paths if plans.is_ours(volume, path)]
             known = (target, *(path.target for path in ours))
-            only = plans.no_other_path(volume, withdrawn, known)
+            clients = [alias for one in withdrawn for alias in _aliases(view.txn, volume, one)]
+            only = plans.no_other_path(volume, clients, known)
             operation = view.operation_id
             first = plans.epoch(volume, counted.epoch, operation, revokes=True, trash=trash)
             actions += plans.up([*guards, only, first])
             for path in ours:
-                actions += plans.close_path(volume, path, withdrawn, last=not kept, fence=fence)
+                actions += plans.close_path(volume, path, clients, last=not kept, fence=fence)
         for index, publication in enumerate(withdrawn):
             others = [*kept, *withdrawn[index + 1 :]]
             actions += plans.unpublish(
@@ -372,9 +397,24 @@ def _unnamed(volume: Volume) -> Volume:
 
 def _manner(terms: Publish | Publication) -> str:
     readonly = terms.readonly or terms.access_mode in READERS
-    return f"as {terms.access_mode}, {'read-only' if readonly else 'writable'}"
+    access = "read-only" if readonly else "writable"
+    return f"as {terms.access_mode}, {access}, over {terms.transport.lower()}"
+
+
+def _aliases(txn: Transaction, volume: Volume, publication: Publication) -> Iterator[Publication]:
+    """Yield a publication under every name that its host has, of any transport."""
+    host = txn.get(Host, publication.host)
+    iqn = host.iqn if host is not None else ""
+    names = [
+        plans.initiator_of(transport, iqn=iqn, host=publication.host, volume=volume)
+        for transport in get_args(Transport)
+    ]
+    for name in dict.fromkeys([publication.initiator, *filter(None, names)]):
+        yield publication.but(initiator=name)
 
 
 def chap_for(publication: Publication, target: str) -> Chap:
-    """Return new secrets for a publication; the user names are the iSCSI names of both sides."""
+    """Return new secrets for a publication; the user names are the names of both sides."""
+    if publication.transport == "NVME":
+        return Chap.make_keys(host=publication.initiator, subsystem=target)
     return Chap.make(username=publication.initiator, mutual_username=target)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps.export import NoExport
+from zfsilod.host.transports import target_adapter
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.host_facts import ListedZvol, furthest
 from zfsilod.model.marks import EPOCH, FILESYSTEM, parse_epoch
@@ -101,7 +102,10 @@ class PutBackVolume(Request[PutBackInputs]):
             place=place,
             filesystem=zfs.find_mark(self.zvol.dataset, FILESYSTEM),
             epoch=epoch,
-            exported=plans.target_name(export.prefix, volume) in lio.list_targets()
+            exported=any(
+                target_adapter(machine, target).exists(target)
+                for target in plans.own_targets(export.prefix, volume)
+            )
             or plans.backstore_name(volume) in lio.list_backstores(),
         )
 
@@ -276,14 +280,14 @@ class RemoveExport(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         volume, export = need_volume(view.txn, self.volume), view.settings.export
         publications = list(view.txn.scan_below(Publication, self.volume))
-        step = NoExport(
-            target=plans.target_name(export.prefix, volume),
-            backstore=plans.backstore_name(volume),
-        )
+        steps = [
+            NoExport(target=target, backstore=plans.backstore_name(volume))
+            for target in plans.own_targets(export.prefix, volume)
+        ]
         return Plan(
             title=f"remove the export of the former zvol of {self.volume}",
             claims=(f"volume/{self.volume}",),
-            actions=plans.up([*plans.no_sessions(volume, publications, export), step]),
+            actions=plans.up([*plans.no_sessions(volume, publications, export), *steps]),
         )
 
 

@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
+from zfsilod.host.transports import target_adapter
 from zfsilod.model.connection import Connection, FetchedConnection
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Attachment, Publication
@@ -52,12 +53,12 @@ class RotateSecrets(Request[frozenset[str]]):
         with context.read() as txn:
             volume, publications = need_volume(txn, self.volume), self.publications(txn)
         target = plans.target_name(context.settings.export.prefix, volume)
-        lio = context.machine.lio
+        adapter = target_adapter(context.machine, target)
         return await context.look(
             lambda: frozenset(
                 publication.id
                 for publication in publications
-                if lio.has_session(target, publication.initiator)
+                if adapter.has_session(target, publication.initiator)
             )
         )
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Change, Step
     from zfsilod.model.settings import Settings
-    from zfsilod.model.words import AccessMode, Mode
+    from zfsilod.model.words import AccessMode, Mode, Transport
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
@@ -57,6 +57,7 @@ class CreateVolume(Request[PoolSpace]):
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
+    transport: Transport = "ISCSI"  # of publications that name none
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
 
@@ -114,6 +115,7 @@ class CreateVolume(Request[PoolSpace]):
             "properties": (existing.properties, self._properties()),
             "hosts": (existing.hosts, self.hosts),
             "access_modes": (existing.access_modes, self.access_modes),
+            "transport": (existing.transport, self.transport),
             "source": (
                 (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
@@ -297,13 +299,19 @@ def need_host(txn: Transaction, host_id: str) -> Host:
     return host
 
 
+def _is_former(publication: Publication, host: Host | None) -> bool:
+    """Tell whether a publication is to a name that its host does not have any more."""
+    by_iqn = publication.transport == "ISCSI"  # over NVMe the publication has a name of its own
+    return by_iqn and host is not None and host.iqn != publication.initiator
+
+
 def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publication:
     """Return the publication of a volume to a host. Raises FailedPrecondition.
 
     A publication to a former initiator name of the host does not count: no login can use it.
     """
     publication, host = txn.get(Publication, f"{volume_id}/{host_id}"), txn.get(Host, host_id)
-    if publication is None or (host is not None and host.iqn != publication.initiator):
+    if publication is None or _is_former(publication, host):
         raise FailedPrecondition(
             f"{volume_id} is not published to {host_id}",
             reason="NOT_PUBLISHED",

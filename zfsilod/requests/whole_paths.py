@@ -5,7 +5,7 @@ They join the plans of the single requests. When one action fails, the whole pat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine.plans import CLIENT_STATES
 from zfsilod.model.errors import InvalidArgument
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zfsilod.model.identity import Caller
     from zfsilod.model.records import Action
-    from zfsilod.model.words import Restore
+    from zfsilod.model.words import Restore, Transport
     from zfsilod.requests.context import Context
     from zfsilod.requests.detach import SessionState
 
@@ -44,6 +44,7 @@ class AttachVolume(Request[ConnectInputs]):
     state: str = "MOUNTED"  # or CONNECTED, STAGED
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
+    transport: Transport | Literal[""] = ""  # as in Connect
     epoch: int = 0  # 0: any
     staging_path: str = ""
     fs_type: str = ""
@@ -107,6 +108,7 @@ class AttachVolume(Request[ConnectInputs]):
             volume=self.volume,
             restore=self.restore,
             publish_if_needed=self.publish_if_needed,
+            transport=self.transport,
             epoch=self.epoch,
             differs=self.differs,
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.mount import FilesystemWorks
+from zfsilod.engine.steps.nvme import Controller
 from zfsilod.engine.steps.session import Session
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable, ZfsiloError
@@ -105,6 +106,10 @@ PROBLEMS: dict[str, type[ZfsiloError]] = {
 }
 
 
+PREVENTS = ((CONFLICT, Zvol), (UNKNOWN, Session), (UNKNOWN, Controller))
+"""Results after which the facts that depend on the step cannot hold, or be known."""
+
+
 async def compare_all(context: Context, names: tuple[str, ...] = ()) -> list[DriftReport]:
     """Compare the volumes of these names, or all, with the host; busy ones are left out."""
     with context.read() as txn:
@@ -150,7 +155,7 @@ def _differences(
             advice, _reason = problem(action, reason)
             sentence = "; ".join(filter(None, (sentence, advice)))
         yield Difference(fact=step.fact(), wanted=action.up, problem=sentence, reason=reason)
-        if reason == LOST or (reason, type(step)) in ((CONFLICT, Zvol), (UNKNOWN, Session)):
+        if reason == LOST or (reason, type(step)) in PREVENTS:
             return  # the facts that depend on it cannot hold, or be known
 
 

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
+from zfsilod.host.transports import target_adapter, targets
 from zfsilod.model.errors import StoreCorrupt
 from zfsilod.model.records import Publication, Volume
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
@@ -54,8 +55,9 @@ def _unnamed(txn: Transaction) -> list[Volume]:
 def _choose(machine: HostAdapters, unnamed: Sequence[Published]) -> dict[str, str]:
     """Return the target of each volume by its uid: in use, else of its secrets, else any."""
     present: dict[str, list[str]] = {}
-    for target in machine.lio.list_targets():
-        present.setdefault(target.rpartition(":")[2], []).append(target)
+    for adapter in targets(machine):
+        for target in adapter.list_targets():
+            present.setdefault(target.rpartition(":")[2], []).append(target)
     chosen = {}
     for volume, publications in unnamed:
         end, own = f":{volume.uid}", present.get(volume.uid, [])
@@ -63,7 +65,10 @@ def _choose(machine: HostAdapters, unnamed: Sequence[Published]) -> dict[str, st
         used = [
             target
             for target in own
-            if any(machine.lio.has_session(target, initiator) for initiator in initiators)
+            if any(
+                target_adapter(machine, target).has_session(target, initiator)
+                for initiator in initiators
+            )
         ]
         secrets = [name for name in _of_secrets(machine, publications) if name.endswith(end)]
         chosen[volume.uid] = next(iter([*used, *secrets, *own]), "")

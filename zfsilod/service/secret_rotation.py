@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from zfsilod.host.transports import session_adapter
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, Condition
@@ -15,6 +16,7 @@ from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zfsilod.host import HostAdapters
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
@@ -55,10 +57,7 @@ class SecretRotation:
                 for attachment in attachments
                 if attachment.volume in publications
             ]
-            iscsi = self._context.machine.iscsi
-            live = await self._context.look(
-                lambda: {one.id for one in attachments if not iscsi.is_lost(one.disk)}
-            )
+            live = await self._context.look(lambda: _live(self._context.machine, attachments))
             await asyncio.gather(
                 *(self._follow_server(one) for one, _publication in known if one.id not in live)
             )
@@ -122,3 +121,12 @@ class SecretRotation:
             )
             return False
         return True
+
+
+def _live(machine: HostAdapters, attachments: Sequence[Attachment]) -> set[str]:
+    """Return the ids of the attachments whose sessions are live."""
+    return {
+        one.id
+        for one in attachments
+        if not session_adapter(machine, one.disk.target).is_lost(one.disk)
+    }

@@ -11,6 +11,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from zfsilod.host.transports import session_problems
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.model.records import Attachment
 from zfsilod.service.session_problems import SessionProblems
@@ -118,7 +119,7 @@ class StatsReader:
 
     async def _sessions_of(self, attachments: list[Attachment]) -> dict[str, str]:
         disks = [attachment.disk for attachment in attachments]
-        problems = await self._context.look(partial(self._context.machine.iscsi.problems, disks))
+        problems = await self._context.look(partial(session_problems, self._context.machine, disks))
         return self.session_problems.describe(attachments, problems)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.host.change_events import ChangeEvents
+from zfsilod.host.transports import session_adapter, session_problems
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, journal_fields
@@ -107,7 +108,7 @@ class HostWatch:
         disks = [attachment.disk for attachment in attachments]
         wanted = {path: readonly for one in attachments for path, readonly in _mounts(one)}
         broken, mounts = await self._context.look(
-            lambda: (machine.iscsi.problems(disks), machine.mounts.problems(wanted))
+            lambda: (session_problems(machine, disks), machine.mounts.problems(wanted))
         )
         sessions = words.describe(attachments, broken)
         return {
@@ -151,10 +152,10 @@ class HostWatch:
 
     async def _end_withdrawn(self, lost: list[Attachment]) -> None:
         """End lost sessions whose publications were withdrawn: they will never be back."""
-        iscsi = self._context.machine.iscsi
         for one in lost:
+            adapter = session_adapter(self._context.machine, one.disk.target)
             try:
-                exists = await self._context.look(partial(iscsi.has_any_session, one.disk))
+                exists = await self._context.look(partial(adapter.has_any_session, one.disk))
                 if exists and await self._is_withdrawn(one):
                     request = EndSession(id=one.id, epoch=one.epoch)
                     await self._service.submit(request, caller=DAEMON)

@@ -102,6 +102,7 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "hosts": record.hosts or None,
         "access_modes": [enums.ACCESS_MODES.number(mode) for mode in record.access_modes],
         "filesystem": filesystem(record.filesystem),
+        "transport": enums.TRANSPORTS.number(record.transport),
         "source": source,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from zfsilo.v1 import operation_pb2, volume_pb2
 
@@ -40,6 +40,10 @@ class WireEnum(Generic[N]):
     def number(self, name: str) -> Any:
         """Return the number of a name; protobuf's stubs have a type of its own for each enum."""
         return self._numbers[name]
+
+    def name_or_empty(self, number: int) -> N | Literal[""]:
+        """Return the name of a number; "" of 0. Raises InvalidArgument."""
+        return self.name(number) if number else ""
 
     def name(self, number: int, default: N | None = None) -> N:
         """Return the name of a number; 0 is the default. Raises InvalidArgument."""

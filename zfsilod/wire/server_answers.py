@@ -13,7 +13,7 @@ from zfsilod.model.chap import Chap
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import FILESYSTEMS
-from zfsilod.model.names import check_portal, is_iscsi_name, is_portal, is_uuid
+from zfsilod.model.names import check_portal, iqn_form, is_portal, is_target_name, is_uuid
 from zfsilod.model.validation import ID, MAX_BYTES
 from zfsilod.wire import convert, enums
 
@@ -82,9 +82,9 @@ def _check_names(
     target = answer.target
     if not UID.fullmatch(answer.serial):
         _refuse(server, volume, f"its serial number {answer.serial[:64]!r} is not a uid")
-    if not is_iscsi_name(target) or not target.endswith(f":{answer.serial}"):
+    if not is_target_name(target) or not target.endswith(f":{answer.serial}"):
         _refuse(server, volume, f"its target {target[:223]!r} does not end with the volume's uid")
-    if prefix and target.lower() != f"{prefix}:{answer.serial}".lower():
+    if prefix and iqn_form(target.lower()) != f"{prefix}:{answer.serial}".lower():
         _refuse(server, volume, f"its target {target} does not have the prefix {prefix}")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
     from zfsilod.model.records import Host, Publication
+    from zfsilod.model.words import Transport
     from zfsilod.security.join_file import Access
 
 MACHINE_METADATA = "zfsilo-machine"
@@ -74,11 +75,20 @@ class StorageServers:
         portals = await self.usable_portals(server, connection.portals)
         return connection.but(portals=portals), check_chap(server, volume, answer.chap)
 
-    async def publish(self, server: str, volume: str, *, client_operation: str) -> None:
+    async def publish(
+        self,
+        server: str,
+        volume: str,
+        *,
+        client_operation: str,
+        transport: Transport | Literal[""] = "",
+    ) -> None:
         """Publish a volume to this host, on behalf of an operation of this host."""
         message = volume_pb2.PublishVolumeRequest(
             name=f"volumes/{volume}", client_operation=client_operation
         )
+        if transport:
+            message.transport = enums.TRANSPORTS.number(transport)
         await self.call(server, self._api(server).volumes.PublishVolume, message)
 
     async def release(self, server: str, volume: str, *, client_operation: str) -> None:

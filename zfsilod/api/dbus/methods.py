@@ -68,6 +68,7 @@ MUTATIONS = {
             "labels",
             "hosts",
             "access_modes",
+            "transport",
             "source_snapshot",
             "source_volume",
         ),
@@ -82,6 +83,7 @@ MUTATIONS = {
             "state",
             "restore",
             "publish_if_needed",
+            "transport",
             "epoch",
             "staging_path",
             "fs_type",
@@ -90,7 +92,9 @@ MUTATIONS = {
         ),
     ),
     f"{MANAGER}.Connect": Mutation(
-        Connect, ("server", "volume"), ("local_name", "restore", "publish_if_needed", "epoch")
+        Connect,
+        ("server", "volume"),
+        ("local_name", "restore", "publish_if_needed", "transport", "epoch"),
     ),
     f"{MANAGER}.RegisterHost": Mutation(
         CreateHost,

@@ -61,7 +61,7 @@ class Objects:
 
     def __init__(self, service: Service, version: str) -> None:
         roles = ["server", "client"] if service.context.settings.root else ["client"]
-        self.info = ManagerInfo(version, [*roles, "iscsi"])
+        self.info = ManagerInfo(version, [*roles, "iscsi", "nvme"])
         self.service = service
         self._planned: OrderedDict[str, Operation] = OrderedDict()
 

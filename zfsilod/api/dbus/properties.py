@@ -116,6 +116,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Labels": lambda view: dict(view.volume.labels) if view.volume else {},
         "Hosts": _of("volume", "hosts", default=()),
         "AccessModes": _of("volume", "access_modes", default=()),
+        "Transport": _of("volume", "transport"),
         "Filesystem": _filesystem,
         "Publications": lambda view: {p.host: _publication(p) for p in view.publications},
         "Server": _of("attachment", "server"),

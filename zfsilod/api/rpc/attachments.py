@@ -44,6 +44,7 @@ class AttachmentMethods:
             state=enums.VOLUME_STATES.name(message.state, "MOUNTED"),
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
+            transport=enums.TRANSPORTS.name_or_empty(message.transport),
             epoch=message.epoch,
             staging_path=message.staging_path,
             fs_type=message.fs_type,
@@ -73,6 +74,7 @@ class AttachmentMethods:
             volume=check_id(message.volume, "volume id"),
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
+            transport=enums.TRANSPORTS.name_or_empty(message.transport),
             epoch=message.epoch,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)

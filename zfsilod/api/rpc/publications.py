@@ -40,14 +40,14 @@ class PublicationMethods:
         self, message: volume_pb2.PublishVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
-        mode = message.access_mode  # a host need not know the one of its volume
+        # A host need not know access mode and transport of its volume.
         request = publications.Publish(
             volume=volume_id,
             host=host_id,
-            access_mode=enums.ACCESS_MODES.name(mode) if mode else "",
+            access_mode=enums.ACCESS_MODES.name_or_empty(message.access_mode),
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
-            transport=enums.TRANSPORTS.name(message.transport, "ISCSI"),
+            transport=enums.TRANSPORTS.name_or_empty(message.transport),
             force=message.force,
             for_csi=message.for_csi,
         )
@@ -124,7 +124,7 @@ class PublicationMethods:
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
             target=plans.target_name(export.prefix, volume),
-            portals=export.portals,
+            portals=export.portals_of(publication.transport),
             serial=volume.uid,
             size_bytes=volume.capacity_bytes,
             mode=enums.MODES.number(volume.mode),

@@ -150,6 +150,7 @@ class VolumeMethods:
             labels=convert.as_pairs(volume.labels),
             hosts=tuple(volume.hosts),
             access_modes=modes or ("SINGLE_NODE_WRITER",),
+            transport=enums.TRANSPORTS.name(volume.transport, "ISCSI"),
             source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
             source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
         )

@@ -137,6 +137,8 @@ def content(args: Namespace, name: str, path: str) -> str:
         values["mount_options"] = options
     if args.readonly:
         values["readonly"] = True
+    if args.transport:
+        values["transport"] = args.transport
     # Strings, lists of strings and booleans are written the same way in JSON and in TOML.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
@@ -166,6 +168,7 @@ def _check_same(args: Namespace, existing: VolumeFile, path: str) -> None:
         "filesystem type": args.fs_type not in ("", existing.fs_type),
         "mount options": bool(options) and options != existing.mount_options,
         "access": args.readonly and not existing.readonly,
+        "transport": args.transport not in (None, "", existing.transport),
     }
     if names := [name for name, differs in differences.items() if differs]:
         *first, last = names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
-from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource
+from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource, transport
 from zfsilod.ctl.server_files import only_name
 from zfsilod.model.lean import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ def connect(args: Namespace) -> None:
         epoch=args.epoch,
         restore=pb.RESTORE_BOOT if args.restore == "boot" else pb.RESTORE_NEVER,
     )
+    if args.transport:
+        request.transport = transport(args.transport)
     with dial(args) as server:
         change(args, server, "ConnectVolume", request)
 

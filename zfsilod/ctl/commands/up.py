@@ -20,7 +20,7 @@ from zfsilod.ctl.commands.volume import get
 from zfsilod.ctl.failures import complain, unit_exit_code
 from zfsilod.ctl.output.messages import dumps, plain
 from zfsilod.ctl.output.table import say
-from zfsilod.ctl.parse import bare, resource
+from zfsilod.ctl.parse import bare, resource, transport
 from zfsilod.ctl.require_local import check_local
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.model.errors import FailedPrecondition, NotFound, ZfsiloError
@@ -108,6 +108,8 @@ def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
         readonly=file.readonly,
         path=file.mount_path,
     )
+    if file.transport:
+        request.transport = transport(file.transport)
     with dial(args) as server:
         return [_send(args, server, "AttachVolume", request)]
 
@@ -149,6 +151,7 @@ def publications_for(volume: Any) -> list[Any]:
             host=host,
             readonly=host in existing and existing[host].readonly,
             access_mode=existing[host].access_mode if host in existing else default,
+            transport=existing[host].transport if host in existing else volume.transport,
         )
         for host in hosts
     ]

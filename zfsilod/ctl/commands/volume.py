@@ -26,6 +26,7 @@ from zfsilod.ctl.parse import (
     host_ids,
     parse_size,
     resource,
+    transport,
 )
 from zfsilod.ctl.times import at
 from zfsilod.model.errors import InvalidArgument, NotFound, ZfsiloError
@@ -159,6 +160,8 @@ def create(args: Namespace) -> None:
         hosts=host_ids(args.host),
         access_modes=[access_mode(mode) for mode in args.access_mode],
     )
+    if args.transport:
+        volume.transport = transport(args.transport)
     if args.from_snapshot:
         volume.source.snapshot = resource(args.from_snapshot, "snapshots")
     elif args.from_volume:
@@ -277,6 +280,8 @@ def publish(args: Namespace) -> None:
     )
     if args.access_mode:
         request.access_mode = access_mode(args.access_mode)
+    if args.transport:
+        request.transport = transport(args.transport)
     with dial(args) as server:
         change(args, server, "PublishVolume", request)
 

@@ -33,7 +33,6 @@ from zfsilod.engine.plans.server import (
     Fence,
     Origin,
     adoption,
-    backstore_name,
     clone,
     close_path,
     destruction,
@@ -63,10 +62,18 @@ from zfsilod.engine.plans.server import (
     unpublish,
     zvol,
 )
+from zfsilod.engine.plans.transports import (
+    FABRICS,
+    backstore_name,
+    derived_targets,
+    initiator_of,
+    own_targets,
+)
 
 __all__ = [
     "CLIENT_STATES",
     "DURABLE",
+    "FABRICS",
     "Fence",
     "Origin",
     "adoption",
@@ -75,6 +82,7 @@ __all__ = [
     "clone",
     "close_path",
     "connection_steps",
+    "derived_targets",
     "destruction",
     "detach_path",
     "disconnecting",
@@ -88,6 +96,7 @@ __all__ = [
     "growth",
     "health_steps",
     "in_trash",
+    "initiator_of",
     "is_ours",
     "mark_changes",
     "mark_filesystem",
@@ -99,6 +108,7 @@ __all__ = [
     "no_sessions",
     "not_exported",
     "not_newer",
+    "own_targets",
     "properties",
     "publish",
     "put_back",

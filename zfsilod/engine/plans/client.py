@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.plans.actions import down, up
-from zfsilod.engine.step import HostStep
+from zfsilod.engine.plans.transports import steps_of
+from zfsilod.engine.step import HostStep, OneWay
 from zfsilod.engine.steps.filesystem import (
     FilesystemGrown,
     FilesystemUuidRegenerated,
@@ -23,15 +24,13 @@ from zfsilod.engine.steps.mount import (
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
-    LossWait,
     Node,
     NodeSecrets,
-    Session,
     SessionDropped,
-    SessionPortal,
     SessionSecrets,
 )
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed
+from zfsilod.model.names import transport_of
 from zfsilod.model.record import pairs
 
 if TYPE_CHECKING:
@@ -47,22 +46,11 @@ CLIENT_STATES = ("ABSENT", "CONNECTED", "STAGED", "MOUNTED")
 
 
 def connection_steps(attachment: Attachment, lost_session_s: int = 0) -> list[Step]:
-    """Return the steps of state CONNECTED: a node record of the target, and a session.
+    """Return the steps of state CONNECTED: a session with the target, as its transport has it.
 
     `lost_session_s`: see Settings.
     """
-    return [
-        Node(
-            target=attachment.disk.target,
-            portals=attachment.portals,
-            secret=attachment.secret,
-            server=attachment.server,
-            lost_session_s=lost_session_s,
-        ),
-        SessionPortal(disk=attachment.disk, portals=attachment.portals),
-        Session(disk=attachment.disk),
-        LossWait(disk=attachment.disk, seconds=lost_session_s),
-    ]
+    return steps_of(attachment.disk.target).connection(attachment, lost_session_s)
 
 
 def reconnection_steps(before: Attachment, now: Attachment, lost_session_s: int = 0) -> list[Step]:
@@ -71,7 +59,7 @@ def reconnection_steps(before: Attachment, now: Attachment, lost_session_s: int 
     Its node record is changed, not made: a rollback names the former portals again.
     """
     node, *rest = connection_steps(now, lost_session_s)
-    if before.portals != now.portals:
+    if before.portals != now.portals and isinstance(node, Node):
         node = NodeSecrets(
             target=now.disk.target,
             portals=now.portals,
@@ -87,7 +75,7 @@ def reconnection_steps(before: Attachment, now: Attachment, lost_session_s: int 
 def disconnecting(attachment: Attachment, lost_session_s: int = 0) -> list[Step]:
     """Return the steps of state CONNECTED that a path down undoes."""
     steps = connection_steps(attachment, lost_session_s)
-    return [step for step in steps if not isinstance(step, SessionPortal)]
+    return [step for step in steps if not isinstance(step, OneWay)]
 
 
 def staging_steps(attachment: Attachment) -> list[Step]:
@@ -291,6 +279,7 @@ def new_secrets(
             lost_session_s=lost_session_s,
         )
         for before, after in changes
+        if transport_of(after.disk.target) == "ISCSI"
     ]
     secrets = pairs({after.disk.target: after.secret for _before, after in changes})
     return up([*nodes, SessionSecrets(secrets=secrets)])

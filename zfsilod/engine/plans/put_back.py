@@ -48,9 +48,6 @@ def put_back(
         )
     steps.append(server.epoch(volume, epoch, operation) if epoch else server.not_newer(volume))
     if publications:
-        steps += server.export_steps(volume, export)
-    for publication in publications:
-        others = [other for other in publications if other is not publication]
-        steps += server.grant(volume, publication, export, others)
+        steps += server.published(volume, publications, export)
     steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
     return up(steps)

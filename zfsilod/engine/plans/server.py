@@ -6,24 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.plans.actions import down, up
-from zfsilod.engine.steps.access import (
-    Acl,
-    AclSecrets,
-    Fenced,
-    MappedLun,
-    NoAcl,
-    NoSession,
-    NoUnknownAcls,
+from zfsilod.engine.plans.transports import (
+    FABRICS,
+    backstore_name,
+    own_targets,
+    steps_of,
 )
-from zfsilod.engine.steps.export import (
-    Backstore,
-    Enabled,
-    Lun,
-    NoExport,
-    NoOtherPath,
-    Portals,
-    Target,
-)
+from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import NoExport, NoOtherPath
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -34,7 +24,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
-from zfsilod.model.names import target_of
+from zfsilod.model.names import target_of, transport_of
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.zfs_properties import HIDDEN
 
@@ -44,6 +34,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import ExportPath, Filesystem, SnapshotRef
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
     from zfsilod.model.settings import Export
+    from zfsilod.model.words import Transport
 
 DURABLE = {"sync": "always"}
 """After a power failure of the server, a client assumes that unflushed writes are safe too: it has
@@ -66,19 +57,16 @@ class Origin(Record):
 
 
 def target_name(prefix: str, volume: Volume) -> str:
-    """Return the IQN of a volume's target; `prefix`: of a new one."""
+    """Return the name of a volume's target; `prefix`: of a new one, which is of iSCSI."""
     return target_of(prefix, volume.uid, volume.target)
 
 
-def backstore_name(volume: Volume) -> str:
-    """Return the name of a volume's backstore, as the record has it."""
-    return volume.backstore or f"zfsilo-{volume.uid}"
-
-
-def named(volume: Volume, prefix: str) -> Volume:
-    """Return a volume with the names of its export recorded."""
-    target, backstore = target_name(prefix, volume), backstore_name(volume)
-    return volume.but(target=target, backstore=backstore)
+def named(volume: Volume, prefix: str, transport: Transport | None = None) -> Volume:
+    """Return a volume with the names of its export recorded, of this transport."""
+    target = target_name(prefix, volume)
+    if transport is not None and transport_of(target) != transport:
+        target = target_of(prefix, volume.uid, transport=transport)
+    return volume.but(target=target, backstore=backstore_name(volume))
 
 
 # Volumes
@@ -203,6 +191,7 @@ def marks(volume: Volume) -> dict[str, str]:
         "labels": json.dumps(dict(volume.labels)) if volume.labels else "",
         "source_snapshot": volume.source_snapshot,
         "source_volume": volume.source_volume,
+        "transport": volume.transport if volume.transport != "ISCSI" else "",
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
@@ -294,15 +283,18 @@ def _by_uid(values: dict[str, str]) -> str:
 
 
 def export_steps(volume: Volume, export: Export) -> list[Step]:
-    """Return the steps of state PUBLISHED: an enabled target that has no ACL yet."""
-    target, backstore = target_name(export.prefix, volume), backstore_name(volume)
-    return [
-        Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
-        Target(target=target),
-        Lun(target=target, backstore=backstore),
-        Portals(target=target, portals=export.portals),
-        Enabled(target=target),
-    ]
+    """Return the steps of state PUBLISHED: a target that answers and admits no client yet."""
+    return [*_closed_steps(volume, export), *_opening_steps(volume, export)]
+
+
+def _closed_steps(volume: Volume, export: Export) -> list[Step]:
+    target = target_name(export.prefix, volume)
+    return steps_of(target).export(volume, target, export)
+
+
+def _opening_steps(volume: Volume, export: Export) -> list[Step]:
+    target = target_name(export.prefix, volume)
+    return steps_of(target).opening(target, export)
 
 
 def grant(
@@ -310,22 +302,30 @@ def grant(
 ) -> list[Step]:
     """Return the steps that give one client access; `others` have access already."""
     target = target_name(export.prefix, volume)
-    return [
-        Acl(
-            target=target,
-            initiator=publication.initiator,
-            secret=publication.secret,
-            allowed=tuple(sorted(other.initiator for other in others)),
-        ),
-        MappedLun(target=target, initiator=publication.initiator, readonly=publication.readonly),
-    ]
+    allowed = tuple(sorted(other.initiator for other in others))
+    return steps_of(target).access(target, publication, allowed)
 
 
 def publish(
     volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
     """Return the path up to PUBLISHED, and the access of one more client."""
-    return up([*export_steps(volume, export), *grant(volume, publication, export, others)])
+    return up(
+        [
+            *_closed_steps(volume, export),
+            *grant(volume, publication, export, others),
+            *_opening_steps(volume, export),
+        ]
+    )
+
+
+def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
+    """Return the steps of state PUBLISHED with the access of all clients."""
+    steps = _closed_steps(volume, export)
+    for publication in publications:
+        others = [other for other in publications if other is not publication]
+        steps += grant(volume, publication, export, others)
+    return [*steps, *_opening_steps(volume, export)]
 
 
 def unpublish(
@@ -341,8 +341,12 @@ def unpublish(
 
     `shared`: a target of another program has the backstore too, so that it cannot be removed.
     """
-    unused = [] if others else export_steps(volume, export)[1 if shared else 0 :]
-    return (*revoke(volume, publication, export, others, fence=fence), *down(unused))
+    opening = _opening_steps(volume, export)
+    first, *rest = revoke(volume, publication, export, others, fence=fence)
+    if others:  # what a fence of one client closed is opened again for the others
+        return (first, *rest, *up(opening))
+    unused = _closed_steps(volume, export)[1 if shared else 0 :]
+    return (first, *down(opening), *rest, *down(unused))
 
 
 def revoke(
@@ -355,16 +359,18 @@ def revoke(
 ) -> tuple[Action, ...]:
     """Return the end of a client's access: refused while its session lives, unless it is fenced.
 
-    An initiator that logs in after the first check is caught by the second one and gets its LUN
-    back; a later one finds no LUN, so its login fails.
+    An initiator of iSCSI that logs in after the first check is caught by the second one and gets
+    its LUN back; a later one finds no LUN, so its login fails. Over NVMe the end of the access ends
+    the controller of a client that connected meanwhile.
     """
     target = target_name(export.prefix, volume)
-    acl, mapped = grant(volume, publication, export, others)
+    acl, *mapped = grant(volume, publication, export, others)
     if fence is not None:
         fenced = Fenced(target=target, initiator=publication.initiator, grace_s=fence.grace_s)
-        return (*up([fenced]), *down([acl, mapped]))
+        return (*up([fenced]), *down([acl, *mapped]))
     guard = _no_session(target, volume, publication)
-    return (*up([guard]), *down([mapped]), *up([guard]), *down([acl]))
+    again = up([guard]) if mapped else ()
+    return (*up([guard]), *down(mapped), *again, *down([acl]))
 
 
 def no_other_path(
@@ -397,7 +403,7 @@ def close_path(
     It may be left from another host name or prefix. With `last` the target itself is removed, if
     zfsilo made it.
     """
-    in_acl = path.initiators if path.fabric == "iscsi" else ()
+    in_acl = path.initiators if path.fabric in FABRICS else ()
     admitted = [one for one in publications if one.initiator in in_acl]
     actions: list[Action] = []
     for one in admitted:
@@ -414,7 +420,7 @@ def close_path(
 
 def is_ours(volume: Volume, path: ExportPath) -> bool:
     """Tell whether zfsilo made the target of a path: its name ends with the uid."""
-    return path.fabric == "iscsi" and path.target.endswith(f":{volume.uid}")
+    return path.fabric in FABRICS and path.target.endswith(f":{volume.uid}")
 
 
 def no_sessions(
@@ -466,11 +472,9 @@ def server_facts(
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
         *_durability(volume),
     ]
-    if not publications:
-        steps.append(NoUnknownAcls(target=target_name(export.prefix, volume)))
-        return (*up(steps), *down(export_steps(volume, export)))
-    steps += export_steps(volume, export)
-    for publication in publications:
-        others = [other for other in publications if other is not publication]
-        steps += grant(volume, publication, export, others)
-    return up(steps)
+    if publications:
+        return up([*steps, *published(volume, publications, export)])
+    absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
+    steps += [NoUnknownAcls(target=named.target) for named in absent]
+    exports = (down(export_steps(named, export)) for named in absent)
+    return (*up(steps), *(action for actions in exports for action in actions))

@@ -10,9 +10,10 @@ from zfsilod.model import record
 
 MODULES = {
     "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl",
-    "engine.steps.export": "Backstore Target Lun Portals Enabled NoExport NoOtherPath",
+    "engine.steps.export": "Backstore Target Lun Namespace Portals Enabled NoExport NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
+    "engine.steps.nvme": "Controller QueueLimit",
     "engine.steps.ownership": "PoolOwned",
     "engine.steps.session": "Node NodeSecrets SessionSecrets NoNode Session SessionPortal "
     "LossWait Answering Dropped DiskSize",

@@ -1,10 +1,15 @@
-"""Steps on the access of initiators to a target: ACLs, secrets, mapped LUNs, live sessions."""
+"""Steps on the access of initiators to a target: ACLs, secrets, mapped LUNs, live sessions.
+
+Those that do not map a LUN serve every transport: host/transports.py.
+"""
 
 from __future__ import annotations
 
 from zfsilod.engine.step import Guard, HostStep, OneWay
+from zfsilod.host.transports import target_adapter
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import transport_of
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -21,11 +26,14 @@ class NoSession(Guard, tag="NoSession", part="TARGET"):
     host: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.lio.has_session(self.target, self.initiator)
+        return not target_adapter(host, self.target).has_session(self.target, self.initiator)
 
     def refusal(self, _host: HostAdapters) -> FailedPrecondition:
+        # The kernel's NVMe target tells that clients are connected, and not which ones.
+        is_known = transport_of(self.target) == "ISCSI"
+        state, then = ("is still", "") if is_known else ("may still be", ", then use --fence")
         return FailedPrecondition(
-            f"host {self.host} is still logged in to {self.volume}: disconnect it there first",
+            f"host {self.host} {state} logged in to {self.volume}: disconnect it there first{then}",
             reason="SESSION_LIVE",
             volume=self.volume,
             host=self.host,
@@ -55,10 +63,12 @@ class Fenced(OneWay, tag="Fenced", part="TARGET"):
     grace_s: int
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.lio.has_session(self.target, self.initiator)
+        return not target_adapter(host, self.target).has_session(self.target, self.initiator)
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.end_session(self.target, self.initiator, grace_s=self.grace_s)
+        target_adapter(host, self.target).end_session(
+            self.target, self.initiator, grace_s=self.grace_s
+        )
 
     def fact(self) -> str:
         return f"{self.initiator} is not logged in"
@@ -82,12 +92,12 @@ class NoUnknownAcls(Guard, tag="NobodyAdmitted", part="TARGET"):
     target: str
 
     def probe(self, host: HostAdapters) -> bool:
-        if host.lio.list_acls(self.target):
+        if target_adapter(host, self.target).list_acls(self.target):
             raise self.refusal(host)
         return True
 
     def refusal(self, host: HostAdapters) -> Conflict:
-        initiators = ", ".join(host.lio.list_acls(self.target))
+        initiators = ", ".join(target_adapter(host, self.target).list_acls(self.target))
         return Conflict(
             f"the target {self.target} has ACLs of {initiators}, which no publication names: "
             "see zfsiloctl orphan list",
@@ -114,18 +124,20 @@ class Acl(HostStep, tag="Acl", part="TARGET"):
     allowed: tuple[str, ...]
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.lio.has_acl(
+        return target_adapter(host, self.target).has_acl(
             self.target, self.initiator, chap=host.chap(self.secret), allowed=self.allowed
         )
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.add_acl(self.target, self.initiator, chap=host.chap(self.secret))
+        target_adapter(host, self.target).add_acl(
+            self.target, self.initiator, chap=host.chap(self.secret)
+        )
 
     def undo(self, host: HostAdapters) -> None:
-        host.lio.remove_acl(self.target, self.initiator)
+        target_adapter(host, self.target).remove_acl(self.target, self.initiator)
 
     def safe_untried(self, host: HostAdapters) -> bool:
-        return not host.lio.exists(self.target, self.initiator)
+        return not target_adapter(host, self.target).exists(self.target, self.initiator)
 
     def fact(self) -> str:
         return f"target has an ACL of {self.initiator}"
@@ -157,13 +169,19 @@ class AclSecrets(HostStep, tag="AclSecrets", part="TARGET"):
     previous: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.lio.has_secrets(self.target, self.initiator, chap=host.chap(self.secret))
+        return target_adapter(host, self.target).has_secrets(
+            self.target, self.initiator, chap=host.chap(self.secret)
+        )
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.secret))
+        target_adapter(host, self.target).set_secrets(
+            self.target, self.initiator, chap=host.chap(self.secret)
+        )
 
     def undo(self, host: HostAdapters) -> None:
-        host.lio.set_secrets(self.target, self.initiator, chap=host.chap(self.previous))
+        target_adapter(host, self.target).set_secrets(
+            self.target, self.initiator, chap=host.chap(self.previous)
+        )
 
     def safe_untried(self, _host: HostAdapters) -> bool:
         return True  # the previous secrets are set again
@@ -234,11 +252,12 @@ class NoAcl(OneWay, tag="NoAcl", part="TARGET"):
     initiator: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return self.initiator not in host.lio.list_acls(self.target)
+        return self.initiator not in target_adapter(host, self.target).list_acls(self.target)
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.unmap_lun(self.target, self.initiator)
-        host.lio.remove_acl(self.target, self.initiator)
+        if transport_of(self.target) == "ISCSI":
+            host.lio.unmap_lun(self.target, self.initiator)
+        target_adapter(host, self.target).remove_acl(self.target, self.initiator)
 
     def fact(self) -> str:
         return f"target has no ACL of {self.initiator}"

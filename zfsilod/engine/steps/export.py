@@ -1,10 +1,15 @@
-"""Steps on the export of a volume by the kernel's iSCSI target, except the access of clients."""
+"""Steps on the export of a volume by a target of the kernel, except the access of clients.
+
+Target, Portals and those on all paths serve every transport: host/transports.py.
+"""
 
 from __future__ import annotations
 
 from zfsilod.engine.step import Guard, HostStep, OneWay
+from zfsilod.host.transports import export_paths, target_adapter
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import transport_of
 from zfsilod.model.records import Resources
 
 if TYPE_CHECKING:
@@ -52,16 +57,16 @@ class Target(HostStep, tag="Target", part="TARGET"):
     target: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.lio.has_target(self.target)
+        return target_adapter(host, self.target).has_target(self.target)
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.add_target(self.target)
+        target_adapter(host, self.target).add_target(self.target)
 
     def undo(self, host: HostAdapters) -> None:
-        host.lio.remove_target(self.target)
+        target_adapter(host, self.target).remove_target(self.target)
 
     def safe_untried(self, host: HostAdapters) -> bool:
-        return not host.lio.exists(self.target)
+        return not target_adapter(host, self.target).exists(self.target)
 
     def fact(self) -> str:
         return f"target {self.target} exists"
@@ -108,6 +113,39 @@ class Lun(HostStep, tag="Lun", part="TARGET"):
         return Resources(targets=(self.target,))
 
 
+class Namespace(HostStep, tag="Namespace", part="TARGET"):
+    """The zvol is namespace 1 of an NVMe subsystem, with the volume's UUID and NGUID."""
+
+    volatile = True
+    target: str
+    dataset: str
+    serial: str
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.nvmet.has_namespace(self.target, dataset=self.dataset, uid=self.serial)
+
+    def do(self, host: HostAdapters) -> None:
+        host.nvmet.add_namespace(self.target, dataset=self.dataset, uid=self.serial)
+
+    def undo(self, host: HostAdapters) -> None:
+        host.nvmet.remove_namespace(self.target)
+
+    def safe_untried(self, host: HostAdapters) -> bool:
+        return host.nvmet.is_empty(self.target)
+
+    def fact(self) -> str:
+        return "namespace 1 is the zvol"
+
+    def describe_do(self) -> str:
+        return f"add {self.dataset} as namespace 1 to target {self.target}"
+
+    def describe_undo(self) -> str:
+        return f"remove namespace 1 from target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,), volumes=(self.serial,), targets=(self.target,))
+
+
 class Portals(HostStep, tag="Portals", part="TARGET"):
     """The target listens at these addresses ("10.0.0.1:3260", "[fd00::1]:3260") and no other."""
 
@@ -116,16 +154,16 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
     portals: tuple[str, ...]
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.lio.has_portals(self.target, self.portals)
+        return target_adapter(host, self.target).has_portals(self.target, self.portals)
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.add_portals(self.target, self.portals)
+        target_adapter(host, self.target).add_portals(self.target, self.portals)
 
     def undo(self, host: HostAdapters) -> None:
-        host.lio.remove_portals(self.target)
+        target_adapter(host, self.target).remove_portals(self.target)
 
     def safe_untried(self, host: HostAdapters) -> bool:
-        return host.lio.has_portals(self.target, ())
+        return target_adapter(host, self.target).has_portals(self.target, ())
 
     def fact(self) -> str:
         return f"target listens at {', '.join(self.portals)}"
@@ -184,12 +222,17 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
     backstore: str  # "": it stays
 
     def probe(self, host: HostAdapters) -> bool:
-        if self.target in host.lio.list_targets():
+        if target_adapter(host, self.target).exists(self.target):
             return False
         return self.backstore not in host.lio.list_backstores()
 
     def do(self, host: HostAdapters) -> None:
-        host.lio.remove_export(self.target, self.backstore or None)
+        if transport_of(self.target) == "ISCSI":
+            host.lio.remove_export(self.target, self.backstore or None)
+            return
+        target_adapter(host, self.target).remove_export(self.target, None)
+        if self.backstore:
+            host.lio.remove_backstore(self.backstore)
 
     def fact(self) -> str:
         and_backstore = f" and backstore {self.backstore}" if self.backstore else ""
@@ -234,7 +277,7 @@ class NoOtherPath(Guard, tag="NoOtherPath", part="TARGET"):
     def _others(self, host: HostAdapters) -> list[ExportPath]:
         paths = [
             path
-            for path in host.lio.export_paths()
+            for path in export_paths(host)
             if path.dataset == self.dataset and path.target not in self.known
         ]
         if not self.initiators:

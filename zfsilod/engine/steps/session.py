@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from zfsilod.engine.step import HostStep, OneWay
+from zfsilod.host.transports import session_adapter, sessions
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Resources
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
+    from zfsilod.host.transports import SessionAdapter
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.record import Pairs
@@ -128,10 +130,11 @@ class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
     secrets: Pairs  # targets, and the name of the secrets of each
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.has_session_secrets(self._chaps(host))
+        return all(adapter.has_session_secrets(chaps) for adapter, chaps in self._parts(host))
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.set_session_secrets(self._chaps(host))
+        for adapter, chaps in self._parts(host):
+            adapter.set_session_secrets(chaps)
 
     def fact(self) -> str:
         return f"sessions with {self._targets()} have the new secrets"
@@ -145,8 +148,14 @@ class SessionSecrets(OneWay, tag="SessionSecrets", part="INITIATOR"):
             secrets=tuple(name for _target, name in self.secrets),
         )
 
-    def _chaps(self, host: HostAdapters) -> dict[str, Chap]:
-        return {target: host.chap(name) for target, name in self.secrets}
+    def _parts(self, host: HostAdapters) -> list[tuple[SessionAdapter, dict[str, Chap]]]:
+        """Return the secrets of each transport with its adapter."""
+        chaps = {target: host.chap(name) for target, name in self.secrets}
+        parts = [
+            (adapter, {target: chaps[target] for target in chaps if _is_of(host, target, adapter)})
+            for adapter in sessions(host)
+        ]
+        return [(adapter, own) for adapter, own in parts if own]
 
     def _targets(self) -> str:
         return ", ".join(target for target, _name in self.secrets)
@@ -247,16 +256,16 @@ class LossWait(HostStep, tag="LossWait", part="INITIATOR"):
     seconds: int  # 0: without limit, until the session is back or is logged out
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.has_loss_wait(self.disk, self.seconds)
+        return session_adapter(host, self.disk.target).has_loss_wait(self.disk, self.seconds)
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.set_loss_wait(self.disk, self.seconds)
+        session_adapter(host, self.disk.target).set_loss_wait(self.disk, self.seconds)
 
     def undo(self, host: HostAdapters) -> None:
-        host.iscsi.set_loss_wait(self.disk, ENDING_S)
+        session_adapter(host, self.disk.target).set_loss_wait(self.disk, ENDING_S)
 
     def safe_untried(self, host: HostAdapters) -> bool:
-        return not host.iscsi.has_any_session(self.disk)
+        return not session_adapter(host, self.disk.target).has_any_session(self.disk)
 
     def fact(self) -> str:
         return f"pending I/O waits {self._time()} for a lost session"
@@ -287,10 +296,10 @@ class DiskResponsive(OneWay, tag="Answering", part="INITIATOR"):
     disk: Disk
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.is_responsive(self.disk)
+        return session_adapter(host, self.disk.target).is_responsive(self.disk)
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.drop(self.disk)
+        session_adapter(host, self.disk.target).drop(self.disk)
 
     def fact(self) -> str:
         return f"the disk of {self.disk.target} answers"
@@ -313,10 +322,10 @@ class SessionDropped(OneWay, tag="Dropped", part="INITIATOR"):
     disk: Disk
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.iscsi.has_any_session(self.disk)
+        return not session_adapter(host, self.disk.target).has_any_session(self.disk)
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.drop(self.disk)
+        session_adapter(host, self.disk.target).drop(self.disk)
 
     def fact(self) -> str:
         return f"no session with {self.disk.target} exists"
@@ -336,10 +345,10 @@ class DiskSize(OneWay, tag="DiskSize", part="INITIATOR"):
     disk: Disk
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.iscsi.has_size(self.disk)
+        return session_adapter(host, self.disk.target).has_size(self.disk)
 
     def do(self, host: HostAdapters) -> None:
-        host.iscsi.rescan(self.disk)
+        session_adapter(host, self.disk.target).rescan(self.disk)
 
     def fact(self) -> str:
         return f"disk has {show_round(self.disk.size_bytes)}"
@@ -350,3 +359,7 @@ class DiskSize(OneWay, tag="DiskSize", part="INITIATOR"):
 
     def resources(self) -> Resources:
         return Resources(targets=(self.disk.target,))
+
+
+def _is_of(host: HostAdapters, target: str, adapter: SessionAdapter) -> bool:
+    return session_adapter(host, target) is adapter

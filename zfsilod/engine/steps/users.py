@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.engine.step import CUT, Guard, OneWay
+from zfsilod.host.transports import session_adapter
 from zfsilod.model.errors import Busy, Unavailable, show
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import Resources
@@ -23,10 +24,10 @@ class DiskUnused(Guard, tag="DiskUnused", part="INITIATOR"):
     paths: tuple[str, ...] = ()
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.iscsi.users_beside(self.disk, self.paths)
+        return not session_adapter(host, self.disk.target).users_beside(self.disk, self.paths)
 
     def refusal(self, host: HostAdapters) -> Busy:
-        names = host.iscsi.users_beside(self.disk, self.paths)
+        names = session_adapter(host, self.disk.target).users_beside(self.disk, self.paths)
         by = ", ".join(map(show, names)) or ENDED
         return Busy(
             f"the disk of {self.disk.target} is in use by {by}: end that first, or use --force",
@@ -62,7 +63,9 @@ class UsersNamed(OneWay, tag="UsersNamed", part="MOUNTS"):
         paths = self.paths[:MAX_PATHS]
         processes = [name for path in paths for name in host.mounts.processes(path)]
         try:
-            names = host.iscsi.users_beside(self.disk, self.paths, settle=False)
+            names = session_adapter(host, self.disk.target).users_beside(
+                self.disk, self.paths, settle=False
+            )
         except Unavailable as error:
             names = [error.message]
         cut = ", ".join(map(show, dict.fromkeys((*names, *processes))))

@@ -13,6 +13,8 @@ from zfsilod.host.fake.facts import VOLATILE, Facts
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.host.fake.lio import FakeLio
 from zfsilod.host.fake.mount import FakeMounts
+from zfsilod.host.fake.nvme import FakeNvme
+from zfsilod.host.fake.nvmet import FakeNvmet
 from zfsilod.host.fake.snapshots import FakeSnapshots
 from zfsilod.host.fake.zfs import SIMULATED_BYTES, FakeZfs
 from zfsilod.model.lean import TYPE_CHECKING
@@ -36,7 +38,9 @@ class FakeHost:
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)
         self.lio = FakeLio(self.facts)
+        self.nvmet = FakeNvmet(self.facts)
         self.iscsi = FakeIscsi(self.facts)
+        self.nvme = FakeNvme(self.facts)
         self.block = FakeBlock(self.facts)
         self.mounts = FakeMounts(self.facts)
         self.chap = chap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.host.fake.iscsi import need_session
+from zfsilod.host.fake.sessions import need_session
 from zfsilod.model.errors import Conflict
 from zfsilod.model.host_facts import Disk, Filesystem
 from zfsilod.model.lean import TYPE_CHECKING

@@ -24,6 +24,7 @@ VOLATILE = (
     "backstore",
     "target",
     "lun",
+    "namespace",
     "portals",
     "enabled",
     "acl",

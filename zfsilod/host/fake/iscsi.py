@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from zfsilod.host.fake.secrets import digest
+from zfsilod.host.fake.sessions import FakeSessions, need_session, wait_of
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.words import SessionProblem
     from zfsilod.storage.paths import AnyPath
 
 
@@ -22,11 +21,10 @@ def simulated_initiator(facts: AnyPath | None) -> str:
     return f"iqn.2026-01.org.zfsilo:simulated.{path_hash}"
 
 
-class FakeIscsi:
+class FakeIscsi(FakeSessions):
     """Node records and sessions; a login to a target of this host needs its ACL and secrets."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    transport = "ISCSI"
 
     def owner(self, target: str) -> str | None:
         node = self.facts.get(f"node:{target}")
@@ -49,7 +47,7 @@ class FakeIscsi:
         if server and mark != server and (mark or not unmarked):
             raise Conflict(f"the node record of {target} is foreign", target=target)
         node = {"portals": list(portals), "initiator": chap.username, "chap": digest(chap)}
-        return present == node | _wait(lost_session_s)
+        return present == node | wait_of(lost_session_s)
 
     def add_node(
         self,
@@ -60,7 +58,7 @@ class FakeIscsi:
         server: str = "",
         lost_session_s: int = 0,
     ) -> None:
-        node = {"portals": list(portals), "initiator": chap.username} | _wait(lost_session_s)
+        node = {"portals": list(portals), "initiator": chap.username} | wait_of(lost_session_s)
         node |= {"server": server} if server else {}
         self.facts.effect(f"node:{target}", node | {"chap": "no secrets"})
         self.facts.effect(f"node:{target}", node | {"chap": digest(chap)})
@@ -90,45 +88,10 @@ class FakeIscsi:
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
-        session |= _wait(node.get("wait", 0)) | {"portal": node["portals"][0]}
+        session |= wait_of(node.get("wait", 0)) | {"portal": node["portals"][0]}
         self.facts.effect(f"session:{disk.target}", session)
         if local and self.facts.get(f"mapped:{acl}") in (None, "unlinked"):
             raise Unavailable(f"logged in to {disk.target}, but its disk did not appear")
-
-    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
-        session = self.facts.get(f"session:{disk.target}")
-        return session is not None and session.get("wait", 0) == seconds
-
-    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
-        session = dict(self.facts.get(f"session:{disk.target}") or {})
-        if session and "lost" not in session:
-            session.pop("wait", None)
-            self.facts.effect(f"session:{disk.target}", session | _wait(seconds))
-
-    def logout(self, disk: Disk) -> None:
-        if hangs(self.facts, disk):
-            raise Unavailable(f"the session with {disk.target} did not end")
-        for path, mount in self.facts.of_kind("mount").items():
-            if mount["serial"] == disk.serial:
-                raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
-        if names := self.users_beside(disk, ()):
-            raise Busy(f"the disk of {disk.target} is in use by {', '.join(names)}")
-        if self.facts.get(f"session:{disk.target}") is not None:
-            self.facts.effect(f"session:{disk.target}", None)
-
-    def has_any_session(self, disk: Disk) -> bool:
-        return self.facts.get(f"session:{disk.target}") is not None
-
-    def is_lost(self, disk: Disk) -> bool:
-        session = self.facts.get(f"session:{disk.target}")
-        return session is None or "lost" in session
-
-    def is_responsive(self, disk: Disk) -> bool:
-        return not hangs(self.facts, disk)
-
-    def portal(self, disk: Disk) -> str:
-        session = self.facts.get(f"session:{disk.target}") or {}
-        return str(session.get("portal", ""))
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         session = self.facts.get(f"session:{disk.target}") or {}
@@ -141,28 +104,14 @@ class FakeIscsi:
         session.pop("lost")
         self.facts.effect(f"session:{disk.target}", session | {"portal": portals[0]})
 
-    def users(self, disk: Disk) -> list[str]:
-        mounts = sorted(self.facts.of_kind("mount").items())
-        paths = [path for path, mount in mounts if mount["serial"] == disk.serial]
-        return [*self.facts.users(disk.serial, "kernel"), *paths]
-
-    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
-        if not self.has_any_session(disk):
-            return []
-        known = [user for user in self.users(disk) if user not in paths]
-        if self.facts.users(disk.serial, "hidden"):
-            raise Unavailable("it is not known whether the disk is in use", reason="UNKNOWN")
-        return [*known, *self.facts.users(disk.serial, "process")]
-
-    def sessions(self, prefix: str = "") -> list[str]:
-        return sorted(name for name in self.facts.names("session") if name.startswith(prefix))
-
     def nodes(self, prefix: str = "") -> list[str]:
         return sorted(name for name in self.facts.names("node") if name.startswith(prefix))
 
-    def drop(self, disk: Disk) -> None:
-        if self.has_any_session(disk):
-            self.facts.effect(f"session:{disk.target}", None)
+    def initiator(self) -> str:
+        return simulated_initiator(self.facts.path)
+
+    def host_nqn(self) -> str:
+        return ""
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         live = self._live(chaps)
@@ -185,47 +134,3 @@ class FakeIscsi:
             for target, session in sessions.items()
             if session is not None and "lost" not in session
         }
-
-    def has_size(self, disk: Disk) -> bool:
-        session = self.facts.get(f"session:{disk.target}")
-        return bool(session and session["size"] == disk.size_bytes)
-
-    def initiator(self) -> str:
-        return simulated_initiator(self.facts.path)
-
-    def host_nqn(self) -> str:
-        return ""
-
-    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
-        problems: dict[str, SessionProblem] = {}
-        for target in (disk.target for disk in disks):
-            session = self.facts.get(f"session:{target}")
-            if session is None:
-                problems[target] = "NO_SESSION"
-            elif "lost" in session:
-                problems[target] = "LOST"
-        return problems
-
-    def rescan(self, disk: Disk) -> None:
-        need_session(self.facts, disk)
-        session = self.facts.get(f"session:{disk.target}")
-        self.facts.effect(f"session:{disk.target}", session | {"size": disk.size_bytes})
-
-
-def _wait(seconds: int) -> dict[str, int]:
-    return {"wait": seconds} if seconds else {}
-
-
-def hangs(facts: Facts, disk: Disk) -> bool:
-    """Tell whether the session of a disk is live but does not answer I/O."""
-    session = facts.get(f"session:{disk.target}")
-    return bool(session and "hangs" in session)
-
-
-def need_session(facts: Facts, disk: Disk) -> None:
-    """Raise FailedPrecondition without a session for a disk, Unavailable when it is lost."""
-    session = facts.get(f"session:{disk.target}")
-    if session is None:
-        raise FailedPrecondition(f"there is no session with {disk.target}", target=disk.target)
-    if "lost" in session:
-        raise Unavailable(f"the session with {disk.target} was lost and is being recovered")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from zfsilod.host.fake.secrets import digest
+from zfsilod.host.fake.targets import FakeTargets
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ExportPath
-from zfsilod.model.lean import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from zfsilod.host.fake.facts import Facts
-    from zfsilod.model.chap import Chap
 
 
-class FakeLio:
+class FakeLio(FakeTargets):
     """The iSCSI targets as facts."""
 
-    def __init__(self, facts: Facts) -> None:
-        self.facts = facts
+    transport = "ISCSI"
 
     def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
         backstore = self.facts.get(f"backstore:{name}")
@@ -27,7 +21,9 @@ class FakeLio:
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
         if self.facts.get(f"zvol:{dataset}") is None:
             raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
-        if names := self.facts.users(dataset, "process"):
+        namespaces = self.facts.of_kind("namespace").items()
+        exports = [target for target, other in namespaces if other["dataset"] == dataset]
+        if names := [*exports, *self.facts.users(dataset, "process")]:
             raise Busy(f"the zvol {dataset} is in use by {', '.join(names)}", dataset=dataset)
         backstore = {"dataset": dataset, "serial": serial}
         self.facts.effect(f"backstore:{name}", backstore | {"enabled": False})
@@ -41,18 +37,6 @@ class FakeLio:
 
     def list_backstores(self) -> list[str]:
         return sorted(self.facts.names("backstore"))
-
-    def exists(self, target: str, initiator: str = "") -> bool:
-        name = f"acl:{target}/{initiator}" if initiator else f"target:{target}"
-        return self.facts.get(name) is not None
-
-    def list_targets(self) -> list[str]:
-        return sorted(self.facts.names("target"))
-
-    def list_acls(self, target: str) -> list[str]:
-        prefix = f"{target}/"
-        names = [name for name in self.facts.names("acl") if name.startswith(prefix)]
-        return sorted(name.removeprefix(prefix) for name in names)
 
     def remove_export(self, target: str, backstore: str | None) -> None:
         self.disable(target)
@@ -79,13 +63,6 @@ class FakeLio:
                 paths.append(path)
         return paths
 
-    def has_target(self, target: str) -> bool:
-        return bool(self.facts.get(f"target:{target}") == "ready")
-
-    def add_target(self, target: str) -> None:
-        self.facts.effect(f"target:{target}", "bare")
-        self.facts.effect(f"target:{target}", "ready")
-
     def remove_target(self, target: str) -> None:
         parts = (f"lun:{target}", f"portals:{target}", f"enabled:{target}")
         if self.list_acls(target) or any(self.facts.get(name) for name in parts):
@@ -109,19 +86,6 @@ class FakeLio:
             self.facts.effect(f"lun:{target}", "unlinked")
         self._remove(f"lun:{target}")
 
-    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return (self.facts.get(f"portals:{target}") or []) == sorted(portals)
-
-    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
-        self._need(f"target:{target}")
-        for count in range(1, len(portals) + 1):
-            self.facts.effect(f"portals:{target}", sorted(portals)[:count])
-
-    def remove_portals(self, target: str) -> None:
-        for count in range(len(self.facts.get(f"portals:{target}") or ()) - 1, -1, -1):
-            left = self.facts.get(f"portals:{target}")[:count]
-            self.facts.effect(f"portals:{target}", left or None)
-
     def is_enabled(self, target: str) -> bool:
         return self.facts.get(f"enabled:{target}") is True
 
@@ -131,32 +95,6 @@ class FakeLio:
 
     def disable(self, target: str) -> None:
         self._remove(f"enabled:{target}")
-
-    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
-        for unknown in set(self.list_acls(target)) - {initiator, *allowed}:
-            raise Conflict(
-                f"the target {target} has an ACL for {unknown}, which has no publication",
-                target=target,
-            )
-        return bool(self.facts.get(f"acl:{target}/{initiator}") == digest(chap))
-
-    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
-        self._need(f"target:{target}")
-        self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
-        self.facts.effect(f"acl:{target}/{initiator}", digest(chap))
-
-    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
-        return bool(self.facts.get(f"acl:{target}/{initiator}") == digest(chap))
-
-    def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
-        if self.facts.get(f"acl:{target}/{initiator}") is not None:
-            self.add_acl(target, initiator, chap=chap)
-
-    def remove_acl(self, target: str, initiator: str) -> None:
-        session = self.facts.get(f"session:{target}")
-        if session and session["initiator"] == initiator:  # it ends with the ACL
-            self.facts.effect(f"session:{target}", session | {"lost": True})
-        self._remove(f"acl:{target}/{initiator}")
 
     def has_mapped_lun(self, target: str, initiator: str, *, readonly: bool) -> bool:
         return bool(self.facts.get(f"mapped:{target}/{initiator}") == _access(readonly=readonly))
@@ -169,26 +107,10 @@ class FakeLio:
     def unmap_lun(self, target: str, initiator: str) -> None:
         self._remove(f"mapped:{target}/{initiator}")
 
-    def has_session(self, target: str, initiator: str) -> bool:
-        session = self.facts.get(f"session:{target}")
-        return bool(
-            session
-            and session["initiator"] == initiator
-            and self.facts.get(f"acl:{target}/{initiator}")
-        )
-
     def end_session(self, target: str, initiator: str, *, grace_s: int) -> None:
         if self.has_session(target, initiator):
             self.unmap_lun(target, initiator)
             self.remove_acl(target, initiator)
-
-    def _need(self, name: str) -> None:
-        if self.facts.get(name) is None:
-            raise FailedPrecondition(f"{name} is missing")
-
-    def _remove(self, name: str) -> None:
-        if self.facts.get(name) is not None:
-            self.facts.effect(name, None)
 
 
 def _access(*, readonly: bool) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.host.fake.iscsi import hangs, need_session
+from zfsilod.host.fake.sessions import hangs, need_session
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.lean import TYPE_CHECKING
 

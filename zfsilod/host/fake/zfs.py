@@ -64,9 +64,8 @@ class FakeZfs:
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         if not self.has_zvol(dataset, uid=uid, guid=guid):
             return
-        backstores = self.facts.of_kind("backstore").values()
-        if any(backstore["dataset"] == dataset for backstore in backstores):
-            raise Busy(f"the dataset {dataset} is in use by a backstore", dataset=dataset)
+        if self._exports(dataset):
+            raise Busy(f"the dataset {dataset} is in use by an export", dataset=dataset)
         if users := self.users(dataset):
             raise Busy(f"the zvol {dataset} is in use by {', '.join(users)}", dataset=dataset)
         names = self.dependents(dataset)
@@ -87,9 +86,13 @@ class FakeZfs:
             self.facts.effect(name, left)
 
     def users(self, dataset: str) -> list[str]:
-        backstores = self.facts.of_kind("backstore").items()
-        exports = [name for name, backstore in backstores if backstore["dataset"] == dataset]
-        return [*exports, *self.facts.users(dataset, "process")]
+        return [*self._exports(dataset), *self.facts.users(dataset, "process")]
+
+    def _exports(self, dataset: str) -> list[str]:
+        """Return the backstores and the subsystems that have the device of a zvol open."""
+        kinds = ("backstore", "namespace")
+        exports = [item for kind in kinds for item in self.facts.of_kind(kind).items()]
+        return [name for name, export in exports if export["dataset"] == dataset]
 
     def find_epoch(self, dataset: str, *, uid: str = "", guid: str = "") -> tuple[int, str]:
         if uid:

@@ -1,0 +1,80 @@
+"""The NVMe controllers of the simulated host, which connect to the subsystems in the same facts."""
+
+from __future__ import annotations
+
+from zfsilod.host.fake.secrets import digest
+from zfsilod.host.fake.sessions import FakeSessions, need_session, wait_of
+from zfsilod.model.errors import Conflict, PermissionDenied, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk
+
+
+class FakeNvme(FakeSessions):
+    """Controllers; one of a subsystem of this host needs its right, its keys and a port."""
+
+    transport = "NVME"
+
+    def owner(self, target: str) -> str | None:
+        session = self.facts.get(f"session:{target}")
+        return None if session is None else str(session.get("server", ""))
+
+    def _check_owner(self, target: str, server: str) -> None:
+        if self.owner(target) not in (None, server):
+            raise Conflict(f"the controller of {target} is foreign", target=target)
+
+    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+        self._check_owner(disk.target, server)
+        session = self.facts.get(f"session:{disk.target}")
+        if session and "lost" in session and session.get("portal", "") not in portals:
+            return False
+        if session and session["serial"] != disk.serial:
+            raise Conflict(f"the disk of {disk.target} has another identity", target=disk.target)
+        if session:
+            need_session(self.facts, disk)
+        return bool(session)
+
+    def connect(
+        self,
+        disk: Disk,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str,
+        lost_session_s: int,
+    ) -> None:
+        self._check_owner(disk.target, server)
+        local = self.facts.get(f"target:{disk.target}") is not None
+        acl = self.facts.get(f"acl:{disk.target}/{chap.username}")
+        if local and acl != digest(chap):
+            raise PermissionDenied(f"the subsystem {disk.target} refused this host")
+        if local and not self.facts.get(f"portals:{disk.target}"):
+            raise Unavailable(f"no port of {disk.target} answers")
+        session = {"serial": disk.serial, "size": disk.size_bytes, "server": server}
+        session |= {"initiator": chap.username, "chap": digest(chap), "portal": portals[0]}
+        self.facts.effect(f"session:{disk.target}", session | wait_of(lost_session_s))
+
+    def has_queue_limit(self, disk: Disk) -> bool:
+        need_session(self.facts, disk)
+        return "limited" in self.facts.get(f"session:{disk.target}")
+
+    def set_queue_limit(self, disk: Disk) -> None:
+        need_session(self.facts, disk)
+        session = self.facts.get(f"session:{disk.target}")
+        self.facts.effect(f"session:{disk.target}", session | {"limited": True})
+
+    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
+        sessions = {target: self.facts.get(f"session:{target}") for target in chaps}
+        return all(
+            session is None or session["chap"] == digest(chaps[target])
+            for target, session in sessions.items()
+        )
+
+    def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
+        for target, chap in chaps.items():
+            session = self.facts.get(f"session:{target}")
+            if session is not None:
+                self.facts.effect(f"session:{target}", session | {"chap": "half"})
+                self.facts.effect(f"session:{target}", session | {"chap": digest(chap)})

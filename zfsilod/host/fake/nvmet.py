@@ -1,0 +1,75 @@
+"""The NVMe subsystems of the simulated host."""
+
+from __future__ import annotations
+
+from zfsilod.host.fake.targets import FakeTargets
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.model.host_facts import ExportPath
+
+
+class FakeNvmet(FakeTargets):
+    """The NVMe subsystems as facts: a subsystem is a target, an allowed host an ACL."""
+
+    transport = "NVME"
+
+    def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
+        namespace = self.facts.get(f"namespace:{target}")
+        if namespace and namespace["enabled"] and namespace["uid"] != uid:
+            raise Conflict(f"namespace 1 of {target} has another identity", target=target)
+        if namespace and namespace["dataset"] != dataset:
+            raise Conflict(f"namespace 1 of {target} has another device", target=target)
+        return bool(namespace and namespace["enabled"])
+
+    def add_namespace(self, target: str, *, dataset: str, uid: str) -> None:
+        self._need(f"target:{target}")
+        if self.facts.get(f"zvol:{dataset}") is None:
+            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        backstores = self.facts.of_kind("backstore").items()
+        exports = [name for name, backstore in backstores if backstore["dataset"] == dataset]
+        if names := [*exports, *self.facts.users(dataset, "process")]:
+            raise Busy(f"the zvol {dataset} is in use by {', '.join(names)}", dataset=dataset)
+        namespace = {"dataset": dataset, "uid": uid}
+        self.facts.effect(f"namespace:{target}", namespace | {"enabled": False})
+        self.facts.effect(f"namespace:{target}", namespace | {"enabled": True})
+
+    def remove_namespace(self, target: str) -> None:
+        namespace = self.facts.get(f"namespace:{target}")
+        if namespace and namespace["enabled"]:
+            self.facts.effect(f"namespace:{target}", namespace | {"enabled": False})
+        self._remove(f"namespace:{target}")
+
+    def is_empty(self, target: str) -> bool:
+        return self.facts.get(f"namespace:{target}") is None
+
+    def remove_target(self, target: str) -> None:
+        parts = (f"namespace:{target}", f"portals:{target}")
+        if self.list_acls(target) or any(self.facts.get(name) for name in parts):
+            raise Busy(f"the subsystem {target} is not empty", target=target)
+        self._remove(f"target:{target}")
+
+    def remove_acl(self, target: str, initiator: str) -> None:
+        """End the controller by the removal of the ports, which other hosts get back."""
+        portals = self.facts.get(f"portals:{target}") or []
+        if self.has_session(target, initiator):
+            self.remove_portals(target)
+        super().remove_acl(target, initiator)
+        if self.list_acls(target) and not self.has_portals(target, tuple(portals)):
+            self.add_portals(target, tuple(portals))
+
+    def remove_export(self, target: str, backstore: str | None) -> None:
+        self.remove_portals(target)
+        for initiator in self.list_acls(target):
+            self.remove_acl(target, initiator)
+        self.remove_namespace(target)
+        self.remove_target(target)
+
+    def export_paths(self) -> list[ExportPath]:
+        return [
+            ExportPath(
+                dataset=namespace["dataset"],
+                target=target,
+                fabric="nvme",
+                initiators=tuple(self.list_acls(target)),
+            )
+            for target, namespace in sorted(self.facts.of_kind("namespace").items())
+        ]

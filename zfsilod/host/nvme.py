@@ -1,0 +1,354 @@
+"""The kernel's NVMe/TCP host: a write to /dev/nvme-fabrics connects, sysfs has state and identity.
+
+drivers/nvme/host/fabrics.c of the kernel reads the options and tells the outcome by errno. No
+nvme-cli is used: its output changes between versions, and it takes secrets as arguments.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from zfsilod.host.attributes import write
+from zfsilod.host.device_users import static_users
+from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_responsive
+from zfsilod.host.disks import users_beside as users_of_device
+from zfsilod.host.events import wait_for
+from zfsilod.host.nvme_disks import LIVE, recovering
+from zfsilod.model.connection import foreign_target
+from zfsilod.model.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import check_portal, nqn, portal_parts, uuid_of
+from zfsilod.storage.files import make_folder, write_private
+from zfsilod.storage.paths import exists, names, read_text, remove_file
+
+if TYPE_CHECKING:
+    from zfsilod.host.nvme_disks import Controller, NvmeDisks
+    from zfsilod.host.run import Runner
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.host_facts import Disk
+    from zfsilod.model.words import SessionProblem
+    from zfsilod.storage.paths import AnyPath
+
+FABRICS = "/dev/nvme-fabrics"
+MARKS = "/run/zfsilo/nvme"  # a file for each subsystem with a controller: the name of its server
+MODPROBE_TIMEOUT_S = 30
+RECONNECT_DELAY_S = 2  # between attempts to connect a lost controller again
+DISK_DEADLINE_S = 30
+END_DEADLINE_S = 30
+GROWTH_DEADLINE_S = 10
+RESPONSE_TIMEOUT_S = 5
+MAX_KB = 1024
+"""The largest request. The target of Linux 6.12 names no limit, and fails requests from 2 MiB on
+when it finds no memory for them: the client would see I/O errors."""
+SECRETS = (
+    "dhchap_secret",
+    "dhchap_ctrl_secret",
+)  # options of a connect, attributes of a controller
+REFUSED = {
+    errno.EIO: "this host, or does not have the subsystem",
+    errno.ENOKEY: "this host without a key",
+    errno.EKEYREJECTED: "the key of this host, or failed to authenticate itself",
+}
+
+
+class RealNvme:
+    """The NVMe/TCP controllers of this host; see NvmeAdapter."""
+
+    def __init__(
+        self,
+        run: Runner,
+        disks: NvmeDisks,
+        fabrics: AnyPath = FABRICS,
+        marks: AnyPath = MARKS,
+    ) -> None:
+        self._run = run
+        self._disks = disks
+        self._fabrics = os.fspath(fabrics)
+        self._marks = os.fspath(marks)
+
+    def owner(self, target: str) -> str | None:
+        controllers = self._disks.controllers(target)
+        if not controllers:
+            return None
+        return self._mark(target) if all(one.is_own for one in controllers) else ""
+
+    def _mark(self, target: str) -> str:
+        try:
+            return read_text(f"{self._marks}/{nqn(target)}").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _check_owner(self, target: str, server: str) -> None:
+        owner = self.owner(target)
+        if owner not in (None, server):
+            raise Conflict(
+                foreign_target(target, owner or ""), reason="FOREIGN_TARGET", target=target
+            )
+
+    # Controllers
+
+    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+        self._check_owner(disk.target, server)
+        controllers = self._disks.controllers(disk.target)
+        if not any(one.state == LIVE for one in controllers):
+            for controller in controllers:
+                if controller.portal in map(check_portal, portals):
+                    raise recovering(disk.target, controller.state)
+            return False
+        device = self._disks.ready(disk.target)
+        if device:
+            check_serial(device, disk)
+        return device is not None
+
+    def connect(
+        self,
+        disk: Disk,
+        portals: tuple[str, ...],
+        *,
+        chap: Chap,
+        server: str,
+        lost_session_s: int,
+    ) -> None:
+        target = nqn(disk.target)
+        self._check_owner(target, server)
+        before = self._disks.controllers(target)
+        if not any(one.state == LIVE for one in before):
+            self._load()
+            make_folder(self._marks)
+            write_private(f"{self._marks}/{target}", f"{server}\n".encode())
+            self._connect(target, portals, chap, lost_session_s)
+        wanted = set(map(check_portal, portals))
+        device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
+        if device is None:
+            raise Unavailable(
+                f"connected to {target}, but its disk did not appear within {DISK_DEADLINE_S} s",
+                reason="NO_DEVICE",
+                target=target,
+            )
+        for controller in before:  # its address is not one of the server any more
+            if controller.state != LIVE and controller.portal not in wanted:
+                controller.delete()
+        for controller in self._disks.controllers(target):
+            _hide_secrets(controller)
+        _check_disk(device, disk)
+
+    def _connect(
+        self, target: str, portals: tuple[str, ...], chap: Chap, lost_session_s: int
+    ) -> None:
+        error: ZfsiloError = Unavailable(f"{target} has no portal", target=target)
+        for portal in portals:
+            address, port = portal_parts(portal)
+            options = {
+                "transport": "tcp",
+                "traddr": address,
+                "trsvcid": str(port),
+                "nqn": target,
+                "hostnqn": nqn(chap.username),
+                "hostid": _host_id(chap.username),
+                "reconnect_delay": str(RECONNECT_DELAY_S),
+                "ctrl_loss_tmo": str(lost_session_s or -1),
+            } | _secrets(chap)
+            number = self._write(options)
+            if number in (0, errno.EALREADY):
+                return
+            error = _connect_error(number, target, portal)
+            if isinstance(error, PermissionDenied):
+                break
+        raise error
+
+    def _write(self, options: dict[str, str]) -> int:
+        """Write the options of a connect, and return the errno; 0 when it is connected."""
+        text = ",".join(f"{name}={value}" for name, value in options.items())
+        try:
+            descriptor = os.open(self._fabrics, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"{self._fabrics} cannot be opened: {error.strerror}", reason="NO_NVME"
+            ) from error
+        try:
+            os.write(descriptor, text.encode())
+        except OSError as error:
+            return error.errno or errno.EIO
+        finally:
+            os.close(descriptor)
+        return 0
+
+    def logout(self, disk: Disk) -> None:
+        controllers = self._disks.controllers(disk.target)
+        device = self._disks.find(disk.target)
+        # A lost one is removed even while its disk is in use, which ends hanging I/O.
+        if device and controllers and controllers[0].state == LIVE:
+            check_unused(device.path, f"the disk of {disk.target}")
+        self.drop(disk)
+
+    def drop(self, disk: Disk) -> None:
+        for controller in self._disks.controllers(disk.target):
+            controller.delete()
+        if not wait_for(lambda: not self._disks.controllers(disk.target), END_DEADLINE_S):
+            raise Unavailable(
+                f"the controller of {disk.target} did not end",
+                reason="LOGOUT_TIMEOUT",
+                target=disk.target,
+            )
+        remove_file(f"{self._marks}/{nqn(disk.target)}")
+
+    def has_any_session(self, disk: Disk) -> bool:
+        return bool(self._disks.controllers(disk.target))
+
+    def is_lost(self, disk: Disk) -> bool:
+        return not any(one.state == LIVE for one in self._disks.controllers(disk.target))
+
+    def sessions(self, prefix: str = "") -> list[str]:
+        targets = {controller.target for controller in self._disks.controllers()}
+        return sorted(target for target in targets if target.startswith(prefix))
+
+    def portal(self, disk: Disk) -> str:
+        controllers = self._disks.controllers(disk.target)
+        return controllers[0].portal if controllers else ""
+
+    def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
+        controllers = self._disks.controllers(disk.target)
+        return bool(controllers) and all(one.waits(seconds) for one in controllers)
+
+    def set_loss_wait(self, disk: Disk, seconds: int) -> None:
+        for controller in self._disks.controllers(disk.target):
+            controller.set_wait(seconds)
+
+    # The disk
+
+    def has_queue_limit(self, disk: Disk) -> bool:
+        return all(int(read_text(path)) <= MAX_KB for path in self._limits(disk))
+
+    def set_queue_limit(self, disk: Disk) -> None:
+        for path in self._limits(disk):
+            if int(read_text(path)) > MAX_KB:
+                write(path, str(MAX_KB))
+
+    def _limits(self, disk: Disk) -> list[str]:
+        """Return the limits of the disk and of its paths, where requests are merged again."""
+        device = self._disks.need(disk)
+        folders = [device.folder, *self._disks.paths(disk.target)]
+        return [f"{folder}/queue/max_sectors_kb" for folder in folders]
+
+    def is_responsive(self, disk: Disk) -> bool:
+        device = self._disks.find(disk.target)
+        return device is None or is_responsive(device.path, RESPONSE_TIMEOUT_S)
+
+    def users(self, disk: Disk) -> list[str]:
+        device = self._disks.find(disk.target)
+        return static_users(device.name, self._disks.sys) if device else []
+
+    def users_beside(self, disk: Disk, paths: tuple[str, ...], *, settle: bool = True) -> list[str]:
+        device = self._disks.find(disk.target)
+        if device is None:
+            return []
+        return users_of_device(device.path, paths, settle_s=SETTLE_S if settle else 0)
+
+    def has_size(self, disk: Disk) -> bool:
+        device = self._disks.find(disk.target)
+        return device is not None and device.size_bytes >= disk.size_bytes
+
+    def rescan(self, disk: Disk) -> None:
+        device = self._disks.need(disk)
+        for controller in self._disks.controllers(disk.target):
+            controller.rescan()
+        if not wait_for(lambda: device.size_bytes >= disk.size_bytes, GROWTH_DEADLINE_S):
+            raise Unavailable(
+                f"the server exports {disk.target} with {device.size_bytes} bytes, "
+                f"not with {disk.size_bytes}; grow the volume on the server first",
+                reason="NOT_GROWN",
+                target=disk.target,
+            )
+
+    # Secrets of controllers, which also a lost one needs to connect again
+
+    def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
+        return all(
+            read_text(f"{controller.folder}/{name}").strip() == secret
+            for target, chap in chaps.items()
+            for controller in self._disks.controllers(target)
+            for name, secret in _secrets(chap).items()
+        )
+
+    def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
+        for target, chap in chaps.items():
+            for controller in self._disks.controllers(target):
+                for name, secret in _secrets(chap).items():
+                    write(f"{controller.folder}/{name}", secret)
+
+    # For the daemon
+
+    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
+        problems: dict[str, SessionProblem] = {}
+        for disk in disks:
+            if not self.has_any_session(disk):
+                problems[disk.target] = "NO_SESSION"
+            elif self.is_lost(disk):
+                problems[disk.target] = "LOST"
+            elif (device := self._disks.find(disk.target)) is None or device.serial != disk.serial:
+                problems[disk.target] = "NO_DISK"
+        return problems
+
+    def _load(self) -> None:
+        if not exists(self._fabrics) or "nvme_tcp" not in names(f"{self._disks.sys}/module"):
+            self._run(["modprobe", "nvme-tcp"], timeout_s=MODPROBE_TIMEOUT_S)
+
+
+def _secrets(chap: Chap) -> dict[str, str]:
+    """Return the keys by their options. Raises InvalidArgument, which never quotes them."""
+    values = (chap.password.reveal(), chap.mutual_password.reveal())
+    if any("," in value or not value.isprintable() for value in values):
+        raise InvalidArgument("a key of the controller is not a key of DH-HMAC-CHAP")
+    return dict(zip(SECRETS, values, strict=True))
+
+
+def _hide_secrets(controller: Controller) -> None:
+    """Let only root read the secrets; sysfs shows them to any user otherwise."""
+    for name in SECRETS:
+        try:
+            os.chmod(f"{controller.folder}/{name}", 0o600)
+        except FileNotFoundError:
+            continue  # the controller is gone
+
+
+def _host_id(host_nqn: str) -> str:
+    """Return the id of a host name; the kernel refuses one id with two names."""
+    from hashlib import sha256
+
+    return uuid_of(sha256(host_nqn.encode()).hexdigest()[:32])
+
+
+def _check_disk(device: Device, disk: Disk) -> None:
+    check_serial(device, disk)
+    if device.size_bytes < disk.size_bytes:  # a larger one was grown on the server meanwhile
+        raise Conflict(
+            f"the disk {device.path} of {disk.target} has {device.size_bytes} bytes, "
+            f"not {disk.size_bytes}",
+            device=device.path,
+            found=str(device.size_bytes),
+            expected=str(disk.size_bytes),
+        )
+
+
+def _connect_error(number: int, target: str, portal: str) -> ZfsiloError:
+    name = errno.errorcode.get(number, str(number))
+    facts = {"target": target, "portal": portal, "errno": name}
+    if number in REFUSED:
+        return PermissionDenied(
+            f"the target {target} at {portal} refused {REFUSED[number]}",
+            reason="LOGIN_REFUSED",
+            **facts,
+        )
+    return Unavailable(
+        f"the connect to {target} at {portal} failed: {os.strerror(number)}",
+        reason="NO_LOGIN",
+        **facts,
+    )

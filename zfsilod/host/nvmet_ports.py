@@ -1,0 +1,145 @@
+"""The ports of the kernel's NVMe target, which all subsystems share.
+
+A port is an address at which the target listens, from its first link to a subsystem to its last
+one. zfsilo makes a port that is missing, under a number of its own range, and removes it again; a
+port of another program gets a link, and is never changed or removed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import check_portal, join_portal, portal_parts
+from zfsilod.storage.paths import exists, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zfsilod.host.configfs import Configfs
+    from zfsilod.storage.paths import AnyPath
+
+OWN = range(0x7A00, 0x7B00)  # numbers of zfsilo's ports, of the 65536 that the kernel has
+ESTABLISHED = "01"  # include/net/tcp_states.h
+REQUIRED = "required"  # addr_treq of a port that serves TLS only
+
+
+class NvmetPorts:
+    """The ports below one configfs root, and the connections to them."""
+
+    def __init__(self, fs: Configfs, proc: AnyPath = "/proc") -> None:
+        self._fs = fs
+        self._proc = os.fspath(proc)
+
+    def portals(self, target: str) -> frozenset[str]:
+        """Return the portals of the ports that are linked to a subsystem."""
+        return frozenset(self._portal(port) for port in self._all() if target in self._linked(port))
+
+    def canonical(self, portals: Iterable[str]) -> frozenset[str]:
+        """Return portals in the form in which they are compared."""
+        return frozenset(map(check_portal, portals))
+
+    def is_unused(self, target: str) -> bool:
+        """Tell whether no port is linked to a subsystem, and none of zfsilo is without a link."""
+        return not any(
+            target in linked or (not linked and _is_own(port))
+            for port in self._all()
+            for linked in (self._linked(port),)
+        )
+
+    def link(self, target: str, portals: Iterable[str]) -> None:
+        """Link a subsystem to the ports of these portals, and to no other."""
+        wanted = self.canonical(portals)  # all are checked first
+        for port in self._all():
+            if target in self._linked(port) and self._portal(port) not in wanted:
+                self._unlink(port, target)
+        # IPv4 first, as for iSCSI: a wildcard of both families is one socket.
+        for portal in sorted(wanted, key=lambda portal: (portal.startswith("["), portal)):
+            port = self._port(portal)
+            if target not in self._linked(port):
+                self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
+
+    def unlink(self, target: str) -> None:
+        """Remove the links to a subsystem, which ends its controllers, and ports without links."""
+        for port in self._all():
+            if target in self._linked(port):
+                self._unlink(port, target)
+            else:
+                self._remove_unused(port)
+
+    def has_connections(self, portals: Iterable[str]) -> bool:
+        """Tell whether any client is connected to one of these portals: proc_net_tcp(5)."""
+        ports = {portal_parts(portal)[1] for portal in portals}
+        return bool(ports) and any(
+            state == ESTABLISHED and int(local.rpartition(":")[2], 16) in ports
+            for table in ("tcp", "tcp6")
+            for local, state in self._sockets(table)
+        )
+
+    def _sockets(self, table: str) -> list[tuple[str, str]]:
+        """Return local address and state of each TCP socket. Raises OSError."""
+        path = f"{self._proc}/self/net/{table}"
+        if table == "tcp6" and not exists(path):  # a kernel without IPv6
+            return []
+        rows = [line.split() for line in read_text(path).splitlines()[1:]]
+        return [(row[1], row[3]) for row in rows]
+
+    def _all(self) -> list[str]:
+        return self._fs.names("ports")
+
+    def _linked(self, port: str) -> frozenset[str]:
+        return frozenset(self._fs.links(f"ports/{port}/subsystems"))
+
+    def _portal(self, port: str) -> str:
+        """Return the portal of a TCP port; "" of another one, and of a half-made one."""
+        if self._fs.read(f"ports/{port}/addr_trtype") != "tcp":
+            return ""
+        address = self._fs.read(f"ports/{port}/addr_traddr") or ""
+        service = self._fs.read(f"ports/{port}/addr_trsvcid") or ""
+        return check_portal(join_portal(address, service)) if address and service else ""
+
+    def _port(self, portal: str) -> str:
+        """Return the number of the port of a portal, which is made if there is none."""
+        for port in self._all():
+            if self._portal(port) == portal:
+                if self._fs.read(f"ports/{port}/addr_treq") == REQUIRED:
+                    raise Conflict(
+                        f"port {port} of the kernel's NVMe target at {portal} requires TLS, and "
+                        "zfsilo did not make it: set other addresses in server.nvme_portals",
+                        portal=portal,
+                    )
+                return port
+        present = self._all()
+        for port in map(str, OWN):
+            if port not in present or (not self._portal(port) and not self._linked(port)):
+                self._make(port, portal)
+                return port
+        raise ResourceExhausted(f"zfsilo has {len(OWN)} NVMe ports, which is the limit")
+
+    def _make(self, port: str, portal: str) -> None:
+        address, service = portal_parts(portal)
+        self._fs.make(f"ports/{port}")
+        for name, value in (
+            ("addr_trtype", "tcp"),
+            ("addr_adrfam", "ipv6" if ":" in address else "ipv4"),
+            ("addr_traddr", address),
+            ("addr_trsvcid", str(service)),
+        ):
+            self._fs.write(f"ports/{port}/{name}", value)
+
+    def _unlink(self, port: str, target: str) -> None:
+        self._fs.unlink(f"ports/{port}/subsystems/{target}")
+        self._remove_unused(port)
+
+    def _remove_unused(self, port: str) -> None:
+        if not _is_own(port) or self._linked(port):
+            return
+        try:
+            self._fs.remove(f"ports/{port}")
+        except Busy:
+            return  # another program has linked a subsystem meanwhile
+
+
+def _is_own(port: str) -> bool:
+    return port.isdecimal() and int(port) in OWN
