@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.examples import HOW, TAKE
 from tests.worker_rig import Killed
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
+    from zfsilod.model.words import Transport
     from zfsilod.requests.request import Request
 
 DEADLINE_S = 20
@@ -162,7 +163,7 @@ class LocalServer:
         connection = Connection(
             volume=volume,
             target=plans.target_name(export.prefix, record),
-            portals=export.portals,
+            portals=export.portals_of(publication.transport),
             serial=record.uid,
             size_bytes=record.capacity_bytes,
             mode=record.mode,
@@ -174,8 +175,16 @@ class LocalServer:
         )
         return connection, self.service.context.store.chap(publication.secret)
 
-    async def publish(self, _server: str, volume: str, *, client_operation: str) -> None:
-        await self._do(Publish(volume=volume, host="take", client_operation=client_operation))
+    async def publish(
+        self,
+        _server: str,
+        volume: str,
+        *,
+        client_operation: str,
+        transport: Transport | Literal[""] = "",
+    ) -> None:
+        request = Publish(volume=volume, host="take", client_operation=client_operation)
+        await self._do(request.but(transport=transport))
 
     async def release(self, _server: str, volume: str, *, client_operation: str) -> None:
         await self._do(Unpublish(volume=volume, host="take", client_operation=client_operation))

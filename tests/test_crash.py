@@ -35,6 +35,11 @@ ACCESS = (
     "unpublish-all",
     "update-host-machine",
     "update-hosts",
+    "nvme-rotate-secrets",
+    "nvme-rotate-secrets-forced",
+    "nvme-unpublish-all",
+    "nvme-fence-one",
+    "nvme-update-host-machine",
 )
 
 

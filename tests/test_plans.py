@@ -12,6 +12,9 @@ from tests.examples import (
     CLONED,
     COPY,
     HOW,
+    NVME_PUBLICATION,
+    NVME_SECOND,
+    NVME_VOLUME,
     ORIGIN,
     PLANS,
     PUBLICATION,
@@ -24,7 +27,8 @@ from tests.examples import (
 )
 from zfsilod.engine import plans
 from zfsilod.engine.step import Guard, HostStep
-from zfsilod.engine.steps.access import Fenced, NoUnknownAcls
+from zfsilod.engine.steps.access import Acl, Fenced, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.export import Namespace, Portals, Target
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
 from zfsilod.engine.steps.snapshot import SnapshotSet
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.record import Pairs
-    from zfsilod.model.records import Action, Attachment, Publication, Step
+    from zfsilod.model.records import Action, Attachment, Publication, Step, Volume
 
 MOUNT = ATTACHMENT.mounts[0]
 DESTROYERS = (Zvol, SnapshotSet, ZvolSize)  # in their final direction
@@ -125,16 +129,43 @@ def test_create_and_clone_by_value() -> None:
 
 
 @pytest.mark.parametrize("fence", [None, plans.Fence(grace_s=3)], ids=["guarded", "fenced"])
-@pytest.mark.parametrize("others", [[], [SECOND]], ids=["the last client", "one of two"])
-def test_unpublish_mirrors_publish(fence: plans.Fence | None, others: list[Publication]) -> None:
-    published = plans.publish(VOLUME, PUBLICATION, HOW, others)
-    gone = plans.unpublish(VOLUME, PUBLICATION, HOW, others, fence=fence)
-    granted = plans.grant(VOLUME, PUBLICATION, HOW, others)
-    shared = plans.export_steps(VOLUME, HOW) if others else []
+@pytest.mark.parametrize("is_last", [True, False], ids=["the last client", "one of two"])
+@pytest.mark.parametrize(
+    ("volume", "publication", "other"),
+    [(VOLUME, PUBLICATION, SECOND), (NVME_VOLUME, NVME_PUBLICATION, NVME_SECOND)],
+    ids=["iscsi", "nvme"],
+)
+def test_unpublish_mirrors_publish(
+    volume: Volume,
+    publication: Publication,
+    other: Publication,
+    *,
+    is_last: bool,
+    fence: plans.Fence | None,
+) -> None:
+    others = [] if is_last else [other]
+    published = plans.publish(volume, publication, HOW, others)
+    gone = plans.unpublish(volume, publication, HOW, others, fence=fence)
+    granted = plans.grant(volume, publication, HOW, others)
+    shared = [] if is_last else plans.export_steps(volume, HOW)
     kept = [action.step for action in published if action.step not in shared]
-    assert kept[-2:] == granted
+    assert [step for step in kept if step in granted] == granted
     assert undone(gone) == kept[::-1]
-    assert all(isinstance(action.step, CHECKS) for action in gone if action.up)
+    again = [action.step for action in gone if action.up and not isinstance(action.step, CHECKS)]
+    assert again == [step for step in shared if isinstance(step, Portals) and volume.target]
+
+
+def test_over_nvme_the_ports_come_last_and_go_first() -> None:
+    """A client that finds a subsystem which does not allow it gives its controller up for good."""
+    published = plans.publish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
+    assert [type(action.step) for action in published] == [Target, Namespace, Acl, Portals]
+    gone = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
+    assert [type(action.step) for action in gone] == [NoSession, Portals, Acl, Namespace, Target]
+    fenced = plans.unpublish(
+        NVME_VOLUME, NVME_PUBLICATION, HOW, [NVME_SECOND], fence=plans.Fence(grace_s=0)
+    )
+    assert [type(action.step) for action in fenced] == [Fenced, Acl, Portals]
+    assert [action.up for action in fenced] == [True, False, True]
 
 
 @pytest.mark.parametrize("attachment", [ATTACHMENT, BLOCK, CLONED], ids=["ext4", "raw", "clone"])
@@ -191,14 +222,16 @@ def test_a_final_action_that_destroys_is_last(example: Example) -> None:
 
 
 def test_the_facts_of_a_volume_without_publications_are_that_nothing_is_exported() -> None:
+    """By no transport: an export that a lost store left would admit its clients."""
     facts = plans.server_facts(VOLUME, [], HOW)
-    exported = plans.export_steps(VOLUME, HOW)
-    assert undone(facts) == exported[::-1]
+    exported = plans.export_steps(VOLUME, HOW), plans.export_steps(NVME_VOLUME, HOW)
+    assert undone(facts) == [step for steps in exported for step in steps[::-1]]
     assert [type(action.step) for action in facts if action.up] == [
         Zvol,
         NotNewer,
         ZvolSize,
         ZvolProperty,
+        NoUnknownAcls,
         NoUnknownAcls,
     ]
 

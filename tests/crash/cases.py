@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import zfsilod.requests
 from tests.examples import TAKE
 from tests.service_fixture import administrator
+from zfsilod.host import transports
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.records import Attachment, Trashed
 from zfsilod.requests import adoption, orphans, pool_import
@@ -151,10 +152,10 @@ async def purge(service: Service) -> Request[Any]:
 
 async def clear(service: Service) -> Request[Any]:
     """Return the request that ends a session without a record, and its mounts."""
-    iscsi = service.context.machine.iscsi
-    (target,) = iscsi.sessions()
+    adapters = transports.sessions(service.context.machine)
+    ((adapter, target),) = ((one, target) for one in adapters for target in one.sessions())
     disk = NO_DISK.but(target=target, serial=target.rpartition(":")[2])
-    return Clear(id="data", disk=disk, paths=tuple(iscsi.users(disk)))
+    return Clear(id="data", disk=disk, paths=tuple(adapter.users(disk)))
 
 
 async def adopt_zvol(service: Service) -> Request[Any]:
@@ -247,11 +248,14 @@ def move_server(machine: SimulatedMachine) -> None:
     """Break each session at an address that the server does not have any more."""
     with machine.store.write() as txn:
         for attachment in list(txn.scan(Attachment)):
-            txn.put(attachment.but(portals=("10.77.0.9:3260",)))
+            is_nvme = attachment.disk.target.startswith("nqn.")
+            former = "10.77.0.9:4420" if is_nvme else "10.77.0.9:3260"
+            txn.put(attachment.but(portals=(former,)))
     for name, fact in machine.host.facts.memory.items():
         if name.startswith("session:"):
-            former = {"lost": True, "portal": "10.77.0.9:3260"}
-            machine.host.facts.memory[name] = fact | former
+            port = "4420" if name.startswith("session:nqn.") else "3260"
+            former_portal = {"lost": True, "portal": f"10.77.0.9:{port}"}
+            machine.host.facts.memory[name] = fact | former_portal
 
 
 SERVER = (
@@ -415,7 +419,83 @@ BOTH = (
     Case("update-host-machine", (*PUBLISHED, MORE, PUBLISH.but(volume="more")), NEW_MACHINE),
     Case("delete-host", (HOST,), DeleteHost(id="take")),
 )
-CASES = (*SERVER, *CLIENT, *BOTH)
+WRITE = PUBLISH.but(access_mode="MULTI_NODE_MULTI_WRITER")
+BOTH_WRITE = (
+    HOST,
+    SECOND,
+    CREATE.but(mode="BLOCK", access_modes=("MULTI_NODE_MULTI_WRITER",)),
+    WRITE,
+    WRITE.but(host="other"),
+)
+SHARED_NVME = (
+    Case("publish-second", BOTH_WRITE[:-1], BOTH_WRITE[-1]),
+    Case("unpublish-one", BOTH_WRITE, UNPUBLISH.but(host="take")),
+    Case("unpublish-all", BOTH_WRITE, UNPUBLISH),
+    Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),
+    Case("fence-one", (*BOTH_WRITE, CONNECT), UNPUBLISH.but(host="take", fence=True, grace_s=0)),
+)
+OVER_NVME = [
+    "publish",
+    "publish-again",
+    "publish-repair",
+    "publish-force",
+    "publish-over-session",
+    "unpublish",
+    "unpublish-half",
+    "unpublish-rotated",
+    "delete-published",
+    "fence",
+    "rotate-secrets-forced",
+    "rotate-secrets-due",
+    "put-back",
+    "put-back-copy",
+    "remove-export",
+    "adopt-published",
+    "update-host-machine",
+    "connect",
+    "connect-publish",
+    "connect-repair",
+    "connect-rotated",
+    "disconnect",
+    "disconnect-force",
+    "end-session",
+    "end-wait",
+    "follow-server",
+    "refresh-secrets",
+    "refresh-secrets-lost",
+    "clear",
+    "attach",
+    "attach-lost",
+    "detach",
+    "detach-force",
+    "grow",
+    "sync",
+    "sync-all",
+    "remove-orphans",
+]
+"""The cases whose steps are others over NVMe."""
+NVME_FACTS = {"mapped:": "portals:", "enabled:": "portals:", "backstore:": "namespace:"}
+"""What a case loses, by the name that it has over iSCSI."""
+
+
+def over_nvme(case: Case) -> Case:
+    """Return a case with its volumes published over NVMe."""
+
+    def created(request: Request[Any]) -> Request[Any]:
+        is_new = isinstance(request, CreateVolume)
+        return request.but(transport="NVME") if is_new else request
+
+    return case._replace(
+        name=f"nvme-{case.name}",
+        before=tuple(map(created, case.before)),
+        request=created(case.request),
+        lost=tuple(dict.fromkeys(NVME_FACTS.get(fact, fact) for fact in case.lost)),
+    )
+
+
+ISCSI = (*SERVER, *CLIENT, *BOTH)
+NVME = tuple(map(over_nvme, (*(case for case in ISCSI if case.name in OVER_NVME), *SHARED_NVME)))
+CASES = (*ISCSI, *NVME)
 
 
 def requests() -> Iterator[type[Request[Any]]]:

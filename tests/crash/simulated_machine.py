@@ -18,6 +18,7 @@ from tests.worker_rig import Killed
 from zfsilod.engine.worker import work
 from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
+from zfsilod.host.fake.nvme import FakeNvme
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
 from zfsilod.model.ownership import IDENTITY, StoreIdentity
 from zfsilod.model.record import CLASSES, Stored, to_plain
@@ -100,6 +101,15 @@ class LocalTargets(FakeIscsi):
         super().login(disk)
 
 
+class LocalSubsystems(FakeNvme):
+    """The same over NVMe."""
+
+    def connect(self, disk: Disk, portals: tuple[str, ...], **options: Any) -> None:
+        if not any(acl.startswith(f"{disk.target}/") for acl in self.facts.names("acl")):
+            raise PermissionDenied(f"the subsystem {disk.target} allows no host")
+        super().connect(disk, portals, **options)
+
+
 class SimulatedMachine:
     """The store, the fake host and the units, and the daemon that runs over them at present."""
 
@@ -110,6 +120,7 @@ class SimulatedMachine:
         self.store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
         self.host = FakeHost(chap=self.store.chap)
         self.host.iscsi = LocalTargets(self.host.facts)
+        self.host.nvme = LocalSubsystems(self.host.facts)
         self._identify()
         self.injector.count_effects(self.host.facts)
         self.units = Units(FaultyStore(self.store, self.injector), self.host)

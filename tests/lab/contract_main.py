@@ -95,7 +95,7 @@ def live_session(contract: Contract) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Run a part: server, client TRANSPORT, guard, resize, rotate; example, prepare or clean-up NAME."""
+    """Run a part: server, client TRANSPORT, guard, resize, rotate; example, prepare, clean-up."""
     contract = real_contract()
     match words:
         case ["server"]:

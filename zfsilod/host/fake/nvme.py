@@ -46,6 +46,9 @@ class FakeNvme(FakeSessions):
         lost_session_s: int,
     ) -> None:
         self._check_owner(disk.target, server)
+        present = self.facts.get(f"session:{disk.target}")
+        if present and "lost" not in present:
+            return
         local = self.facts.get(f"target:{disk.target}") is not None
         acl = self.facts.get(f"acl:{disk.target}/{chap.username}")
         if local and acl != digest(chap):
