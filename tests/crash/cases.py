@@ -434,7 +434,7 @@ SHARED_NVME = (
     Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),
     Case("fence-one", (*BOTH_WRITE, CONNECT), UNPUBLISH.but(host="take", fence=True, grace_s=0)),
 )
-OVER_NVME = [
+OVER_NVME = (
     "publish",
     "publish-again",
     "publish-repair",
@@ -472,7 +472,7 @@ OVER_NVME = [
     "sync",
     "sync-all",
     "remove-orphans",
-]
+)
 """The cases whose steps are others over NVMe."""
 NVME_FACTS = {"mapped:": "portals:", "enabled:": "portals:", "backstore:": "namespace:"}
 """What a case loses, by the name that it has over iSCSI."""

@@ -77,6 +77,15 @@ def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
     assert problems(client(files)) == {}
 
 
+@pytest.mark.parametrize("name", ["nvmet_tcp", "nvme_tcp"])
+def test_a_kernel_without_the_second_transport_is_good(name: str, tmp_path: Path) -> None:
+    without = doctor.nvme(host(tmp_path, {}), name)
+    assert (without.problem, name in without.name) == ("", True)
+    assert without.name.startswith("transport iscsi only")
+    path = {"lib/modules/6.1/modules.dep": f"kernel/{name.replace('_', '-')}.ko.xz:\n"}
+    assert doctor.nvme(host(tmp_path, path), name).name == f"kernel module {name}"
+
+
 WRONG_SETTINGS = {
     "multipath config_dir": {
         "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'

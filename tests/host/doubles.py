@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UID = "0123456789abcdef0123456789abcdef"
+GROUPS = ("acls", "np", "lun", "namespaces", "allowed_hosts", "subsystems")
 TARGET = f"iqn.2026-01.org.zfsilo:give:{UID}"
 INITIATOR = "iqn.2024-01.lab.take:host"
 
@@ -153,7 +154,7 @@ class FakeConfigfs(Configfs):
         own = {name.partition("/")[0] for name in _attributes(str(folder.relative_to(self.folder)))}
         if not folder.exists():
             return []
-        groups = [folder / name for name in ("acls", "np", "lun")]
+        groups = [folder / name for name in GROUPS]
         grouped = [path for group in groups if group.is_dir() for path in group.iterdir()]
         return [path for path in folder.iterdir() if path.name not in own] + [
             path for path in grouped if path.name != ".keep"
@@ -190,7 +191,41 @@ def _attributes(path: str) -> dict[str, str]:
             return {"info": info} | {f"auth/{name}": "\n" for name in secrets}
         case [*_, "acls", _, "lun_0"]:
             return {"write_protect": "\n"}
+    return _nvme_attributes(parts)
+
+
+def _nvme_attributes(parts: list[str]) -> dict[str, str]:
+    match parts:
+        case ["subsystems", _]:
+            groups = {f"{name}/.keep": "" for name in ("namespaces", "allowed_hosts")}
+            identity = {"attr_serial": "0d8f4a2b1c3e5f60\n", "attr_model": "Linux\n"}
+            return groups | identity | {"attr_allow_any_host": "0\n"}
+        case ["subsystems", _, "namespaces", _]:
+            zeros = {"device_uuid": "0-0\n", "device_nguid": "0-0\n", "enable": "0\n"}
+            return {"device_path": "(null)\n"} | zeros
+        case ["hosts", _]:
+            return {"dhchap_key": "\n", "dhchap_ctrl_key": "\n"}
+        case ["ports", _]:
+            names = ("addr_trtype", "addr_adrfam", "addr_traddr", "addr_trsvcid")
+            return {
+                "subsystems/.keep": "",
+                "addr_treq": "not specified\n",
+            } | dict.fromkeys(names, "\n")
     return {}
+
+
+class FakeNvmetfs(FakeConfigfs):
+    """The objects of nvmet in the same way."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        for folder in ("subsystems", "hosts", "ports"):
+            (root / folder).mkdir()
+
+    def protect(self, path: str) -> None:
+        """Let only root read an attribute."""
+        self._count()
+        super().protect(path)
 
 
 class NetlinkKernel:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from zfsilod.host.nvme import MAX_KB
+from zfsilod.host.nvmet import MODEL
+
 HOST = Path(__file__).parents[2] / "units/host"
 OURS = 'test "$*" = "get -H -o value -s local zfsilo:uid tank/zfsilo/data" && echo 0123abcd'
 
@@ -45,9 +48,17 @@ def test_only_a_marked_zvol_is_left_alone(
 def test_every_rule_names_a_mark_of_zfsilo() -> None:
     lines = (HOST / "59-zfsilo.rules").read_text().splitlines()
     acting = [line for line in lines if "UDEV_DISABLE" in line]
-    assert len(acting) == 2
-    for line in acting:
-        assert 'PROGRAM=="zfsilo-zvol $devnode"' in line or 'ATTRS{vendor}=="zfsilo*"' in line
+    marks = (
+        'PROGRAM=="zfsilo-zvol $devnode"',
+        'ATTRS{vendor}=="zfsilo*"',
+        f'ATTRS{{model}}=="{MODEL}*"',
+    )
+    assert [next(mark for mark in marks if mark in line) for line in acting] == list(marks)
+
+
+def test_requests_over_nvme_are_limited_before_first_use() -> None:
+    (line,) = [one for one in (HOST / "59-zfsilo.rules").read_text().splitlines() if MODEL in one]
+    assert f'ATTR{{queue/max_sectors_kb}}="{MAX_KB}"' in line
 
 
 def test_multipath_skips_only_disks_of_zfsilo() -> None:

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TARGET = "/sys/kernel/config/target"
+NVMET = "/sys/kernel/config/nvmet"
 NODE_SECRET = re.compile(r"auth\.password(?:_in)? = (\S+)")
-MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}")  # zfsilod/model/chap.py
+# zfsilod/model/chap.py
+MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}|DHHC-1:01:[A-Za-z0-9+/]{48}:")
 # State files, and core dumps of killed processes: core(5), systemd-coredump(8).
 FILES = ("/var/lib/zfsilo/**/*", "/run/zfsilo/**/*", "/core*", "/var/lib/systemd/coredump/*")
 UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")
@@ -49,11 +51,12 @@ def zfs(kind: str) -> list[str]:
 
 
 def mounts() -> list[str]:
-    """Return the mount points of SCSI disks and of bind mounts of their device nodes."""
+    """Return the mount points of disks of volumes and of bind mounts of their device nodes."""
     points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _dash, after = line.partition(" - ")
-        if after.split()[1].startswith("/dev/sd") or "/sd" in before.split()[3]:
+        of_disk = after.split()[1].startswith(("/dev/sd", "/dev/nvme"))
+        if of_disk or before.split()[3].startswith(("/sd", "/nvme")):
             points.append(before.split()[4])
     return sorted(points)
 
@@ -84,12 +87,15 @@ def facts() -> dict[str, object]:
     return {
         "zvol": zfs("volume"),
         "snapshot": zfs("snapshot"),
-        "target": names(f"{TARGET}/iscsi/iqn.*"),
-        "acl": names(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*"),
+        "target": names(f"{TARGET}/iscsi/iqn.*") + names(f"{NVMET}/subsystems/nqn.*"),
+        "acl": names(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*") + names(f"{NVMET}/hosts/*"),
+        "port": names(f"{NVMET}/ports/*"),
         "lun": names(f"{TARGET}/iscsi/iqn.*/tpgt_1/lun/lun_*", 6),
         "backstore": names(f"{TARGET}/core/*/zfsilo-*"),
         "session": sorted(
-            path.read_text().strip() for path in paths("/sys/class/iscsi_session/*/targetname")
+            path.read_text().strip()
+            for pattern in ("iscsi_session/*/targetname", "nvme/*/subsysnqn")
+            for path in paths(f"/sys/class/{pattern}")
         ),
         "node": names("/etc/iscsi/nodes/*"),
         "mount": mounts(),
@@ -108,12 +114,14 @@ def secrets_in_use() -> set[bytes]:
     for name in ("password", "password_mutual"):
         for path in paths(f"{TARGET}/iscsi/iqn.*/tpgt_1/acls/*/auth/{name}"):
             secrets.add(path.read_bytes().strip(b"\0\n"))
+    for pattern in (f"{NVMET}/hosts/*/dhchap_*key", "/sys/class/nvme/*/dhchap_*secret"):
+        secrets |= {path.read_bytes().strip() for path in paths(pattern)}
     for folder, _folders, files in os.walk("/etc/iscsi/nodes"):
         for name in files:
             secrets |= {
                 secret.encode() for secret in NODE_SECRET.findall(Path(folder, name).read_text())
             }
-    return {secret for secret in secrets if secret and secret != b"NULL"}
+    return {secret for secret in secrets if secret not in (b"", b"NULL", b"none")}
 
 
 def places() -> Iterator[tuple[str, bytes]]:

@@ -21,6 +21,8 @@ until [ -z "$(systemctl list-units --state=activating,active,deactivating --plai
 do sleep 0.2; done
 """
 IDLE_S = 120
+NVME = "TRANSPORT_NVME"
+PORTS = {"31232"}  # the first number of zfsilo: zfsilod/host/nvmet_ports.py
 # Kinds of which an idle machine has none.
 TRANSIENT = ("unit", "loop", "process", "snapshot")
 
@@ -55,6 +57,7 @@ def expected(volumes: list[dict[str, Any]]) -> dict[str, set[str]]:
         "lun": {volume["uid"] for volume in published},
         "backstore": {f"zfsilo-{volume['uid']}" for volume in published},
         "acl": {publication["initiator"] for publication in publications},
+        "port": PORTS if any(one["transport"] == NVME for one in publications) else set(),
         "session": serials,
         "node": serials,
         "mount": {*paths, *staged},
@@ -73,7 +76,7 @@ def leaks(pair: Pair, before: dict[str, dict[str, Any]] | None = None) -> list[s
         objects = facts(machine)
         for kind, names in expected(records(machine)).items():
             serials = {
-                name.rpartition(":")[2] if name.startswith("iqn.") else name for name in names
+                name.rpartition(":")[2] if name[:4] in ("iqn.", "nqn.") else name for name in names
             }
             for name in objects[kind]:
                 if name not in names and name.rpartition(":")[2] not in serials:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 
-from zfsilod.host.attributes import read
-from zfsilod.host.disks import SYS, check_unused
+from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import dataset_of_device
 from zfsilod.host.locks import host_lock
@@ -295,7 +294,7 @@ class RealNvmet:
 
     def _load(self) -> None:
         """Load the modules of the target, which all volumes share and which are never unloaded."""
-        if self._fs.has("subsystems") and read(f"{SYS}/module/nvmet_tcp/initstate"):
+        if self._fs.has("subsystems"):  # the kernel loads nvmet-tcp for the first port
             return
         self._run(["modprobe", "-a", *MODULES], timeout_s=MODPROBE_TIMEOUT_S)
         if not self._fs.has("subsystems"):

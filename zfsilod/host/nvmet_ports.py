@@ -11,7 +11,7 @@ import os
 
 from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, join_portal, portal_parts
+from zfsilod.model.names import check_portal, is_portal, join_portal, portal_parts
 from zfsilod.storage.paths import exists, read_text
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class NvmetPorts:
             return ""
         address = self._fs.read(f"ports/{port}/addr_traddr") or ""
         service = self._fs.read(f"ports/{port}/addr_trsvcid") or ""
-        return check_portal(join_portal(address, service)) if address and service else ""
+        portal = join_portal(address, service)
+        return check_portal(portal) if is_portal(portal) else ""
 
     def _port(self, portal: str) -> str:
         """Return the number of the port of a portal, which is made if there is none."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 CLIENT_MODULES = ("iscsi_tcp",)
+SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 # They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
@@ -67,7 +68,8 @@ class HostFiles:
             return True
         folder = self.root / "lib/modules" / self.release
         indexes = (_text(folder / index) for index in ("modules.dep", "modules.builtin"))
-        return any(f"/{name}.ko" in text for text in indexes)
+        files = (name, name.replace("_", "-"))
+        return any(f"/{file}.ko" in text for text in indexes for file in files)
 
     def text(self, path: str) -> str:
         """Return the content of a file, or "" when it cannot be read."""
@@ -153,8 +155,16 @@ def server(files: HostFiles) -> Iterator[Prerequisite]:
             yield Prerequisite(
                 f"kernel module {name}", "this kernel does not have it", f"apt install {package}"
             )
+    yield nvme(files, SERVER_NVME)
     for name in conflicting_units(files):
         yield Prerequisite(name, "it restores other targets at boot", f"systemctl disable {name}")
+
+
+def nvme(files: HostFiles, name: str) -> Prerequisite:
+    """Tell whether a host can use the transport nvme, which it need not."""
+    if files.has_module(name):
+        return Prerequisite(f"kernel module {name}")
+    return Prerequisite(f"transport iscsi only: this kernel does not have {name}")
 
 
 def conflicting_units(files: HostFiles) -> list[str]:
@@ -168,6 +178,7 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
     for name in CLIENT_MODULES:
         problem = "" if files.has_module(name) else "this kernel does not have it"
         yield Prerequisite(f"kernel module {name}", problem)
+    yield nvme(files, CLIENT_NVME)
     missing = missing_tools(CLIENT_TOOLS)
     yield from tools(missing)
     if "iscsiadm" in missing:
@@ -279,7 +290,7 @@ def _lacks_features(run: Runner, pool: str) -> bool:
 
 def _portals(settings: Config) -> Iterator[Prerequisite]:
     """Check that the addresses of the portals are addresses of this host."""
-    for portal in settings.server.portals:
+    for portal in (*settings.server.portals, *settings.server.nvme_portals):
         address = portal.rpartition(":")[0].strip("[]")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:

@@ -1,0 +1,330 @@
+"""The NVMe target, in a temporary configfs; each call is interrupted after each of its changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import UID, FakeNvmetfs, ScriptedRunner
+from tests.host.test_lio import interrupt
+from zfsilod.host.nvmet import RealNvmet
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.names import host_nqn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
+TAKE, OTHER = host_nqn("take", UID), host_nqn("other", UID)
+DATASET = "tank/v1"
+PORTALS = ("10.77.0.1:4420", "[fd00::1]:4420")
+STEPS = ("target", "namespace", "acl", "portals")
+FOREIGN = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111"
+CONNECTED = "   0: 0100007F:1144 0200007F:9C40 01 00000000:00000000\n"  # at port 4420
+LISTENING = "   1: 00000000:1144 00000000:0000 0A 00000000:00000000\n"
+
+
+def keys(number: int = 1, host: str = TAKE) -> Chap:
+    return Chap(
+        username=host,
+        password=f"DHHC-1:01:host-{number}:",
+        mutual_username=TARGET,
+        mutual_password=f"DHHC-1:01:target-{number}:",
+    )
+
+
+@pytest.fixture
+def fs(tmp_path: Path) -> FakeNvmetfs:
+    return FakeNvmetfs(tmp_path / "nvmet")
+
+
+@pytest.fixture
+def sockets(tmp_path: Path) -> Path:
+    """The table of TCP sockets: this host listens, and has no connection."""
+    folder = tmp_path / "proc/self/net"
+    folder.mkdir(parents=True)
+    (folder / "tcp").write_text(f"  sl  local_address\n{LISTENING}")
+    return folder / "tcp"
+
+
+@pytest.fixture
+def nvmet(
+    fs: FakeNvmetfs, sockets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RealNvmet:
+    datasets = {"/dev/zd0": DATASET, "/dev/zd16": "tank/v2"}
+    monkeypatch.setattr("zfsilod.host.nvmet.check_unused", lambda _path, _name: None)
+    monkeypatch.setattr("zfsilod.host.nvmet.dataset_of_device", lambda path: datasets.get(path, ""))
+    monkeypatch.setattr("zfsilod.host.nvmet.RENAMED_S", 0)
+    devices = {dataset: path for path, dataset in datasets.items()}
+    proc = sockets.parents[2]
+    lock = tmp_path / "lock"
+    return RealNvmet(ScriptedRunner(), devices.__getitem__, fs, proc=proc, lock=lock)
+
+
+def facts(
+    nvmet: RealNvmet,
+) -> dict[str, tuple[Callable[[], bool], Callable[[], None], Callable[[], None]]]:
+    """Return probe, do and undo of each step, in the order of the steps."""
+    return {
+        "target": (
+            lambda: nvmet.has_target(TARGET),
+            lambda: nvmet.add_target(TARGET),
+            lambda: nvmet.remove_target(TARGET),
+        ),
+        "namespace": (
+            lambda: nvmet.has_namespace(TARGET, dataset=DATASET, uid=UID),
+            lambda: nvmet.add_namespace(TARGET, dataset=DATASET, uid=UID),
+            lambda: nvmet.remove_namespace(TARGET),
+        ),
+        "acl": (
+            lambda: nvmet.has_acl(TARGET, TAKE, chap=keys(), allowed=()),
+            lambda: nvmet.add_acl(TARGET, TAKE, chap=keys()),
+            lambda: nvmet.remove_acl(TARGET, TAKE),
+        ),
+        "portals": (
+            lambda: nvmet.has_portals(TARGET, PORTALS),
+            lambda: nvmet.add_portals(TARGET, PORTALS),
+            lambda: nvmet.remove_portals(TARGET),
+        ),
+    }
+
+
+def make_all(nvmet: RealNvmet, *, below: str = "") -> None:
+    for name in STEPS[: STEPS.index(below)] if below else STEPS:
+        facts(nvmet)[name][1]()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_half_made_state_is_finished_or_undone(
+    name: str, nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    make_all(nvmet, below=name)
+    has, do, undo = facts(nvmet)[name]
+    before = fs.tree()
+    whole, calls = False, 0
+    while not whole:
+        assert has() is False
+        whole = interrupt(fs, do, calls)
+        assert has() is whole
+        do()
+        assert has() is True
+        undo()
+        assert fs.tree() == before
+        interrupt(fs, do, calls)
+        undo()
+        assert fs.tree() == before
+        do()
+        interrupt(fs, undo, calls)
+        undo()
+        assert fs.tree() == before
+        do()
+        interrupt(fs, undo, calls)
+        do()
+        assert has() is True
+        undo()
+        calls += 1
+    assert calls > 1
+
+
+def test_new_keys_are_probed_as_wholly_as_they_are_written(
+    nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    make_all(nvmet)
+    whole, calls = False, 0
+    while not whole:
+        nvmet.set_secrets(TARGET, TAKE, chap=keys(1))
+
+        def change() -> None:
+            nvmet.set_secrets(TARGET, TAKE, chap=keys(2))
+
+        whole = interrupt(fs, change, calls)
+        assert nvmet.has_secrets(TARGET, TAKE, chap=keys(2)) is whole
+        calls += 1
+    assert calls > 2
+    (fs.folder / f"hosts/{TAKE}/dhchap_key").chmod(0o644)
+    assert not nvmet.has_secrets(TARGET, TAKE, chap=keys(2)), "any user can read it"
+
+
+def test_a_namespace_of_another_volume_is_a_conflict(nvmet: RealNvmet) -> None:
+    nvmet.add_target(TARGET)
+    nvmet.add_namespace(TARGET, dataset=DATASET, uid="f" * 32)
+    with pytest.raises(Conflict, match="UUID"):
+        nvmet.has_namespace(TARGET, dataset=DATASET, uid=UID)
+
+
+def test_a_zvol_that_was_replaced_is_not_served(nvmet: RealNvmet) -> None:
+    make_all(nvmet)
+    assert nvmet.has_namespace(TARGET, dataset="tank/v2", uid=UID) is False
+    with pytest.raises(Conflict, match="renamed or replaced"):
+        nvmet.add_namespace(TARGET, dataset="tank/v2", uid=UID)
+
+
+def test_a_namespace_that_another_program_added_is_a_conflict(
+    nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    make_all(nvmet)
+    fs.make(f"subsystems/{TARGET}/namespaces/2")
+    with pytest.raises(Conflict, match="namespaces 2"):
+        nvmet.has_namespace(TARGET, dataset=DATASET, uid=UID)
+
+
+def test_a_host_that_no_publication_names_is_a_conflict(nvmet: RealNvmet) -> None:
+    make_all(nvmet)
+    nvmet.add_acl(TARGET, OTHER, chap=keys())
+    assert nvmet.has_acl(TARGET, TAKE, chap=keys(), allowed=(OTHER,))
+    with pytest.raises(Conflict, match=OTHER):
+        nvmet.has_acl(TARGET, TAKE, chap=keys(), allowed=())
+
+
+def test_a_kernel_without_authentication_is_refused(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    nvmet.add_target(TARGET)
+    fs.make(f"hosts/{TAKE}")
+    (fs.folder / f"hosts/{TAKE}/dhchap_ctrl_key").unlink()
+    with pytest.raises(FailedPrecondition) as caught:
+        nvmet.add_acl(TARGET, TAKE, chap=keys())
+    assert caught.value.reason == "NO_NVME_AUTH"
+    assert nvmet.list_acls(TARGET) == []
+
+
+# Ports
+
+
+def test_a_port_is_shared_and_goes_with_its_last_subsystem(
+    nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    second = TARGET.replace(UID, "a" * 32)
+    for target in (TARGET, second):
+        nvmet.add_target(target)
+        nvmet.add_portals(target, PORTALS[:1])
+    assert fs.names("ports") == ["31232"]
+    nvmet.remove_portals(TARGET)
+    assert fs.names("ports") == ["31232"]
+    nvmet.remove_portals(second)
+    assert fs.names("ports") == []
+
+
+def test_a_port_of_another_program_is_used_and_stays(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    fs.make("ports/1")
+    for name, value in (("trtype", "tcp"), ("traddr", "10.77.0.1"), ("trsvcid", "4420")):
+        fs.write(f"ports/1/addr_{name}", value)
+    fs.make("ports/2")
+    nvmet.add_target(TARGET)
+    before = fs.tree()
+    nvmet.add_portals(TARGET, PORTALS[:1])
+    assert fs.names("ports") == ["1", "2"]
+    assert nvmet.has_portals(TARGET, PORTALS[:1])
+    nvmet.remove_portals(TARGET)
+    assert fs.tree() == before
+    fs.write("ports/1/addr_treq", "required")
+    with pytest.raises(Conflict, match="requires TLS"):
+        nvmet.add_portals(TARGET, PORTALS[:1])
+
+
+def test_other_portals_take_the_place_of_former_ones(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    make_all(nvmet)
+    nvmet.add_portals(TARGET, ("10.77.0.9:4420",))
+    assert nvmet.has_portals(TARGET, ("10.77.0.9:4420",))
+    assert len(fs.names("ports")) == 1
+
+
+# Sessions
+
+
+def test_a_host_may_have_a_controller_only_while_somebody_is_connected(
+    nvmet: RealNvmet, sockets: Path
+) -> None:
+    make_all(nvmet)
+    assert not nvmet.has_session(TARGET, TAKE)
+    sockets.write_text(f"  sl\n{LISTENING}{CONNECTED}")
+    assert nvmet.has_session(TARGET, TAKE)
+    assert not nvmet.has_session(TARGET, OTHER), "not allowed"
+    nvmet.remove_portals(TARGET)
+    assert not nvmet.has_session(TARGET, TAKE), "no port is linked, which ends all controllers"
+
+
+def test_a_table_of_sockets_that_cannot_be_read_is_not_an_empty_one(
+    nvmet: RealNvmet, sockets: Path
+) -> None:
+    make_all(nvmet)
+    sockets.unlink()
+    with pytest.raises(OSError, match="tcp"):
+        nvmet.has_session(TARGET, TAKE)
+
+
+@pytest.mark.parametrize("others", [(), (OTHER,)], ids=["alone", "beside another"])
+def test_a_fence_unlinks_the_ports_before_the_host(
+    nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path, others: tuple[str, ...]
+) -> None:
+    make_all(nvmet)
+    for other in others:
+        nvmet.add_acl(TARGET, other, chap=keys(host=other))
+    sockets.write_text(f"  sl\n{CONNECTED}")
+    unlinked = []
+    unlink = fs.unlink
+
+    def record(path: str) -> None:
+        unlinked.append(path.split("/")[0])
+        unlink(path)
+
+    fs.unlink = record  # type: ignore[method-assign]
+    nvmet.end_session(TARGET, TAKE, grace_s=0)
+    assert unlinked[:3] == ["ports", "ports", "subsystems"]
+    assert nvmet.list_acls(TARGET) == list(others)
+    assert not nvmet.exists(TARGET, TAKE)
+    assert nvmet.has_portals(TARGET, PORTALS if others else ())
+
+
+# Others
+
+
+def test_paths_to_a_zvol_name_the_hosts(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    make_all(nvmet)
+    fs.make(f"subsystems/{FOREIGN}")
+    fs.write(f"subsystems/{FOREIGN}/attr_allow_any_host", "1")
+    fs.make(f"subsystems/{FOREIGN}/namespaces/7")
+    fs.write(f"subsystems/{FOREIGN}/namespaces/7/device_path", "/dev/zd0")
+    ours = ExportPath(dataset=DATASET, target=TARGET, fabric="nvme", initiators=(TAKE,))
+    foreign = ExportPath(dataset=DATASET, target=FOREIGN, fabric="nvme", open=True)
+    assert nvmet.export_paths() == [foreign, ours]
+
+
+def test_an_export_is_removed_with_all_that_is_in_it(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    fs.make("hosts/" + FOREIGN)
+    before = fs.tree()
+    make_all(nvmet)
+    nvmet.remove_export(TARGET, None)
+    assert fs.tree() == before
+    nvmet.remove_export(TARGET, None)
+
+
+def test_a_subsystem_in_use_is_not_removed(nvmet: RealNvmet) -> None:
+    make_all(nvmet)
+    with pytest.raises(Busy):
+        nvmet.remove_target(TARGET)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "nqn.", "nqn.a/b", "iqn.2026-01.x:y", ""])
+def test_a_name_leads_nowhere_else(nvmet: RealNvmet, name: str) -> None:
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: nvmet.add_target(name),
+        lambda: nvmet.add_acl(TARGET, name, chap=keys()),
+        lambda: nvmet.add_portals(name, PORTALS),
+        lambda: nvmet.has_namespace(name, dataset=DATASET, uid=UID),
+    )
+    for call in calls:
+        with pytest.raises(InvalidArgument):
+            call()
+
+
+def test_keys_are_no_part_of_an_error(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    nvmet.add_target(TARGET)
+    fs.make(f"hosts/{TAKE}")
+    (fs.folder / f"hosts/{TAKE}/dhchap_key").unlink()
+    (fs.folder / f"hosts/{TAKE}/dhchap_key").mkdir()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of any kind
+        nvmet.add_acl(TARGET, TAKE, chap=keys())
+    assert "DHHC" not in str(caught.value)
