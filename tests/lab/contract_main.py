@@ -22,8 +22,8 @@ from tests.lab.contract_examples import (
 )
 from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
+from zfsilod.host import nvme
 from zfsilod.host.configfs import Configfs
-from zfsilod.host.nvme import RealNvme
 from zfsilod.host.nvme_disks import Controller
 from zfsilod.host.real import real_host
 from zfsilod.host.run import Runner
@@ -62,8 +62,8 @@ def real_contract() -> Contract:
     for name in CHANGES:
         interrupter.count_calls(Configfs, name)
     interrupter.count_calls(Runner, "__call__")
-    interrupter.count_calls(RealNvme, "_write")
-    interrupter.count_calls(Controller, "_write")
+    interrupter.count_calls(nvme, "send_options")
+    interrupter.count_calls(Controller, "set_attribute")
     return Contract(real_host(secrets), interrupter, real_inventory, _print)
 
 

@@ -156,30 +156,13 @@ class RealNvme:
                 "reconnect_delay": str(RECONNECT_DELAY_S),
                 "ctrl_loss_tmo": str(lost_session_s or -1),
             } | _secrets(chap)
-            number = self._write(options)
+            number = send_options(self._fabrics, options)
             if number in (0, errno.EALREADY):
                 return
             error = _connect_error(number, target, portal)
             if isinstance(error, PermissionDenied):
                 break
         raise error
-
-    def _write(self, options: dict[str, str]) -> int:
-        """Write the options of a connect, and return the errno; 0 when it is connected."""
-        text = ",".join(f"{name}={value}" for name, value in options.items())
-        try:
-            descriptor = os.open(self._fabrics, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise FailedPrecondition(
-                f"{self._fabrics} cannot be opened: {error.strerror}", reason="NO_NVME"
-            ) from error
-        try:
-            os.write(descriptor, text.encode())
-        except OSError as error:
-            return error.errno or errno.EIO
-        finally:
-            os.close(descriptor)
-        return 0
 
     def logout(self, disk: Disk) -> None:
         controllers = self._disks.controllers(disk.target)
@@ -300,6 +283,24 @@ class RealNvme:
     def _load(self) -> None:
         if not exists(self._fabrics) or "nvme_tcp" not in names(f"{self._disks.sys}/module"):
             self._run(["modprobe", "nvme-tcp"], timeout_s=MODPROBE_TIMEOUT_S)
+
+
+def send_options(fabrics: str, options: dict[str, str]) -> int:
+    """Write the options of a connect, and return the errno; 0 when it is connected."""
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    try:
+        descriptor = os.open(fabrics, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{fabrics} cannot be opened: {error.strerror}", reason="NO_NVME"
+        ) from error
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(descriptor)
+    return 0
 
 
 def _secrets(chap: Chap) -> dict[str, str]:

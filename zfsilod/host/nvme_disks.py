@@ -70,17 +70,17 @@ class Controller:
     def set_wait(self, seconds: int) -> None:
         """Change how long I/O waits for it; one that has tried for longer ends at the next try."""
         if not self.waits(seconds):
-            self._write("ctrl_loss_tmo", str(seconds or -1))
+            self.set_attribute("ctrl_loss_tmo", str(seconds or -1))
 
     def delete(self) -> None:
         """End it: pending I/O without another path fails. Returns when the kernel removed it."""
-        self._write("delete_controller", "1")
+        self.set_attribute("delete_controller", "1")
 
     def rescan(self) -> None:
         """Make the kernel read the sizes of its namespaces again."""
-        self._write("rescan_controller", "1")
+        self.set_attribute("rescan_controller", "1")
 
-    def _write(self, name: str, value: str) -> None:
+    def set_attribute(self, name: str, value: str) -> None:
         """Set an attribute, unless the controller is gone. Raises Unavailable."""
         try:
             write(f"{self.folder}/{name}", value)

@@ -1,0 +1,323 @@
+"""The NVMe/TCP host, over a temporary sysfs and a file in place of /dev/nvme-fabrics."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import UID, ScriptedRunner
+from zfsilod.host.nvme import MAX_KB, RealNvme, send_options
+from zfsilod.host.nvme_disks import AllDisks, NvmeDisks
+from zfsilod.model.chap import Chap
+from zfsilod.model.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
+from zfsilod.model.host_facts import Disk
+from zfsilod.model.names import host_nqn, uuid_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
+TAKE = host_nqn("take", UID)
+SIZE = 64 << 20
+DISK = Disk(target=TARGET, serial=UID, size_bytes=SIZE)
+HERE, FORMER = "10.77.0.1:4420", "10.77.0.9:4420"
+KEYS = Chap.make_keys(host=TAKE, subsystem=TARGET)
+
+
+class FakeKernel:
+    """Controllers and the disk of their subsystem in a temporary sysfs."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys, self.dev, self.run = root / "sys", root / "dev", root / "run"
+        for folder in (self.sys / "class/nvme", self.sys / "module/nvme_tcp", self.dev, self.run):
+            folder.mkdir(parents=True)
+        self.fabrics, self.marks = self.dev / "nvme-fabrics", self.run / "marks"
+        self.fabrics.write_text("")
+        self.disks = NvmeDisks(self.sys, self.dev, self.run)
+        self.adapter = RealNvme(
+            ScriptedRunner(), self.disks, fabrics=self.fabrics, marks=self.marks
+        )
+
+    def connect(
+        self,
+        number: int = 0,
+        *,
+        portal: str = HERE,
+        state: str = "live",
+        host: str = TAKE,
+        uid: str = UID,
+        size_bytes: int = SIZE,
+    ) -> Path:
+        """Add a controller with its path, and the disk unless it is there."""
+        folder = self.sys / f"class/nvme/nvme{number}"
+        address, _colon, port = portal.rpartition(":")
+        (folder / f"nvme0c{number}n1/queue").mkdir(parents=True)
+        (folder / f"nvme0c{number}n1/queue/max_sectors_kb").write_text("32768\n")
+        for name, value in {
+            "subsysnqn": TARGET,
+            "hostnqn": host,
+            "state": state,
+            "address": f"traddr={address},trsvcid={port},src_addr=10.77.0.2",
+            "ctrl_loss_tmo": "off",
+            "reconnect_delay": "2",
+            "dhchap_secret": KEYS.password.reveal(),
+            "dhchap_ctrl_secret": KEYS.mutual_password.reveal(),
+            "delete_controller": "",
+            "rescan_controller": "",
+        }.items():
+            (folder / name).write_text(f"{value}\n")
+        self._add_disk(uid, size_bytes)
+        return folder
+
+    def _add_disk(self, uid: str, size_bytes: int) -> None:
+        subsystem = self.sys / "class/nvme-subsystem/nvme-subsys0"
+        head = subsystem / "nvme0n1"
+        (head / "queue").mkdir(parents=True, exist_ok=True)
+        (subsystem / "subsysnqn").write_text(f"{TARGET}\n")
+        (head / "queue/max_sectors_kb").write_text("32768\n")
+        (head / "uuid").write_text(f"{uuid_of(uid)}\n")
+        (head / "size").write_text(f"{size_bytes // 512}\n")
+        (head / "dev").write_text("259:1\n")
+        (self.dev / "nvme0n1").write_text("")
+
+    def on_write(self, monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[dict[str, str]]:
+        """Answer connects with these errnos in turn; return the options of each."""
+        left, seen = list(answers), []
+
+        def send(_fabrics: str, text: dict[str, str]) -> int:
+            seen.append(text)
+            number = left.pop(0)
+            if number == 0:
+                self.connect(len(seen), portal=f"{text['traddr']}:{text['trsvcid']}")
+            return number
+
+        monkeypatch.setattr("zfsilod.host.nvme.send_options", send)
+        return seen
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> FakeKernel:
+    return FakeKernel(tmp_path)
+
+
+def connect(kernel: FakeKernel, *portals: str, disk: Disk = DISK) -> None:
+    kernel.adapter.connect(disk, portals or (HERE,), chap=KEYS, server="give", lost_session_s=0)
+
+
+def test_a_connect_writes_its_options_once(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kernel.sys / "class/nvme").mkdir(exist_ok=True)
+    written = kernel.on_write(monkeypatch, 0)
+    connect(kernel)
+    (options,) = written
+    assert options["nqn"] == TARGET
+    assert options["hostnqn"] == TAKE
+    assert options["ctrl_loss_tmo"] == "-1"
+    assert "fast_io_fail_tmo" not in options
+    assert options["dhchap_secret"] == KEYS.password.reveal()
+    assert kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert kernel.adapter.owner(TARGET) == "give"
+    connect(kernel)
+    assert len(written) == 1, "it is connected"
+    modes = {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
+    assert modes == {0o600}
+
+
+def test_each_publication_has_a_host_id_of_its_own(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses one host id with two names."""
+    written = kernel.on_write(monkeypatch, errno.ECONNREFUSED, errno.ECONNREFUSED)
+    for uid in (UID, "a" * 32):
+        keys = Chap.make_keys(host=host_nqn("take", uid), subsystem=TARGET)
+        with pytest.raises(Unavailable):
+            kernel.adapter.connect(DISK, (HERE,), chap=keys, server="give", lost_session_s=0)
+    assert len({options["hostid"] for options in written}) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "reason"),
+    [
+        (errno.EIO, PermissionDenied, "LOGIN_REFUSED"),
+        (errno.ENOKEY, PermissionDenied, "LOGIN_REFUSED"),
+        (errno.EKEYREJECTED, PermissionDenied, "LOGIN_REFUSED"),
+        (errno.ECONNREFUSED, Unavailable, "NO_LOGIN"),
+        (errno.ETIMEDOUT, Unavailable, "NO_LOGIN"),
+    ],
+)
+def test_a_refused_connect_says_why_without_keys(
+    kernel: FakeKernel,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[PermissionDenied],
+    reason: str,
+) -> None:
+    tries = kernel.on_write(monkeypatch, number, number)
+    with pytest.raises(kind) as caught:
+        connect(kernel, HERE, FORMER)
+    assert caught.value.reason == reason
+    assert "DHHC" not in str(caught.value)
+    assert "DHHC" not in str(caught.value.facts)
+    assert len(tries) == (1 if kind is PermissionDenied else 2)
+
+
+def test_the_write_returns_the_errno(kernel: FakeKernel) -> None:
+    options = {"nqn": TARGET}
+    assert send_options(str(kernel.fabrics), options) == 0
+    assert kernel.fabrics.read_text() == f"nqn={TARGET}"
+    kernel.fabrics.unlink()
+    with pytest.raises(FailedPrecondition) as caught:
+        send_options(str(kernel.fabrics), options)
+    assert caught.value.reason == "NO_NVME"
+
+
+def test_no_option_is_smuggled_in_by_a_server(kernel: FakeKernel) -> None:
+    keys = Chap(
+        username=TAKE,
+        password="DHHC-1:01:x:,hostnqn=other",
+        mutual_username=TARGET,
+        mutual_password="DHHC-1:01:y:",
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        kernel.adapter.connect(DISK, (HERE,), chap=keys, server="give", lost_session_s=0)
+    assert "DHHC" not in str(caught.value)
+    assert kernel.fabrics.read_text() == ""
+
+
+def test_a_controller_that_zfsilo_did_not_make_is_a_conflict(kernel: FakeKernel) -> None:
+    kernel.connect(host="nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111")
+    for call in (
+        lambda: kernel.adapter.has_controller(DISK, (HERE,), server="give"),
+        lambda: connect(kernel),
+    ):
+        with pytest.raises(Conflict) as caught:
+            call()
+        assert caught.value.reason == "FOREIGN_TARGET"
+
+
+def test_a_disk_with_another_identity_is_a_conflict(kernel: FakeKernel) -> None:
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    kernel.connect(uid="f" * 32)
+    with pytest.raises(Conflict):
+        kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert kernel.adapter.problems([DISK]) == {TARGET: "NO_DISK"}
+
+
+def test_a_lost_controller_is_waited_for_at_its_address(kernel: FakeKernel) -> None:
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    kernel.connect(state="connecting")
+    with pytest.raises(Unavailable) as caught:
+        kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert caught.value.reason == "SESSION_RECOVERY"
+    assert kernel.adapter.is_lost(DISK)
+    assert kernel.adapter.has_any_session(DISK)
+    assert kernel.adapter.problems([DISK]) == {TARGET: "LOST"}
+
+
+def test_a_controller_follows_its_server(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new path joins the disk before the former one goes, so that no I/O fails."""
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    former = kernel.connect(portal=FORMER, state="connecting")
+    assert not kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    kernel.on_write(monkeypatch, 0)
+    connect(kernel)
+    assert (former / "delete_controller").read_text() == "1"
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_the_limit_is_set_on_the_disk_and_on_every_path(kernel: FakeKernel) -> None:
+    kernel.connect(0)
+    kernel.connect(1)
+    assert not kernel.adapter.has_queue_limit(DISK)
+    kernel.adapter.set_queue_limit(DISK)
+    assert kernel.adapter.has_queue_limit(DISK)
+    limits = [int(path.read_text()) for path in kernel.sys.rglob("max_sectors_kb")]
+    assert limits == [MAX_KB] * 3
+    one = next(kernel.sys.rglob("nvme0c1n1/queue/max_sectors_kb"))
+    one.write_text("32768\n")
+    assert not kernel.adapter.has_queue_limit(DISK)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "off"), (5, "6"), (600, "600")])
+def test_the_wait_is_compared_as_the_kernel_rounds_it(
+    kernel: FakeKernel, seconds: int, shown: str
+) -> None:
+    folder = kernel.connect()
+    (folder / "ctrl_loss_tmo").write_text("77\n")
+    assert not kernel.adapter.has_loss_wait(DISK, seconds)
+    kernel.adapter.set_loss_wait(DISK, seconds)
+    assert (folder / "ctrl_loss_tmo").read_text() == str(seconds or -1)
+    (folder / "ctrl_loss_tmo").write_text(f"{shown}\n")
+    assert kernel.adapter.has_loss_wait(DISK, seconds)
+
+
+def test_an_unmount_does_not_wait_for_ever(kernel: FakeKernel) -> None:
+    folder = kernel.connect()
+    disks = AllDisks(kernel.sys, kernel.dev, kernel.run)
+    with disks.hurried(TARGET):
+        assert (folder / "ctrl_loss_tmo").read_text() == "30"
+    assert (folder / "ctrl_loss_tmo").read_text() == "-1"
+
+
+def test_new_secrets_are_for_a_lost_controller_too(kernel: FakeKernel) -> None:
+    folder = kernel.connect(state="connecting")
+    assert kernel.adapter.has_session_secrets({TARGET: KEYS})
+    new = Chap.make_keys(host=TAKE, subsystem=TARGET)
+    assert not kernel.adapter.has_session_secrets({TARGET: new})
+    (folder / "dhchap_secret").write_text(new.password.reveal())
+    assert not kernel.adapter.has_session_secrets({TARGET: new}), "half changed"
+    kernel.adapter.set_session_secrets({TARGET: new})
+    assert kernel.adapter.has_session_secrets({TARGET: new})
+    assert kernel.adapter.has_session_secrets({"nqn.2026-01.org.zfsilo:none": new})
+
+
+def test_a_disconnect_removes_the_controller_and_its_mark(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    folder = kernel.connect()
+    monkeypatch.setattr("zfsilod.host.nvme.check_unused", lambda _path, _name: None)
+    monkeypatch.setattr(
+        "zfsilod.host.nvme_disks.Controller.delete", lambda _one: shutil.rmtree(folder)
+    )
+    kernel.adapter.logout(DISK)
+    assert not kernel.adapter.has_any_session(DISK)
+    assert list(kernel.marks.iterdir()) == []
+
+
+def test_the_disk_is_found_by_its_subsystem(kernel: FakeKernel) -> None:
+    kernel.connect()
+    disks = AllDisks(kernel.sys, kernel.dev, kernel.run)
+    device = disks.need(DISK)
+    assert (device.name, device.serial, device.number) == ("nvme0n1", UID, "259:1")
+    assert disks.find("nqn.2026-01.org.zfsilo:give:other") is None
+    assert disks.find(f"iqn.2026-01.org.zfsilo:give:{UID}") is None
+    with pytest.raises(FailedPrecondition):
+        disks.need(DISK.but(target="nqn.2026-01.org.zfsilo:give:other"))
+
+
+def test_keys_have_the_form_of_the_kernel() -> None:
+    import base64
+    import zlib
+
+    kind, transform, text, end = KEYS.password.reveal().split(":")
+    raw = base64.b64decode(text)
+    assert (kind, transform, end, len(raw)) == ("DHHC-1", "01", "", 36)
+    assert int.from_bytes(raw[32:], "little") == zlib.crc32(raw[:32])
+    assert KEYS.password != KEYS.mutual_password
