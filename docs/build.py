@@ -32,6 +32,7 @@ PAGES = (
     "configuration.md",
     "http.md",
     "kubernetes.md",
+    "transports.md",
     "metrics.md",
     "operations.md",
     "changing-things.md",

@@ -14,6 +14,7 @@ let
     (table "daemon" (nonDefault { host_id = cfg.hostId; })
       // table "server" (lib.optionalAttrs cfg.server.enable (nonDefault {
         inherit (cfg.server) root portals overcommit;
+        nvme_portals = cfg.server.nvmePortals;
         iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
@@ -25,6 +26,7 @@ let
       fs_type = volume.fsType;
       mount_options = volume.mountOptions;
       readonly = if volume.readOnly then true else null;
+      transport = volume.transport;
     });
   };
   volumeUnit = name: _volume: lib.nameValuePair "zfsilo-volume@${name}" {
@@ -54,6 +56,7 @@ let
       mountPath = mkOption { type = types.nullOr types.path; default = null; description = "The mount point."; };
       fsType = mkOption { type = types.nullOr (types.enum [ "ext4" "xfs" ]); default = null; description = "The filesystem that is created on an empty volume."; };
       mountOptions = mkOption { type = types.listOf mountOption; default = [ ]; description = "Mount options."; };
+      transport = mkOption { type = types.nullOr (types.enum [ "iscsi" "nvme" ]); default = null; description = "The transport, if the volume has to be published; null: that of the volume."; };
       readOnly = mkOption { type = types.bool; default = false; description = "Whether the volume is attached read-only."; };
     };
   };
@@ -74,6 +77,7 @@ in
       enable = mkOption { type = types.bool; default = false; description = "Whether this host is a server."; };
       root = mkOption { type = types.nullOr dataset; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
       portals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
+      nvmePortals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:4420" ]; description = "Addresses and ports of the NVMe/TCP targets."; };
       iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
       openFirewall = mkOption { type = types.bool; default = true; description = "Whether to open the firewall for the portals and the API."; };
@@ -149,7 +153,7 @@ in
       ];
       boot.kernelModules = [ "target_core_mod" "target_core_iblock" "iscsi_target_mod" "nvmet" "nvmet-tcp" ];
       networking.firewall.allowedTCPPorts = lib.mkIf cfg.server.openFirewall
-        (lib.unique (map portOf cfg.server.portals) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));
+        (lib.unique (map portOf (cfg.server.portals ++ cfg.server.nvmePortals)) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));
     })
 
     (lib.mkIf cfg.client.enable {

@@ -45,6 +45,7 @@ def limits(tmp_path: Path) -> WorkerLimits:
         root="tank",
         prefix=examples.HOW.prefix,
         portals=examples.HOW.portals,
+        nvme_portals=examples.HOW.nvme_portals,
         folders=("/var/lib/kubelet",),
     )
 
@@ -450,6 +451,7 @@ def test_defaults_are_those_of_the_daemon(tmp_path: Path) -> None:
     limits = read_limits(tmp_path)
     assert limits.root == settings.root
     assert limits.portals == settings.export.portals
+    assert limits.nvme_portals == settings.export.nvme_portals
     assert limits.folders == settings.node_paths
 
 

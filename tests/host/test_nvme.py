@@ -294,7 +294,7 @@ def test_a_disconnect_removes_the_controller_and_its_mark(
     folder = kernel.connect()
     monkeypatch.setattr("zfsilod.host.nvme.check_unused", lambda _path, _name: None)
     monkeypatch.setattr(
-        "zfsilod.host.nvme_disks.Controller.delete", lambda _one: shutil.rmtree(folder)
+        "zfsilod.host.nvme_disks.NvmeController.delete", lambda _one: shutil.rmtree(folder)
     )
     kernel.adapter.logout(DISK)
     assert not kernel.adapter.has_any_session(DISK)

@@ -92,7 +92,7 @@ def controllers(machine: Machine) -> int:
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestLife:
+class TestNvmeLife:
     """One volume from its creation to its deletion, beside objects of another program."""
 
     before = ""  # the tree of the target
@@ -100,7 +100,7 @@ class TestLife:
     def test_it_is_mounted_and_written(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         give.sh(FOREIGN)
-        TestLife.before = give.sh(TREE).stdout
+        TestNvmeLife.before = give.sh(TREE).stdout
         publish(give, take)
         write(take)
         take.sh(LARGE, timeout_s=STEP_S)
@@ -139,7 +139,7 @@ class TestLife:
         give, take = pair.give, pair.take
         detach(take)
         remove(give)
-        assert give.sh(TREE).stdout == TestLife.before
+        assert give.sh(TREE).stdout == TestNvmeLife.before
         assert orphans(give) == orphans(take) == []
         give.sh(f"rm {NVMET}/ports/1/subsystems/*; rmdir {NVMET}/ports/1 {NVMET}/hosts/*")
         give.sh(f"rmdir {NVMET}/subsystems/*")
@@ -147,7 +147,7 @@ class TestLife:
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestFenced:
+class TestNvmeFenced:
     """A volume in use is fenced from its client."""
 
     def test_writes_fail_and_no_connect_succeeds(self, pair: Pair) -> None:
@@ -170,7 +170,7 @@ class TestFenced:
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestPowerCut:
+class TestNvmePowerCut:
     """The server loses power while a client writes."""
 
     def test_the_writer_waits_and_goes_on(self, pair: Pair) -> None:
@@ -194,7 +194,7 @@ class TestPowerCut:
 
 @pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestReboot:
+class TestNvmeReboot:
     """The client reboots; its file of volumes.d names the transport."""
 
     def test_it_is_mounted_again(self, pair: Pair) -> None:
@@ -214,7 +214,7 @@ class TestReboot:
 
 
 @pytest.mark.timeout(TEST_S, func_only=True)
-class TestKeys:
+class TestNvmeKeys:
     """Keys that differ, in each direction, and a host that is not allowed."""
 
     @pytest.mark.parametrize("key", ["dhchap_key", "dhchap_ctrl_key"])

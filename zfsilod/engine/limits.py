@@ -208,11 +208,25 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
         raise _outside(f"target {step.target}", f"iqn_prefix ({prefix}) of servers.d/{value}.toml")
 
 
-def _initiator(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+def _initiator(limits: WorkerLimits, value: Any, action: Action) -> None:
+    from zfsilod.model.names import transport_of
+
+    target: Any = getattr(action.step, "target", "")
+    if transport_of(value) != transport_of(target):
+        raise _refused(f"initiator {value!r:.230}", f"the target {target} is of another transport")
+    _client_name(limits, value, action)
+
+
+def _client_name(_limits: WorkerLimits, value: Any, _action: Action) -> None:
     from zfsilod.model.names import is_target_name
 
     if not is_target_name(value):
         raise _refused(f"initiator {value!r:.230}", "it is not an iSCSI or NVMe name")
+
+
+def _client_names(limits: WorkerLimits, value: Any, action: Action) -> None:
+    for name in value:
+        _client_name(limits, name, action)
 
 
 def _initiators(limits: WorkerLimits, value: Any, action: Action) -> None:
@@ -376,7 +390,7 @@ FIELDS: dict[str, Check] = {
     "volume": _text,
     "Backstore.name": _backstore,
     "NoExport.backstore": _own_backstore,
-    "NoOtherPath.initiators": _initiators,
+    "NoOtherPath.initiators": _client_names,
     "NoOtherPath.known": _targets,
     "Detached.root": _text,  # what is removed may be below a folder that is not configured any more
     "Epoch.uid": _known_uid,

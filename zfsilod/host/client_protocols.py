@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.host.transports import SessionAdapter
+from zfsilod.host.transport_protocols import SessionAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:

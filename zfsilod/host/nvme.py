@@ -30,7 +30,7 @@ from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, names, read_text, remove_file
 
 if TYPE_CHECKING:
-    from zfsilod.host.nvme_disks import Controller, NvmeDisks
+    from zfsilod.host.nvme_disks import NvmeController, NvmeDisks
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
@@ -311,7 +311,7 @@ def _secrets(chap: Chap) -> dict[str, str]:
     return dict(zip(SECRETS, values, strict=True))
 
 
-def _hide_secrets(controller: Controller) -> None:
+def _hide_secrets(controller: NvmeController) -> None:
     """Let only root read the secrets; sysfs shows them to any user otherwise."""
     for name in SECRETS:
         try:

@@ -31,7 +31,7 @@ LIVE = "live"
 NO_LIMIT = "off"  # of ctrl_loss_tmo: nvme_ctrl_loss_tmo_show()
 
 
-class Controller:
+class NvmeController:
     """An NVMe/TCP controller of this host: a directory in /sys/class/nvme."""
 
     def __init__(self, folder: str) -> None:
@@ -108,10 +108,10 @@ class NvmeDisks:
         self.sys, self.dev = os.fspath(sys), os.fspath(dev)
         self._udev = Disks(sys, dev, run)
 
-    def controllers(self, target: str = "") -> list[Controller]:
+    def controllers(self, target: str = "") -> list[NvmeController]:
         """Return the controllers of a subsystem, or of all; those that are live come first."""
         root = f"{self.sys}/class/nvme"
-        present = [Controller(f"{root}/{name}") for name in names(root)]
+        present = [NvmeController(f"{root}/{name}") for name in names(root)]
         wanted = [one for one in present if one.target and target in ("", one.target)]
         return sorted(wanted, key=lambda controller: controller.state != LIVE)
 

@@ -116,8 +116,8 @@ class RealNvmet:
     def _is_device_of(self, folder: str, dataset: str) -> bool:
         """Tell whether a namespace has the device of the zvol that has this name now."""
         path = self._fs.read(f"{folder}/device_path") or ""
-        found = dataset_of_device(path)
-        return found == dataset if found else path.startswith("/dev/zd")
+        present = dataset_of_device(path)
+        return present == dataset if present else path.startswith("/dev/zd")
 
     def add_namespace(self, target: str, *, dataset: str, uid: str) -> None:
         folder = self._own_namespace(target)

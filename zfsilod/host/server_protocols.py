@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.host.transports import TargetAdapter
+from zfsilod.host.transport_protocols import TargetAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:

@@ -366,11 +366,7 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
                 view.settings.export,
                 others,
                 fence=fence,
-                shared=any(
-                    path.backstore == plans.backstore_name(volume)
-                    and not plans.is_ours(volume, path)
-                    for path in paths
-                ),
+                shared=_is_shared(volume, paths),
             )
         after = counted.but(state="PUBLISHED") if kept else _unnamed(counted.but(state="CREATED"))
         verb = "fence" if self.fence else "unpublish"
@@ -390,6 +386,12 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
         return ("RETRY_ROLLBACK",)
 
 
+def _is_shared(volume: Volume, paths: Sequence[ExportPath]) -> bool:
+    """Tell whether a target of another program has the backstore of a volume, too."""
+    name = plans.backstore_name(volume)
+    return any(path.backstore == name and not plans.is_ours(volume, path) for path in paths)
+
+
 def _unnamed(volume: Volume) -> Volume:
     """Return a volume that has no export any more."""
     return volume.but(target="", backstore="")
@@ -398,7 +400,7 @@ def _unnamed(volume: Volume) -> Volume:
 def _manner(terms: Publish | Publication) -> str:
     readonly = terms.readonly or terms.access_mode in READERS
     access = "read-only" if readonly else "writable"
-    return f"as {terms.access_mode}, {access}, over {terms.transport.lower()}"
+    return f"over {terms.transport.lower()} as {terms.access_mode}, {access}"
 
 
 def _aliases(txn: Transaction, volume: Volume, publication: Publication) -> Iterator[Publication]:

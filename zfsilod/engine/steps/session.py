@@ -10,7 +10,7 @@ from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
-    from zfsilod.host.transports import SessionAdapter
+    from zfsilod.host.transport_protocols import SessionAdapter
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.record import Pairs
