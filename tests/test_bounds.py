@@ -66,7 +66,9 @@ async def test_pending_releases_have_an_end(
         async def not_published(_server: str, _volume: str) -> Any:
             raise FailedPrecondition("not published", reason="NOT_PUBLISHED")
 
-        async def unreachable(_server: str, _volume: str, *, client_operation: str) -> None:
+        async def unreachable(
+            _server: str, _volume: str, *, client_operation: str, transport: str
+        ) -> None:
             raise FailedPrecondition(f"cannot publish for {client_operation}")
 
         monkeypatch.setattr(context.servers, "fetch", not_published)

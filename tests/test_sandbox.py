@@ -26,6 +26,8 @@ from zfsilod.host.block import RealBlock
 from zfsilod.host.iscsi import RealIscsi
 from zfsilod.host.lio import RealLio
 from zfsilod.host.mount import RealMounts
+from zfsilod.host.nvme import RealNvme
+from zfsilod.host.nvmet import RealNvmet
 from zfsilod.host.real import RealHost
 from zfsilod.host.run import TOOLS, Runner
 from zfsilod.host.snapshots import RealSnapshots
@@ -41,9 +43,18 @@ ADAPTERS = {
     "zfs": RealZfs,
     "snapshots": RealSnapshots,
     "lio": RealLio,
+    "nvmet": RealNvmet,
     "iscsi": RealIscsi,
+    "nvme": RealNvme,
     "block": RealBlock,
     "mounts": RealMounts,
+}
+# The functions of host/transports.py, and a variable, by which a step names several adapters.
+ANY_ADAPTER = {
+    "target_adapter": ("lio", "nvmet"),
+    "export_paths": ("lio", "nvmet"),
+    "session_adapter": ("iscsi", "nvme"),
+    "adapter": ("iscsi", "nvme"),
 }
 PARTS: tuple[SandboxPart, ...] = get_args(SandboxPart)
 
@@ -129,8 +140,20 @@ def entries(kind: type[HostStep]) -> Iterator[FunctionType]:
                 case ast.Attribute(
                     value=ast.Attribute(value=ast.Name(id="host"), attr=adapter), attr=name
                 ):
-                    yield getattr(ADAPTERS[adapter], name)
-                    yield getattr(ADAPTERS[adapter], "__init__")  # noqa: B009 - mypy objects to it
+                    yield from functions_of((adapter,), name)
+                case ast.Attribute(value=ast.Call(func=ast.Name(id=function)), attr=name):
+                    yield from functions_of(ANY_ADAPTER.get(function, ()), name)
+                case ast.Attribute(value=ast.Name(id="adapter"), attr=name):
+                    yield from functions_of(ANY_ADAPTER["adapter"], name)
+                case ast.Call(func=ast.Name(id="export_paths")):
+                    yield from functions_of(ANY_ADAPTER["export_paths"], "export_paths")
+
+
+def functions_of(adapters: tuple[str, ...], name: str) -> Iterator[FunctionType]:
+    """Yield a method of these adapters, and what makes the adapters."""
+    for adapter in adapters:
+        yield getattr(ADAPTERS[adapter], name)
+        yield getattr(ADAPTERS[adapter], "__init__")  # noqa: B009 - mypy objects to it
 
 
 @cache

@@ -61,8 +61,8 @@ COMMON = (
 )
 STEPS = {
     "create": "engine.steps.zfs model.sizes",
-    "publish": "engine.steps.access engine.steps.export",
-    "connect": "engine.steps.session model.sizes",
+    "publish": "engine.steps.access engine.steps.export host.transports model.names",
+    "connect": "engine.steps.session host.transports model.names model.sizes",
     "mount": "engine.steps.mount",
 }
 COMPARED = "engine.steps.ownership model.names model.ownership"  # before a rollback
@@ -77,9 +77,11 @@ ADAPTERS = {
     "snapshots": f"{ZFS} host.snapshots",
     "lio": f"{ZFS} host.configfs host.export_paths host.lio",
     "iscsi": f"{DISKS} host.iscsi host.locks host.node_records model.connection",
-    "block": f"{DISKS} host.block host.places host.superblock",
-    "mounts": f"{DISKS} host.block host.filesystem_health host.mount host.mount_calls "
-    "host.mountpoints host.places host.processes host.superblock",
+    "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvmet host.nvmet_ports",
+    "nvme": f"{DISKS} host.nvme host.nvme_disks model.connection",
+    "block": f"{DISKS} host.all_disks host.block host.places host.superblock",
+    "mounts": f"{DISKS} host.all_disks host.block host.filesystem_health host.mount "
+    "host.mount_calls host.mountpoints host.places host.processes host.superblock",
 }
 LIMITS = """
 from zfsilod.engine.limits import read_limits

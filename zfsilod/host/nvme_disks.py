@@ -184,28 +184,6 @@ class NvmeDisks:
         ]
 
 
-class AllDisks(Disks):
-    """The disks of this host, of every transport, for those who use them as block devices."""
-
-    def find(self, target: str) -> Device | None:
-        """Return the disk of a target; None when it has no session or no disk."""
-        return self._nvme.find(target) if _is_nvme(target) else super().find(target)
-
-    def need(self, disk: Disk) -> Device:
-        """Return the device of a disk, as Disks.need() and NvmeDisks.need()."""
-        return self._nvme.need(disk) if _is_nvme(disk.target) else super().need(disk)
-
-    @contextmanager
-    def hurried(self, target: str) -> Iterator[None]:
-        """Let I/O fail soon when the session is lost meanwhile, so that no unmount hangs in it."""
-        with self._nvme.hurried(target) if _is_nvme(target) else super().hurried(target):
-            yield
-
-    @property
-    def _nvme(self) -> NvmeDisks:
-        return NvmeDisks(self.sys, self.dev, self.run)
-
-
 def recovering(target: str, state: str) -> Unavailable:
     """Return the error for a controller that is lost, and tries to connect again."""
     return Unavailable(
@@ -213,10 +191,6 @@ def recovering(target: str, state: str) -> Unavailable:
         reason="SESSION_RECOVERY",
         target=target,
     )
-
-
-def _is_nvme(target: str) -> bool:
-    return target.startswith("nqn.")
 
 
 def _is_disk(name: str) -> bool:

@@ -95,13 +95,13 @@ class RealHost:
 
                 return RealNvme(self._run, NvmeDisks())
             case "block":
+                from zfsilod.host.all_disks import AllDisks
                 from zfsilod.host.block import RealBlock
-                from zfsilod.host.nvme_disks import AllDisks
 
                 return RealBlock(self._run, AllDisks())
             case "mounts":
+                from zfsilod.host.all_disks import AllDisks
                 from zfsilod.host.mount import RealMounts
-                from zfsilod.host.nvme_disks import AllDisks
 
                 return RealMounts(self._run, AllDisks())
         raise AttributeError(name)

@@ -24,7 +24,7 @@ def simulated_initiator(facts: AnyPath | None) -> str:
 class FakeIscsi(FakeSessions):
     """Node records and sessions; a login to a target of this host needs its ACL and secrets."""
 
-    transport = "ISCSI"
+    prefix = "iqn."
 
     def owner(self, target: str) -> str | None:
         node = self.facts.get(f"node:{target}")

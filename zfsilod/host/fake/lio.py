@@ -10,7 +10,7 @@ from zfsilod.model.host_facts import ExportPath
 class FakeLio(FakeTargets):
     """The iSCSI targets as facts."""
 
-    transport = "ISCSI"
+    prefix = "iqn."
 
     def has_backstore(self, name: str, *, dataset: str, serial: str) -> bool:
         backstore = self.facts.get(f"backstore:{name}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class FakeNvme(FakeSessions):
     """Controllers; one of a subsystem of this host needs its right, its keys and a port."""
 
-    transport = "NVME"
+    prefix = "nqn."
 
     def owner(self, target: str) -> str | None:
         session = self.facts.get(f"session:{target}")

@@ -10,7 +10,7 @@ from zfsilod.model.host_facts import ExportPath
 class FakeNvmet(FakeTargets):
     """The NVMe subsystems as facts: a subsystem is a target, an allowed host an ACL."""
 
-    transport = "NVME"
+    prefix = "nqn."
 
     def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
         namespace = self.facts.get(f"namespace:{target}")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import transport_of
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.words import SessionProblem, Transport
+    from zfsilod.model.words import SessionProblem
 
 
 class FakeSessions:
     """The sessions of one transport as facts."""
 
-    transport: Transport
+    prefix: str  # of the names of its targets
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -70,7 +69,7 @@ class FakeSessions:
 
     def sessions(self, prefix: str = "") -> list[str]:
         names = [name for name in self.facts.names("session") if name.startswith(prefix)]
-        return sorted(name for name in names if transport_of(name) == self.transport)
+        return sorted(name for name in names if name.startswith(self.prefix))
 
     def drop(self, disk: Disk) -> None:
         if self.has_any_session(disk):

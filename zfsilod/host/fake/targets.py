@@ -5,18 +5,16 @@ from __future__ import annotations
 from zfsilod.host.fake.secrets import digest
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import transport_of
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.chap import Chap
-    from zfsilod.model.words import Transport
 
 
 class FakeTargets:
     """The targets of one transport as facts."""
 
-    transport: Transport
+    prefix: str  # of the names of its targets
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -27,7 +25,7 @@ class FakeTargets:
 
     def list_targets(self) -> list[str]:
         names = self.facts.names("target")
-        return sorted(name for name in names if transport_of(name) == self.transport)
+        return sorted(name for name in names if name.startswith(self.prefix))
 
     def list_acls(self, target: str) -> list[str]:
         prefix = f"{target}/"
