@@ -239,7 +239,7 @@ def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:
         or not set(wanted.access_modes) <= set(volume.access_modes),
         "source": volume.source != wanted.source_message,
         "thin": volume.thin != wanted.parameters.thin,
-        "transport": volume.transport != wanted.parameters.transport,
+        "transport": (volume.transport or pb.TRANSPORT_ISCSI) != wanted.parameters.transport,
         "volblocksize": block is not None and parameters.block_bytes(block) != volume.volblocksize,
     }
     fields = [field for field, different in differs.items() if different]

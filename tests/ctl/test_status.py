@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.running import GIVE, made
 from tests.api.test_certificates_in_use import revoke
-from tests.examples import ATTACHMENT, BLOCK, HOW, PUBLICATION, VOLUME
+from tests.examples import ATTACHMENT, BLOCK, HOW, NVME_ATTACHMENT, PUBLICATION, VOLUME
 from zfsilod.ctl.output import table
 from zfsilod.ctl.output.facts import SECTIONS
 from zfsilod.engine import plans
@@ -113,6 +113,7 @@ def test_every_fact_of_a_volume_has_its_words() -> None:
         *plans.server_facts(VOLUME, [], HOW),
         *plans.server_facts(VOLUME, [PUBLICATION], HOW),
         *plans.client_facts(ATTACHMENT),
+        *plans.client_facts(NVME_ATTACHMENT),
         *plans.client_facts(BLOCK),
     )
     named = {type(action.step).__name__ for action in truth if isinstance(action.step, HostStep)}
