@@ -116,11 +116,12 @@ def lasting(facts: dict[str, Any]) -> dict[str, Any]:
 def not_sticky(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts that a rollback must restore.
 
-    Not filesystems, epochs of zvols, and sizes of sessions.
+    Not filesystems, epochs of zvols, and sizes and limits of sessions.
     """
     kept = {n: v for n, v in facts.items() if not n.startswith("content:")}
     for name in [name for name in kept if name.startswith("zvol:")]:
         properties = kept[name]["properties"]
         without = {n: v for n, v in properties.items() if n != "zfsilo:epoch"}
         kept[name] = kept[name] | {"properties": without}
-    return {n: (v | {"size": 0} if n.startswith("session:") else v) for n, v in kept.items()}
+    learned = {"size": 0, "limited": True}
+    return {n: (v | learned if n.startswith("session:") else v) for n, v in kept.items()}

@@ -242,6 +242,7 @@ def test_a_controller_follows_its_server(
 
 
 def test_the_limit_is_set_on_the_disk_and_on_every_path(kernel: FakeKernel) -> None:
+    assert not kernel.adapter.has_queue_limit(DISK), "without a disk"
     kernel.connect(0)
     kernel.connect(1)
     assert not kernel.adapter.has_queue_limit(DISK)

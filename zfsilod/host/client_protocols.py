@@ -101,7 +101,10 @@ class NvmeAdapter(SessionAdapter, Protocol):
         """
 
     def has_queue_limit(self, disk: Disk) -> bool:
-        """Tell whether no request to the disk is larger than the server's target can take."""
+        """Tell whether no request to the disk is larger than the server's target can take.
+
+        False without a disk.
+        """
 
     def set_queue_limit(self, disk: Disk) -> None: ...
 

@@ -208,16 +208,17 @@ class RealNvme:
     # The disk
 
     def has_queue_limit(self, disk: Disk) -> bool:
-        return all(int(read_text(path)) <= MAX_KB for path in self._limits(disk))
+        device = self._disks.find(disk.target)
+        limits = self._limits(device, disk) if device else []
+        return bool(limits) and all(int(read_text(path)) <= MAX_KB for path in limits)
 
     def set_queue_limit(self, disk: Disk) -> None:
-        for path in self._limits(disk):
+        for path in self._limits(self._disks.need(disk), disk):
             if int(read_text(path)) > MAX_KB:
                 write(path, str(MAX_KB))
 
-    def _limits(self, disk: Disk) -> list[str]:
+    def _limits(self, device: Device, disk: Disk) -> list[str]:
         """Return the limits of the disk and of its paths, where requests are merged again."""
-        device = self._disks.need(disk)
         folders = [device.folder, *self._disks.paths(disk.target)]
         return [f"{folder}/queue/max_sectors_kb" for folder in folders]
 

@@ -165,6 +165,7 @@ class AdoptVolume(Request[None]):
             labels=pairs(parse_labels(marks.get("labels", ""))),
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=access_modes or ("SINGLE_NODE_WRITER",),
+            transport="NVME" if marks.get("transport") == "NVME" else "ISCSI",
             state="CREATED",
             guid=self.zvol.guid,
             filesystem=parse_filesystem_mark(marks.get("filesystem", "")),

@@ -159,6 +159,7 @@ class CreateVolume(Request[PoolSpace]):
             labels=check_labels(self.labels),
             hosts=check_hosts(self.hosts),
             access_modes=self.access_modes,
+            transport=self.transport,
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
             created_at=view.now,

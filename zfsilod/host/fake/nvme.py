@@ -60,8 +60,7 @@ class FakeNvme(FakeSessions):
         self.facts.effect(f"session:{disk.target}", session | wait_of(lost_session_s))
 
     def has_queue_limit(self, disk: Disk) -> bool:
-        need_session(self.facts, disk)
-        return "limited" in self.facts.get(f"session:{disk.target}")
+        return "limited" in (self.facts.get(f"session:{disk.target}") or {})
 
     def set_queue_limit(self, disk: Disk) -> None:
         need_session(self.facts, disk)

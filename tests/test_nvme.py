@@ -1,0 +1,185 @@
+"""Publications over NVMe: their names, what they refuse, and how they are repaired."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.examples import TAKE
+from tests.service_fixture import ServiceFixture, administrator, service_fixture
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.names import host_nqn
+from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.requests.attach import MountAt, Stage
+from zfsilod.requests.connect import Connect
+from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.hosts import CreateHost, UpdateHost
+from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
+from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.orphan_scan import find_orphans
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+GIB = 1 << 30
+CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
+PUBLISH = Publish(volume="data", host="take", transport="NVME")
+CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
+SHARED = CREATE.but(mode="BLOCK", access_modes=("MULTI_NODE_MULTI_WRITER",))
+OTHER = CreateHost(id="other", iqn="iqn.2024-01.lab.other:host")
+
+
+@pytest.fixture
+async def fixture(tmp_path: Path) -> AsyncIterator[ServiceFixture]:
+    async with service_fixture(tmp_path) as running:
+        await running.do(CreateHost(id="take", iqn=TAKE))
+        yield running
+
+
+def volume(fixture: ServiceFixture) -> Volume:
+    with fixture.service.context.read() as txn:
+        record = txn.get(Volume, "data")
+    assert record is not None
+    return record
+
+
+def publications(fixture: ServiceFixture) -> list[Publication]:
+    with fixture.service.context.read() as txn:
+        return list(txn.scan(Publication))
+
+
+async def test_a_publication_has_a_host_name_of_its_own(fixture: ServiceFixture) -> None:
+    more = CREATE.but(id="more", transport="NVME")
+    await fixture.do(CREATE, PUBLISH, more, Publish(volume="more", host="take"))
+    one, two = publications(fixture)
+    assert {one.transport, two.transport} == {"NVME"}
+    assert one.initiator == host_nqn("take", volume(fixture).uid)
+    assert one.initiator != two.initiator
+    chap = fixture.service.context.store.chap
+    assert chap(one.secret).password != chap(two.secret).password
+    assert volume(fixture).target.startswith("nqn.2026-01.org.zfsilo:")
+
+
+async def test_a_rotation_of_one_leaves_the_other(fixture: ServiceFixture) -> None:
+    more = CREATE.but(id="more", transport="NVME")
+    await fixture.do(CREATE, PUBLISH, more, Publish(volume="more", host="take"))
+    before = fixture.host.facts.of_kind("acl")
+    await fixture.do(RotateSecrets(volume="data"))
+    after = fixture.host.facts.of_kind("acl")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {name for name in before if name.endswith(f":{volume(fixture).uid}")}
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong", "error", "reason"),
+    [
+        ((CREATE,), PUBLISH.but(readonly=True), InvalidArgument, "NVME_READONLY"),
+        ((CREATE, PUBLISH), PUBLISH.but(transport="ISCSI"), AlreadyExists, "ALREADY_EXISTS"),
+        (
+            (OTHER, SHARED, PUBLISH),
+            PUBLISH.but(host="other", transport="ISCSI"),
+            FailedPrecondition,
+            "PUBLISHED",
+        ),
+    ],
+)
+async def test_a_refusal_changes_nothing(
+    fixture: ServiceFixture,
+    before: tuple[Publish, ...],
+    wrong: Publish,
+    error: type[InvalidArgument],
+    reason: str,
+) -> None:
+    await fixture.do(*before)
+    facts = fixture.host.facts.snapshot()
+    with pytest.raises(error) as caught:
+        await fixture.do(wrong)
+    assert caught.value.reason == reason
+    assert fixture.host.facts.snapshot() == facts
+
+
+async def test_a_publication_without_a_transport_has_that_of_the_others(
+    fixture: ServiceFixture,
+) -> None:
+    await fixture.do(OTHER, SHARED, PUBLISH, PUBLISH.but(host="other", transport=""))
+    assert [one.transport for one in publications(fixture)] == ["NVME", "NVME"]
+    await fixture.do(PUBLISH.but(transport=""))
+
+
+async def test_another_transport_follows_an_unpublication(fixture: ServiceFixture) -> None:
+    unpublish = Unpublish(volume="data")
+    await fixture.do(CREATE, PUBLISH, unpublish, PUBLISH.but(transport="ISCSI"))
+    assert volume(fixture).target.startswith("iqn.")
+    await fixture.do(unpublish, PUBLISH)
+    assert volume(fixture).target.startswith("nqn.")
+    assert fixture.host.lio.list_targets() == []
+    assert len(fixture.host.nvmet.list_targets()) == 1
+
+
+async def test_an_iqn_of_another_name_does_not_matter(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH, UpdateHost(id="take", mask=("iqn",), iqn=OTHER.iqn))
+    await fixture.do(PUBLISH, CONNECT)
+
+
+async def test_an_attachment_is_repaired_after_a_reboot(fixture: ServiceFixture) -> None:
+    stage, mount = Stage(id="data"), MountAt(id="data", path="/srv/data")
+    await fixture.do(CREATE, PUBLISH, CONNECT, stage, mount)
+    before = fixture.host.facts.snapshot()
+    fixture.host.facts.reboot()
+    assert fixture.host.facts.snapshot() != before
+    for _pass in range(2):
+        await fixture.service.reconciler.sync_all(caller=administrator("boot"))
+    assert fixture.host.facts.snapshot() == before
+
+
+async def test_new_secrets_reach_the_controller(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH, CONNECT, RotateSecrets(volume="data", force=True))
+    await fixture.do(RefreshSecrets(server="give", ids=("data",)))
+    (acl,) = fixture.host.facts.of_kind("acl").values()
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert session["chap"] == acl
+    with fixture.service.context.read() as txn:
+        attachment = txn.get(Attachment, "data")
+    assert attachment is not None
+    assert attachment.rotation == 1
+    await fixture.do(Disconnect(id="data"))
+    assert fixture.host.facts.of_kind("session") == {}
+
+
+async def test_a_foreign_subsystem_of_the_zvol_is_shown_and_kept(fixture: ServiceFixture) -> None:
+    await fixture.do(CREATE, PUBLISH)
+    nvmet, foreign = fixture.host.nvmet, "nqn.2014-08.org.example:other"
+    nvmet.add_target(foreign)
+    nvmet.add_namespace(foreign, dataset=volume(fixture).dataset, uid="f" * 32)
+    (orphan,) = await find_orphans(fixture.service.context)
+    assert (orphan.name, orphan.foreign) == (f"target/{foreign}", True)
+    await fixture.do(Unpublish(volume="data"))
+    assert nvmet.list_targets() == [foreign]
+
+
+@pytest.mark.parametrize("transport", ["ISCSI", "NVME"])
+async def test_a_way_of_the_other_transport_is_closed_too(
+    fixture: ServiceFixture, transport: str
+) -> None:
+    """As a store may leave it that was restored from before a change of the transport."""
+    await fixture.do(CREATE, PUBLISH.but(transport=transport))
+    record, uid = volume(fixture), volume(fixture).uid
+    if transport == "ISCSI":
+        left = f"nqn.2026-01.org.zfsilo:give:{uid}"
+        fixture.host.facts.effect(f"target:{left}", "ready")
+        fixture.host.facts.effect(
+            f"namespace:{left}", {"dataset": record.dataset, "uid": uid, "enabled": True}
+        )
+        fixture.host.facts.effect(f"acl:{left}/{host_nqn('take', uid)}", "former")
+    else:
+        left = f"iqn.2026-01.org.zfsilo:give:{uid}"
+        backstore = {"dataset": record.dataset, "serial": uid, "enabled": True}
+        fixture.host.facts.effect(f"backstore:zfsilo-{uid}", backstore)
+        fixture.host.facts.effect(f"target:{left}", "ready")
+        fixture.host.facts.effect(f"lun:{left}", f"zfsilo-{uid}")
+        fixture.host.facts.effect(f"acl:{left}/{TAKE}", "former")
+    await fixture.do(Unpublish(volume="data", fence=True, grace_s=0))
+    assert fixture.host.facts.of_kind("acl") == {}
