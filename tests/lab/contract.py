@@ -21,7 +21,7 @@ from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath
+from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath, Reopened
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.nvme import QueueLimit
@@ -52,6 +52,7 @@ FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 FOREIGN_NQN = "nqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
 GUARDS = (
+    Reopened,
     SessionPortal,
     NoOtherPath,
     NoSession,

@@ -13,7 +13,7 @@ from zfsilod.engine.plans.transports import (
     steps_of,
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import NoExport, NoOtherPath
+from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -343,8 +343,13 @@ def unpublish(
     """
     opening = _opening_steps(volume, export)
     first, *rest = revoke(volume, publication, export, others, fence=fence)
-    if others:  # what a fence of one client closed is opened again for the others
-        return (first, *rest, *up(opening))
+    if others:
+        again = [
+            Reopened(target=step.target, portals=step.portals)
+            for step in opening
+            if isinstance(step, Portals)
+        ]
+        return (first, *rest, *up(again))
     unused = _closed_steps(volume, export)[1 if shared else 0 :]
     return (first, *down(opening), *rest, *down(unused))
 

@@ -178,6 +178,34 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
         return Resources(targets=(self.target,))
 
 
+class Reopened(OneWay, tag="Reopened", part="TARGET"):
+    """The target, as far as it exists, listens for the clients that are left after a fence.
+
+    Where the end of one client's access closes the ports for all, a killed worker may leave them
+    closed. One-way: it is no more than what the publications of the others require.
+    """
+
+    volatile = True
+    target: str
+    portals: tuple[str, ...]
+
+    def probe(self, host: HostAdapters) -> bool:
+        adapter = target_adapter(host, self.target)
+        return not adapter.list_acls(self.target) or adapter.has_portals(self.target, self.portals)
+
+    def do(self, host: HostAdapters) -> None:
+        target_adapter(host, self.target).add_portals(self.target, self.portals)
+
+    def fact(self) -> str:
+        return f"target listens at {', '.join(self.portals)} for its other clients"
+
+    def describe_do(self) -> str:
+        return f"listen at {', '.join(self.portals)} for the other clients of target {self.target}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
+
+
 class Enabled(HostStep, tag="Enabled", part="TARGET"):
     """The target is enabled: it answers logins."""
 
