@@ -10,8 +10,9 @@ import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host.all_disks import AllDisks
-from zfsilod.host.nvme import MAX_KB, RealNvme, send_options
+from zfsilod.host.nvme import MAX_KB, RealNvme
 from zfsilod.host.nvme_disks import NvmeDisks
+from zfsilod.host.nvme_fabrics import send_options
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     Conflict,

@@ -53,6 +53,7 @@ UNITS = {
     "take": ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer"),
 }
 JOIN = "/root/take.join"
+START_S = 300  # beside other machines on the same processors
 
 
 def configure(give: Machine, take: Machine) -> None:
@@ -61,11 +62,12 @@ def configure(give: Machine, take: Machine) -> None:
     for machine in (give, take):
         text = CONFIGURATION[machine.name]
         machine.put("/etc/zfsilo/zfsilod.toml", text.encode(), 0o644)
-        machine.run("systemctl", "enable", "--now", *UNITS[machine.name])
-    give.run("zfsiloctl", "pki", "init")
-    give.run("zfsiloctl", "pki", "issue", "host", "take", "--address", "give", "--file", JOIN)
+        machine.run("systemctl", "enable", "--now", *UNITS[machine.name], timeout_s=START_S)
+    give.run("zfsiloctl", "pki", "init", timeout_s=START_S)
+    issue = ("pki", "issue", "host", "take", "--address", "give", "--file", JOIN)
+    give.run("zfsiloctl", *issue, timeout_s=START_S)
     take.put(JOIN, give.get(JOIN), 0o600)
-    take.run("zfsiloctl", "join", JOIN)
+    take.run("zfsiloctl", "join", JOIN, timeout_s=START_S)
     for machine in (give, take):
         machine.run("rm", "-f", JOIN)
 

@@ -15,17 +15,23 @@ from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_
 from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
+from zfsilod.host.nvme_fabrics import (
+    FABRICS,
+    SECRETS,
+    connect_error,
+    connect_options,
+    secret_options,
+    send_options,
+)
 from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import (
     Conflict,
-    FailedPrecondition,
-    InvalidArgument,
     PermissionDenied,
     Unavailable,
     ZfsiloError,
 )
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, nqn, portal_parts, uuid_of
+from zfsilod.model.names import check_portal, nqn
 from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, names, read_text, remove_file
 
@@ -37,10 +43,8 @@ if TYPE_CHECKING:
     from zfsilod.model.words import SessionProblem
     from zfsilod.storage.paths import AnyPath
 
-FABRICS = "/dev/nvme-fabrics"
 MARKS = "/run/zfsilo/nvme"  # a file for each subsystem with a controller: the name of its server
 MODPROBE_TIMEOUT_S = 30
-RECONNECT_DELAY_S = 2  # between attempts to connect a lost controller again
 DISK_DEADLINE_S = 30
 END_DEADLINE_S = 30
 GROWTH_DEADLINE_S = 10
@@ -48,15 +52,6 @@ RESPONSE_TIMEOUT_S = 5
 MAX_KB = 1024
 """The largest request. The target of Linux 6.12 names no limit, and fails requests from 2 MiB on
 when it finds no memory for them: the client would see I/O errors."""
-SECRETS = (
-    "dhchap_secret",
-    "dhchap_ctrl_secret",
-)  # options of a connect, attributes of a controller
-REFUSED = {
-    errno.EIO: "this host, or does not have the subsystem",
-    errno.ENOKEY: "this host without a key",
-    errno.EKEYREJECTED: "the key of this host, or failed to authenticate itself",
-}
 
 
 class RealNvme:
@@ -145,21 +140,11 @@ class RealNvme:
     ) -> None:
         error: ZfsiloError = Unavailable(f"{target} has no portal", target=target)
         for portal in portals:
-            address, port = portal_parts(portal)
-            options = {
-                "transport": "tcp",
-                "traddr": address,
-                "trsvcid": str(port),
-                "nqn": target,
-                "hostnqn": nqn(chap.username),
-                "hostid": _host_id(chap.username),
-                "reconnect_delay": str(RECONNECT_DELAY_S),
-                "ctrl_loss_tmo": str(lost_session_s or -1),
-            } | _secrets(chap)
+            options = connect_options(target, portal, chap, lost_session_s)
             number = send_options(self._fabrics, options)
             if number in (0, errno.EALREADY):
                 return
-            error = _connect_error(number, target, portal)
+            error = connect_error(number, target, portal)
             if isinstance(error, PermissionDenied):
                 break
         raise error
@@ -259,13 +244,13 @@ class RealNvme:
             read_text(f"{controller.folder}/{name}").strip() == secret
             for target, chap in chaps.items()
             for controller in self._disks.controllers(target)
-            for name, secret in _secrets(chap).items()
+            for name, secret in secret_options(chap).items()
         )
 
     def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
         for target, chap in chaps.items():
             for controller in self._disks.controllers(target):
-                for name, secret in _secrets(chap).items():
+                for name, secret in secret_options(chap).items():
                     write(f"{controller.folder}/{name}", secret)
 
     # For the daemon
@@ -286,32 +271,6 @@ class RealNvme:
             self._run(["modprobe", "nvme-tcp"], timeout_s=MODPROBE_TIMEOUT_S)
 
 
-def send_options(fabrics: str, options: dict[str, str]) -> int:
-    """Write the options of a connect, and return the errno; 0 when it is connected."""
-    text = ",".join(f"{name}={value}" for name, value in options.items())
-    try:
-        descriptor = os.open(fabrics, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"{fabrics} cannot be opened: {error.strerror}", reason="NO_NVME"
-        ) from error
-    try:
-        os.write(descriptor, text.encode())
-    except OSError as error:
-        return error.errno or errno.EIO
-    finally:
-        os.close(descriptor)
-    return 0
-
-
-def _secrets(chap: Chap) -> dict[str, str]:
-    """Return the keys by their options. Raises InvalidArgument, which never quotes them."""
-    values = (chap.password.reveal(), chap.mutual_password.reveal())
-    if any("," in value or not value.isprintable() for value in values):
-        raise InvalidArgument("a key of the controller is not a key of DH-HMAC-CHAP")
-    return dict(zip(SECRETS, values, strict=True))
-
-
 def _hide_secrets(controller: NvmeController) -> None:
     """Let only root read the secrets; sysfs shows them to any user otherwise."""
     for name in SECRETS:
@@ -319,13 +278,6 @@ def _hide_secrets(controller: NvmeController) -> None:
             os.chmod(f"{controller.folder}/{name}", 0o600)
         except FileNotFoundError:
             continue  # the controller is gone
-
-
-def _host_id(host_nqn: str) -> str:
-    """Return the id of a host name; the kernel refuses one id with two names."""
-    from hashlib import sha256
-
-    return uuid_of(sha256(host_nqn.encode()).hexdigest()[:32])
 
 
 def _check_disk(device: Device, disk: Disk) -> None:
@@ -338,19 +290,3 @@ def _check_disk(device: Device, disk: Disk) -> None:
             found=str(device.size_bytes),
             expected=str(disk.size_bytes),
         )
-
-
-def _connect_error(number: int, target: str, portal: str) -> ZfsiloError:
-    name = errno.errorcode.get(number, str(number))
-    facts = {"target": target, "portal": portal, "errno": name}
-    if number in REFUSED:
-        return PermissionDenied(
-            f"the target {target} at {portal} refused {REFUSED[number]}",
-            reason="LOGIN_REFUSED",
-            **facts,
-        )
-    return Unavailable(
-        f"the connect to {target} at {portal} failed: {os.strerror(number)}",
-        reason="NO_LOGIN",
-        **facts,
-    )

@@ -81,7 +81,7 @@ def host_nqn(host: str, uid: str) -> str:
     """Return the NVMe name of a host for one volume.
 
     The kernel's target keeps one pair of keys for each host name, so two publications with one name
-    would share their secrets: docs/decisions/0013-a-host-nqn-for-each-publication.md.
+    would share their secrets: docs/decisions/0014-a-host-nqn-for-each-publication.md.
     """
     return f"{HOST_NQN}{host}:{uid}"
 

@@ -1,0 +1,98 @@
+"""The options of a connect over NVMe/TCP, written to /dev/nvme-fabrics, and its outcome.
+
+drivers/nvme/host/fabrics.c of the kernel reads the options and tells the outcome by errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from zfsilod.model.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    ZfsiloError,
+)
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import nqn, portal_parts, uuid_of
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+
+FABRICS = "/dev/nvme-fabrics"
+RECONNECT_DELAY_S = 2  # between attempts to connect a lost controller again
+SECRETS = (
+    "dhchap_secret",
+    "dhchap_ctrl_secret",
+)  # options of a connect, attributes of a controller
+REFUSED = {
+    errno.EIO: "this host, or does not have the subsystem",
+    errno.ENOKEY: "this host without a key",
+    errno.EKEYREJECTED: "the key of this host, or failed to authenticate itself",
+}
+
+
+def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -> dict[str, str]:
+    """Return the options of a connect, with its secrets."""
+    address, port = portal_parts(portal)
+    return {
+        "transport": "tcp",
+        "traddr": address,
+        "trsvcid": str(port),
+        "nqn": target,
+        "hostnqn": nqn(chap.username),
+        "hostid": _host_id(chap.username),
+        "reconnect_delay": str(RECONNECT_DELAY_S),
+        "ctrl_loss_tmo": str(lost_session_s or -1),
+    } | secret_options(chap)
+
+
+def send_options(fabrics: str, options: dict[str, str]) -> int:
+    """Write the options of a connect, and return the errno; 0 when it is connected."""
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    try:
+        descriptor = os.open(fabrics, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{fabrics} cannot be opened: {error.strerror}", reason="NO_NVME"
+        ) from error
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        return error.errno or errno.EIO
+    finally:
+        os.close(descriptor)
+    return 0
+
+
+def secret_options(chap: Chap) -> dict[str, str]:
+    """Return the keys by their options. Raises InvalidArgument, which never quotes them."""
+    values = (chap.password.reveal(), chap.mutual_password.reveal())
+    if any("," in value or not value.isprintable() for value in values):
+        raise InvalidArgument("a key of the controller is not a key of DH-HMAC-CHAP")
+    return dict(zip(SECRETS, values, strict=True))
+
+
+def connect_error(number: int, target: str, portal: str) -> ZfsiloError:
+    name = errno.errorcode.get(number, str(number))
+    facts = {"target": target, "portal": portal, "errno": name}
+    if number in REFUSED:
+        return PermissionDenied(
+            f"the target {target} at {portal} refused {REFUSED[number]}",
+            reason="LOGIN_REFUSED",
+            **facts,
+        )
+    return Unavailable(
+        f"the connect to {target} at {portal} failed: {os.strerror(number)}",
+        reason="NO_LOGIN",
+        **facts,
+    )
+
+
+def _host_id(host_nqn: str) -> str:
+    """Return the id of a host name; the kernel refuses one id with two names."""
+    from hashlib import sha256
+
+    return uuid_of(sha256(host_nqn.encode()).hexdigest()[:32])
