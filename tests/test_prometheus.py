@@ -25,8 +25,9 @@ from zfsilod.gateway.sockets import listen_tcp
 from zfsilod.host.counters import Counters
 from zfsilod.model.records import Volume
 from zfsilod.monitoring.exporter import Scrape
-from zfsilod.requests.connect import Connect, Disconnect
+from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
+from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.volumes import CreateVolume
 
@@ -124,11 +125,11 @@ async def ask(url: str, path: str, **parameters: str) -> Any:
     return await asyncio.to_thread(fetch)
 
 
-def check(programs: Path, *command: str | Path, given: str = "") -> str:
+def check(programs: Path, *command: str | Path, text: str = "") -> str:
     """Run promtool, expect success, and return all that it prints."""
     done = subprocess.run(
         [programs / "promtool", "check", *command],
-        input=given,
+        input=text,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -146,7 +147,7 @@ async def test_the_metrics_keep_to_the_conventions(programs: Path, tmp_path: Pat
     async with scraped(tmp_path) as (front, metrics, _path):
         await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
         text = (await metrics.text()).decode()
-    assert check(programs, "metrics", given=text) == ""
+    assert check(programs, "metrics", text=text) == ""
 
 
 async def test_each_panel_has_data_over_a_life_of_a_volume(
@@ -205,5 +206,5 @@ def write_kernel_counters(kernel: Path, uid: str) -> None:
 
 async def has_data(url: str, expression: str) -> bool:
     """Tell whether a query returns a number."""
-    found = (await ask(url, "query", query=expression))["result"]
-    return any(not math.isnan(float(series["value"][1])) for series in found)
+    results = (await ask(url, "query", query=expression))["result"]
+    return any(not math.isnan(float(series["value"][1])) for series in results)

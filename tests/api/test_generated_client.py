@@ -28,7 +28,7 @@ WITHOUT_RESPONSE = ("GET /v1/operations:watch",)
 GIB = 1 << 30
 
 
-class Client:
+class GeneratedClient:
     """The generated package, connected to a daemon: methods by name, bodies as dictionaries."""
 
     def __init__(self, package: Any, socket: Path) -> None:
@@ -61,7 +61,8 @@ class Client:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The generated package, imported."""
     folder = tmp_path_factory.mktemp("generated")
-    command = [sys.executable, "-m", "openapi_python_client", *GENERATE, folder / PACKAGE]
+    command: list[str | Path] = [sys.executable, "-m", "openapi_python_client"]
+    command += [*GENERATE, folder / PACKAGE]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -80,17 +81,17 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def client(generated: Any, tmp_path: Path) -> Iterator[Client]:
+def client(generated: Any, tmp_path: Path) -> Iterator[GeneratedClient]:
     """The client of a simulated daemon."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/zfsilod.toml").write_text(CONFIG)
     with simulated_daemon(tmp_path):
-        connected = Client(generated, tmp_path / "run/zfsilod.sock")
+        connected = GeneratedClient(generated, tmp_path / "run/zfsilod.sock")
         yield connected
         connected.close()
 
 
-def test_it_drives_a_volume_through_its_life(client: Client) -> None:
+def test_it_drives_a_volume_through_its_life(client: GeneratedClient) -> None:
     made = client.call(
         "volume_service.create_volume", body={"capacity_bytes": str(GIB)}, volume_id="data"
     )
@@ -112,7 +113,7 @@ def test_it_drives_a_volume_through_its_life(client: Client) -> None:
     assert gone.operation.state.value == "OPERATION_STATE_DONE"
 
 
-def test_an_error_is_of_the_type_in_the_document(client: Client) -> None:
+def test_an_error_is_of_the_type_in_the_document(client: GeneratedClient) -> None:
     error = client.call("volume_service.get_volume", "data")
     assert type(error).__name__ == "ErrorStatus"
     assert (error.code, error.message) == (5, "there is no volume data on this host")
