@@ -106,6 +106,7 @@ class Supervisor:
             free = (one for one in txn.live() if not self._executor.is_held(one.id))
             live = {operation.id: operation.revision for operation in free}
         running = await self._service.launcher.running() if live else set()
+        self._executor.queue.forget_others(running)
         self._tried = {name: tried for name, tried in self._tried.items() if name in live}
         for operation_id, revision in live.items():
             operation = self._service.operation(operation_id)
