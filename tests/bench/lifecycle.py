@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INSIDE = Path(__file__).with_name("inside.py")
 PLACE = "/root/inside.py"
 TIMEOUT_S = 180
-ROUNDS = 3
+ROUNDS = 2
 STARTS = 10
 OVERHEAD = 3  # in starts of Python
 KINDS = ("zfsilo", "attached", "configfs", "targetcli")  # attached: by AttachVolume, DetachVolume
