@@ -57,7 +57,7 @@ coverage: stubs tools
 
 # Shells and linters that Debian has; without root the missing ones are named, and their tests skip.
 tools:
-	@$(PYTHON) tests/setup tools >/dev/null
+	@$(PYTHON) tests/setup tools prometheus >/dev/null
 
 lint: stubs
 	$(VENV)/bin/ruff check .

@@ -97,7 +97,7 @@ class ThreadLauncher:
         # A worker that waits for a report keeps its thread, as a unit keeps its process.
         self.threads = ThreadPoolExecutor(MAX_WORKERS)
 
-    async def start(self, operation: Operation) -> None:
+    async def start(self, operation: Operation, *_others: Operation) -> None:
         if self.refuses:
             raise Unavailable("systemd refused StartTransientUnit")
         self.starts.append(operation.unit)
@@ -107,6 +107,8 @@ class ThreadLauncher:
         self.tasks[operation.unit] = asyncio.create_task(self._roll_back(operation.unit))
 
     async def stop(self, operation: Operation) -> None:
+        if operation.unit not in self.tasks:
+            return  # systemd refuses to stop a unit that does not exist
         self.stopped.add(operation.unit)
         self.tasks[operation.unit].cancel()
         await self.rollback(operation)

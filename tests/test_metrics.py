@@ -6,49 +6,24 @@ import asyncio
 import json
 import re
 import threading
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from zfsilo.v1.service_pb2 import GetStatusRequest
 
 from tests.api.running import GIB, front_of
 from tests.examples import ATTACHMENT, TAKE
+from tests.scraping import scraped
 from tests.service_fixture import administrator
-from zfsilod.gateway.sockets import listen_unix
 from zfsilod.host.counters import Counters
 from zfsilod.model.records import Attachment, Condition, Volume
-from zfsilod.monitoring.exporter import Scrape
-from zfsilod.monitoring.metrics import Metrics
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.storage.summary import Summary
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.api.running import Front
-
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"\bzfsilo_[a-z_]+")
-
-
-@asynccontextmanager
-async def scraped(directory: Path, *, most: int = 10) -> AsyncIterator[tuple[Front, Metrics, Path]]:
-    """Run a daemon with its metrics, and their socket."""
-    async with front_of(directory) as front:
-        metrics = Metrics(front.service, most=most, expiries=lambda: {"own": 1.0})
-        front.service.executor.listeners.append(metrics.note)
-        server = Scrape(metrics.text)
-        path = directory / "metrics.sock"
-        await server.open(listen_unix(path))
-        try:
-            yield front, metrics, path
-        finally:
-            await metrics.close()
-            await server.close()
 
 
 async def ask(path: Path, head: bytes = b"GET /metrics HTTP/1.1\r\n\r\n") -> str:

@@ -52,6 +52,7 @@ def measured(name: str) -> list[Figure]:
     start, before = time.monotonic(), load()
     figures = list(import_module(f"tests.bench.{name}").figures())
     took = f"{time.monotonic() - start:.0f} s"
+    print(f"bench: {name}: {took}", file=sys.stderr)
     return [Figure(f"{name}:", took, f"{before}; at its end {load()}"), *figures]
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from tests.csi.plugin_client import PluginClient
     from tests.lab.pair import Pair
 
-ROUNDS = 20
+ROUNDS = 4
 SCRIPTS = ("configfs", "targetcli")
 UP = ("create", "publish", "connect", "stage", "mount")
-VOLUMES, AT_ONCE = 24, 8
+VOLUMES, AT_ONCE = 16, 8
 PATIENCE_S = 600
 
 

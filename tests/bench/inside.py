@@ -147,6 +147,8 @@ def lifecycle(*requests: str) -> dict[str, float]:
     unmount = pb.UnmountVolumeRequest(name=NAME, path=PATH)
     unstage = pb.UnstageVolumeRequest(name=NAME)
     disconnect = pb.DisconnectVolumeRequest(name=NAME)
+    attach = pb.AttachVolumeRequest(server="give", volume=VOLUME, path=PATH, fs_type="ext4")
+    detach = pb.DetachVolumeRequest(name=NAME)
     steps: dict[str, Callable[[], None]] = {
         "create": lambda: client.create(VOLUME),
         "publish": lambda: client.publish(VOLUME),
@@ -156,6 +158,8 @@ def lifecycle(*requests: str) -> dict[str, float]:
         "unmount": lambda: client.send("UnmountVolume", unmount),
         "unstage": lambda: client.send("UnstageVolume", unstage),
         "disconnect": lambda: client.send("DisconnectVolume", disconnect),
+        "attach": lambda: client.send("AttachVolume", attach),
+        "detach": lambda: client.send("DetachVolume", detach),
         "unpublish": lambda: client.unpublish(VOLUME),
         "delete": lambda: client.delete(VOLUME),
     }

@@ -21,7 +21,7 @@ report() {
 """
 ZFS = f"""
 create() {{
-    zfs create -s -V 1G -o volblocksize=16k tank/bench
+    zfs create -s -V 1G -o volblocksize=16k -o sync=always tank/bench
     udevadm wait --timeout=20 {ZVOL}
 }}
 delete() {{ zfs destroy tank/bench; }}

@@ -35,6 +35,11 @@ def at_most(name: str, value: float, limit: float, unit: str, *, note: str = "")
     return Figure(name, f"{shown}{unit}{note}", f"at most {limit:g}{unit}", value <= limit)
 
 
+def at_least(name: str, value: float, limit: float, unit: str, *, note: str = "") -> Figure:
+    """Return the figure of a value with a lower limit."""
+    return Figure(name, f"{value:.1f}{unit}{note}", f"at least {limit:g}{unit}", value >= limit)
+
+
 def percentile(times: Iterable[float], percent: int) -> float:
     """Return the percentile of some times."""
     ordered = sorted(times)

@@ -106,6 +106,19 @@ def install(packages: Sequence[str], *, reason: str, suite: str | None = None) -
             run(command, env=quiet_environment())
 
 
+def download(package: str, folder: Path) -> Path:
+    """The file of a package, fetched into a folder without its dependencies."""
+    apt_get = ["apt-get", *options(private_apt()), "-q"]
+    command = [*apt_get, "download", package]
+    try:
+        run(command, cwd=folder)
+    except CommandError:
+        run([*apt_get, "update"])  # superseded packages are not in the archive any more
+        run(command, cwd=folder)
+    (file,) = folder.glob(f"{package}_*.deb")
+    return file
+
+
 def quiet_environment() -> dict[str, str]:
     """The environment for package scripts that must not ask questions."""
     return {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LANG": "C.UTF-8"}

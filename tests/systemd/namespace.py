@@ -173,7 +173,12 @@ class SystemdHost:
     @property
     def cgroup_procs(self) -> Path:
         """The cgroup file with the process ids, on the host, of processes of `run` and `start`."""
-        return self._started.root / self._cgroup.lstrip("/") / "harness/cgroup.procs"
+        return self.cgroup / "harness/cgroup.procs"
+
+    @property
+    def cgroup(self) -> Path:
+        """The cgroup, on the host, of all processes of the machine."""
+        return self._started.root / self._cgroup.lstrip("/")
 
     def run(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tests.systemd.namespace import SystemdHost
 
 TROUBLESHOOTING = Path(__file__).parents[2] / "docs/troubleshooting.md"
+DONE = "OPERATION_STATE_DONE"
 VOLUME = ("org.zfsilo1", "/org/zfsilo1/volume/data", "org.zfsilo1.Volume")
 # Prints both passwords of a publication.
 REVEAL = """
@@ -150,6 +152,32 @@ def test_the_documented_journal_command_shows_an_operation(sd: SystemdHost) -> N
     light_fuse(sd, 3, how="error")
     ctl(sd, "volume", "publish", "data", "take", check=False)
     wait_until(lambda: "fuse" in lines(), "the line of the worker is in the journal")
+
+
+@pytest.mark.parametrize("how", ["", "error", "kill"])
+def test_changes_in_flight_share_units(sd: SystemdHost, how: str) -> None:
+    """Each has its own outcome, and its name in the journal of the unit."""
+    since = time.time()
+    names = [f"v{number:02}" for number in range(32)]
+    if how:
+        light_fuse(sd, 20, how=how)
+    with ExitStack() as clients:
+        started = [
+            clients.enter_context(sd.start("zfsiloctl", "volume", "create", name, "1G"))
+            for name in names
+        ]
+        for client in started:
+            client.communicate(timeout=DEADLINE_S)
+    assert re.search(r"zfsilo: create v\d+ and \d more", sd.journal(since=since))
+    created = {name for name, client in zip(names, started, strict=True) if not client.returncode}
+    assert {name.rpartition("/")[2] for name in facts(sd)} == created
+    assert (created == set(names)) == (how == "")
+    outcomes = {one["title"].split()[1]: one for one in operations(sd)[-len(names) :]}
+    assert {name for name, one in outcomes.items() if one["state"] == DONE} == created
+    if how == "error":
+        (failed,) = set(names) - created
+        match = f"ZFSILO_OPERATION={outcomes[failed]['name'].rpartition('/')[2]}"
+        assert f"create {failed}: " in sd.run("journalctl", "--output=cat", match).stdout
 
 
 def test_a_daemon_killed_during_an_operation_resumes(sd: SystemdHost) -> None:

@@ -69,6 +69,11 @@ class HostStep(Step):
     def undo(self, host: HostAdapters) -> None:
         """Make the fact false, from any half-made state."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it may wait for another host."""
+        return False
+
     def safe_untried(self, _host: HostAdapters) -> bool:
         """Tell whether `undo` does no harm now, although `do` was never tried.
 
@@ -147,3 +152,16 @@ def touches_pool(operation: Operation) -> bool:
     """Tell whether an operation changes the pool or an export."""
     steps = (action.step for action in operation.actions)
     return any(isinstance(step, HostStep) and step.part in POOL_PARTS for step in steps)
+
+
+def may_share_unit(operation: Operation) -> bool:
+    """Tell whether an operation may run after others in one unit.
+
+    It changes only the pool or an export, and waits for no other host: what it starts ends soon.
+    """
+    return all(
+        isinstance(action.step, HostStep)
+        and action.step.part in POOL_PARTS
+        and not action.step.waits
+        for action in operation.actions
+    )

@@ -35,6 +35,7 @@ from zfsilod.model.errors import (
     NotFound,
     PermissionDenied,
     ZfsiloError,
+    cancelled,
     disk_error,
     revive,
 )
@@ -237,6 +238,8 @@ class Worker:
     def save(self, operation: Operation) -> Operation:
         """Save the operation; when it has ended, its records too, in the same transaction."""
         with self.store.write() as txn:
+            if operation.batch and operation.state == "RUNNING" and txn.is_cancelled(operation.id):
+                raise cancelled()  # its unit is not stopped, for the sake of the others
             self.latest = (
                 txn.finish(operation, operation.state) if operation.ended else txn.put(operation)
             )

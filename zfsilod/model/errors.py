@@ -158,6 +158,11 @@ def disk_error(error: OSError, path: str = "") -> ZfsiloError | None:
     return None
 
 
+def cancelled() -> Busy:
+    """Return the failure of an operation that a caller cancelled."""
+    return Busy("the operation was cancelled and rolled back", reason="CANCELLED")
+
+
 def full_disk(path: str, why: str) -> ResourceExhausted:
     """Return the error for a file that finds no space."""
     return ResourceExhausted(

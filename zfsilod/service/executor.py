@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.model.errors import Busy, ZfsiloError
 from zfsilod.model.records import Operation, failure_of
+from zfsilod.service.launch_queue import LaunchQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
+    from zfsilod.storage.transaction import Transaction
 
 CLOSE_DEADLINE_S = 5
 KEPT_OPERATIONS = 1024  # decoded, for the waiters
@@ -30,6 +32,7 @@ class Executor:
     def __init__(self, context: ServiceContext, launcher: Launcher) -> None:
         self._context = context
         self.launcher = launcher
+        self.queue = LaunchQueue(context, launcher, self._register)
         self.changes = asyncio.Condition()  # notified when any operation changed
         self._held: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +68,7 @@ class Executor:
         for operation in batch:
             self.announce(operation)
         try:
-            await self.launcher.start(batch[0])
+            await self.launcher.start(*batch)
         except ZfsiloError as error:
             log.error("batch %s was not started: %s", batch[0].batch, error.message)
             for operation in batch:
@@ -82,7 +85,8 @@ class Executor:
             self._work(operation.id, self._launch(operation))
 
     def refresh(self, unit: str) -> None:
-        """Read the operations of a unit again, after a hint from systemd or a worker."""
+        """Read the operations of a unit again, after a hint that it has ended."""
+        self.queue.ended(unit)
         live = False
         for operation_id in self.batches.get(unit, [unit]):
             with self._context.read() as txn:
@@ -140,16 +144,28 @@ class Executor:
 
     async def _launch(self, operation: Operation) -> None:
         try:
-            await self.launcher.start(operation)
+            await self.queue.launch(operation)
+        except Busy as error:  # it was cancelled while it waited
+            await self._abort_unstarted(operation, error)
         except ZfsiloError as error:
             log.error("operation %s was not started: %s", operation.id, error.message)
             await self._abort_unstarted(operation, error)
 
     async def _abort_unstarted(self, operation: Operation, error: ZfsiloError) -> None:
         """End an operation that could not be launched and has changed nothing."""
-        failed = operation.but(failure=failure_of(error, "start"))
-        if all(action.status == "PENDING" for action in operation.actions):
-            self.announce(await self._context.write(lambda txn: txn.finish(failed, "ROLLED_BACK")))
+
+        def end(txn: Transaction) -> Operation | None:
+            stored = txn.get(Operation, operation.id)
+            if stored is None or any(action.status != "PENDING" for action in stored.actions):
+                return None
+            return txn.finish(stored.but(failure=failure_of(error, "start")), "ROLLED_BACK")
+
+        ended = await self._context.write(end)
+        if ended is not None:
+            self.announce(ended)
+
+    def _register(self, batch: str, ids: Sequence[str]) -> None:
+        self.batches[batch] = list(ids)
 
     async def _notify(self) -> None:
         async with self.changes:

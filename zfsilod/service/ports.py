@@ -17,7 +17,9 @@ SUBMIT_DEADLINE_S = 20.0
 class Launcher(Protocol):
     """Starts workers: systemd (systemd/launcher.py), or local processes under --simulate."""
 
-    async def start(self, operation: Operation) -> None: ...
+    async def start(self, operation: Operation, *others: Operation) -> None:
+        """Start the unit of an operation, and of the others of its batch."""
+
     async def rollback(self, operation: Operation) -> None: ...
     async def stop(self, operation: Operation) -> None: ...
     async def running(self) -> set[str]:

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zfsilod.engine.step import touches_pool
+from zfsilod.engine.step import may_share_unit, touches_pool
 from zfsilod.engine.steps.zfs import Epoch
 from zfsilod.model.errors import (
     AlreadyExists,
@@ -25,6 +25,7 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    cancelled,
     revive,
 )
 from zfsilod.model.marks import epoch_fact
@@ -67,7 +68,6 @@ CROWDED_BATCH = 16  # operations of a batch in a nearly full store, whose rest i
 RETRY_LOOK_S = 5.0  # in case the hint at the end of a retry is lost
 REREAD_S = 5.0  # a waiter reads the store when no change was announced for so long
 STOPPABLE = ("RUNNING", "WAITING")
-CANCELLED = Busy("the operation was cancelled and rolled back", reason="CANCELLED")
 
 log = logging.getLogger(__name__)
 
@@ -385,7 +385,7 @@ class Service:
             return operation
         self._check_held(operation)
         if operation.at_server:  # the daemon performs the remote step, for a unit or without one
-            failed = operation.but(state="FAILED", failure=failure_of(CANCELLED, "Reported"))
+            failed = operation.but(state="FAILED", failure=failure_of(cancelled(), "Reported"))
             with contextlib.suppress(Busy):  # the step was performed meanwhile
                 stored = await self.context.write(lambda txn: txn.put(failed))
                 if stored.unit in await self.launcher.running():
@@ -395,7 +395,8 @@ class Service:
                 return self.operation(operation_id)
         if not operation.ended:
             await self.context.write(lambda txn: txn.note_cancelled(operation_id))
-            await self.launcher.stop(operation)
+            if not (operation.batch and may_share_unit(operation)):
+                await self.launcher.stop(operation)
         return operation
 
     async def repair(self, operation_id: str, *, validate_only: bool = False) -> Operation:

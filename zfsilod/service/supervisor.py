@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -19,12 +20,11 @@ from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
-    import asyncio
-
     from zfsilod.service.service import Service
     from zfsilod.storage.transaction import Transaction
 
 PASS_S, LEAST_PAUSE_S = 30, 1
+PACE_S = 0.5  # from one pass to the next beside many changes
 SPACE_S = 60  # between two checks of the available space, and of the owner of the pool
 CLAIM_S = 60.0
 SECRETS_S = 60  # between two polls of servers for new secrets
@@ -60,6 +60,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run passes for ever."""
         while True:
+            began = time.monotonic()
             for work in (self.follow_pool, self.act):
                 try:
                     await work()
@@ -69,6 +70,7 @@ class Supervisor:
             due = min((due for _tries, due in self._tried.values()), default=math.inf)
             pause_s = max(LEAST_PAUSE_S, min(PASS_S, due - time.monotonic()))
             await self._executor.wait_for_change(pause_s)
+            await asyncio.sleep(began + PACE_S - time.monotonic())
 
     async def act(self) -> None:
         """Do the work of one pass, unless the store belongs to another machine."""
@@ -106,6 +108,7 @@ class Supervisor:
             free = (one for one in txn.live() if not self._executor.is_held(one.id))
             live = {operation.id: operation.revision for operation in free}
         running = await self._service.launcher.running() if live else set()
+        self._executor.queue.forget_others(running)
         self._tried = {name: tried for name, tried in self._tried.items() if name in live}
         for operation_id, revision in live.items():
             operation = self._service.operation(operation_id)

@@ -100,10 +100,11 @@ class SystemdLauncher:
         """Set the hint that is called when a job of a unit has ended."""
         self._hint = hint
 
-    async def start(self, operation: Operation) -> None:
+    async def start(self, operation: Operation, *others: Operation) -> None:
         """Start the operation's unit. Raises Unavailable when systemd refuses."""
         wanted = properties(
             operation,
+            *others,
             worker=self._worker,
             timeout_s=self._timeout_s,
             sealed=bool(credential()),
@@ -201,7 +202,7 @@ class LocalLauncher:
         """Set the hint that is called when the processes of a unit have ended."""
         self._hint = hint
 
-    async def start(self, operation: Operation) -> None:
+    async def start(self, operation: Operation, *_others: Operation) -> None:
         """Start a worker that runs the operation; if it fails, start one that rolls it back."""
         self._follow(operation.unit, "run", "rollback")
 

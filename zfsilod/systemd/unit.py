@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Operation
 
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
+NAMED = 7  # others of a batch whose names each line of the unit's journal has
 NUMBERS = {  # capabilities(7)
     "CAP_DAC_OVERRIDE": 1,
     "CAP_DAC_READ_SEARCH": 2,
@@ -43,19 +44,27 @@ def rollback_name(unit: str) -> str:
 
 
 def properties(
-    operation: Operation, *, worker: str, timeout_s: int, sealed: bool, debug: bool = False
+    operation: Operation,
+    *others: Operation,
+    worker: str,
+    timeout_s: int,
+    sealed: bool,
+    debug: bool = False,
 ) -> list[list[Any]]:
-    """Return the properties of an operation's unit.
+    """Return the properties of the unit of an operation, and of the others of its batch.
 
     `sealed`: systemd keeps the key of the store. Passing it takes time, so only operations with
-    secrets get it. A batch is described by its first operation, since all of them are of one kind.
+    secrets get it. All operations of a batch need the sandbox of the first.
     There are no default dependencies, because systemd refuses such units during shutdown.
     `debug`: the worker writes each command that it runs to the journal.
     """
-    fields = {"ZFSILO_OPERATION": operation.unit} | journal_fields(operation.subject)
-    extra = [f"{name}={value}".encode() for name, value in fields.items()]
+    extra = [
+        f"{name}={value}".encode()
+        for one in (operation, *others[:NAMED])
+        for name, value in _fields(one).items()
+    ]
     command = [worker, "run", operation.unit]
-    more = " and more" if operation.batch else ""
+    more = f" and {len(others)} more" if others else ""
     limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
     opens = sealed and any(action.step.resources().secrets for action in operation.actions)
     allowed = sandbox(action.step for action in operation.actions)
@@ -77,6 +86,10 @@ def properties(
         *([["Environment", Variant("as", [f"{DEBUG_VARIABLE}=1"])]] if debug else []),
         *([name, on_the_wire(name, value)] for name, value in allowed.items()),
     ]
+
+
+def _fields(operation: Operation) -> dict[str, str]:
+    return {"ZFSILO_OPERATION": operation.id} | journal_fields(operation.subject)
 
 
 def on_the_wire(name: str, value: str) -> Variant:

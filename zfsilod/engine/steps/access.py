@@ -62,6 +62,10 @@ class Fenced(OneWay, tag="Fenced", part="TARGET"):
     initiator: str
     grace_s: int
 
+    @property
+    def waits(self) -> bool:
+        return self.grace_s > 0
+
     def probe(self, host: HostAdapters) -> bool:
         return not target_adapter(host, self.target).has_session(self.target, self.initiator)
 
