@@ -129,6 +129,7 @@ def test_a_connect_writes_its_options_once(
     assert options["dhchap_secret"] == KEYS.password.reveal()
     assert kernel.adapter.has_controller(DISK, (HERE,), server="give")
     assert kernel.adapter.owner(TARGET) == "give"
+    assert kernel.adapter.has_queue_limit(DISK)
     connect(kernel)
     assert len(written) == 1, "it is connected"
     modes = {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
@@ -236,8 +237,11 @@ def test_a_controller_follows_its_server(
     (kernel.marks / TARGET).write_text("give\n")
     former = kernel.connect(portal=FORMER, state="connecting")
     assert not kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert kernel.adapter.follows(DISK, (FORMER,))
+    assert not kernel.adapter.follows(DISK, (HERE,))
     kernel.on_write(monkeypatch, 0)
     connect(kernel)
+    assert kernel.adapter.follows(DISK, (HERE,))
     assert (former / "delete_controller").read_text() == "1"
     assert kernel.adapter.portal(DISK) == HERE
 

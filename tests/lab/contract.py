@@ -24,7 +24,7 @@ from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknown
 from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath, Reopened
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
-from zfsilod.engine.steps.nvme import QueueLimit
+from zfsilod.engine.steps.nvme import ControllerPortal, QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import (
     DiskResponsive,
@@ -52,6 +52,7 @@ FOREIGN_INITIATOR = "iqn.2024-01.lab.foreign:host"
 FOREIGN_NQN = "nqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
 GUARDS = (
+    ControllerPortal,
     Reopened,
     SessionPortal,
     NoOtherPath,

@@ -100,6 +100,9 @@ class NvmeAdapter(SessionAdapter, Protocol):
         (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
         """
 
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        """Tell whether a controller is live, or none, or lost at one of these portals."""
+
     def has_queue_limit(self, disk: Disk) -> bool:
         """Tell whether no request to the disk is larger than the server's target can take.
 

@@ -103,6 +103,13 @@ class RealNvme:
             check_serial(device, disk)
         return device is not None
 
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        controllers = self._disks.controllers(disk.target)
+        present = set(map(check_portal, portals))
+        return not controllers or any(
+            one.state == LIVE or one.portal in present for one in controllers
+        )
+
     def connect(
         self,
         disk: Disk,
@@ -133,6 +140,7 @@ class RealNvme:
                 controller.delete()
         for controller in self._disks.controllers(target):
             _hide_secrets(controller)
+        self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
 
     def _connect(

@@ -29,6 +29,7 @@ SECTIONS = {
     "Session": "session",
     "SessionPortal": "session",
     "Controller": "session",
+    "ControllerPortal": "session",
     "QueueLimit": "session",
     "LossWait": "session",
     "DiskSize": "session",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from zfsilod.engine.steps.access import Acl, MappedLun
 from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Namespace, Portals, Target
-from zfsilod.engine.steps.nvme import Controller, QueueLimit
+from zfsilod.engine.steps.nvme import Controller, ControllerPortal, QueueLimit
 from zfsilod.engine.steps.session import LossWait, Node, Session, SessionPortal
 from zfsilod.model.names import host_nqn, target_of, transport_of
 from zfsilod.model.words import Transport
@@ -113,14 +113,19 @@ def _nvme_access(target: str, publication: Publication, others: tuple[str, ...])
 
 
 def _nvme_connection(attachment: Attachment, lost_session_s: int) -> list[Step]:
-    return [
-        Controller(
+    portal, controller = (
+        step(
             disk=attachment.disk,
             portals=attachment.portals,
             secret=attachment.secret,
             server=attachment.server,
             lost_session_s=lost_session_s,
-        ),
+        )
+        for step in (ControllerPortal, Controller)
+    )
+    return [
+        portal,
+        controller,
         QueueLimit(disk=attachment.disk),
         LossWait(disk=attachment.disk, seconds=lost_session_s),
     ]

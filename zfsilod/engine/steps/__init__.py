@@ -14,7 +14,7 @@ MODULES = {
     "NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
-    "engine.steps.nvme": "Controller QueueLimit",
+    "engine.steps.nvme": "Controller ControllerPortal QueueLimit",
     "engine.steps.ownership": "PoolOwned",
     "engine.steps.session": "Node NodeSecrets SessionSecrets NoNode Session SessionPortal "
     "LossWait Answering Dropped DiskSize",

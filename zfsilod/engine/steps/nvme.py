@@ -61,8 +61,49 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
         return Resources(targets=(self.disk.target,), secrets=(self.secret,))
 
 
+class ControllerPortal(OneWay, tag="ControllerPortal", part="INITIATOR"):
+    """A lost controller is replaced by one at a present portal of the server; a live one stays.
+
+    The new one joins the disk before the former one is removed, so that disk and mounts stay.
+    One-way: nothing answers at the former portal.
+    """
+
+    volatile = True
+    disk: Disk
+    portals: tuple[str, ...]
+    secret: str
+    server: str
+    lost_session_s: int = 0
+
+    @property
+    def target(self) -> str:
+        """The subsystem."""
+        return self.disk.target
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.nvme.follows(self.disk, self.portals)
+
+    def do(self, host: HostAdapters) -> None:
+        host.nvme.connect(
+            self.disk,
+            self.portals,
+            chap=host.chap(self.secret),
+            server=self.server,
+            lost_session_s=self.lost_session_s,
+        )
+
+    def fact(self) -> str:
+        return f"controller of {self.disk.target} is not lost at a former portal"
+
+    def describe_do(self) -> str:
+        return f"replace the controller of {self.disk.target} at {', '.join(self.portals)}"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.disk.target,), secrets=(self.secret,))
+
+
 class QueueLimit(OneWay, tag="QueueLimit", part="INITIATOR"):
-    """No request to the disk is larger than the server's target can take.
+    """No request to the disk is larger than the server's target can take, as a connect has set it.
 
     One-way: the limit goes with the controller.
     """

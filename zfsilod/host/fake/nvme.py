@@ -36,6 +36,10 @@ class FakeNvme(FakeSessions):
             need_session(self.facts, disk)
         return bool(session)
 
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        session = self.facts.get(f"session:{disk.target}") or {}
+        return "lost" not in session or session.get("portal", "") in portals
+
     def connect(
         self,
         disk: Disk,
@@ -57,6 +61,7 @@ class FakeNvme(FakeSessions):
             raise Unavailable(f"no port of {disk.target} answers")
         session = {"serial": disk.serial, "size": disk.size_bytes, "server": server}
         session |= {"initiator": chap.username, "chap": digest(chap), "portal": portals[0]}
+        session |= {"limited": True}
         self.facts.effect(f"session:{disk.target}", session | wait_of(lost_session_s))
 
     def has_queue_limit(self, disk: Disk) -> bool:
