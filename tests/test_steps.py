@@ -54,6 +54,7 @@ def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[st
 
 def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> None:
     contract.foreign_server()
+    contract.foreign_subsystem()
     contract.foreign_client()
     assert failed(cases) == []
 

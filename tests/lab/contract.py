@@ -285,9 +285,9 @@ class Contract:
             lio.add_acl(TARGET, FOREIGN_INITIATOR, chap=SECRETS)
         lio.remove_acl(TARGET, FOREIGN_INITIATOR)
         self.clean_up("publish-second")
-        self._foreign_subsystem()
 
-    def _foreign_subsystem(self) -> None:
+    def foreign_subsystem(self) -> None:
+        """Check foreign objects in place of the namespace and the host of a subsystem."""
         nvmet = self.host.nvmet
         with self.foreign("nvme-publish", Namespace, "namespace on another device"):
             self._other_zvol(OTHER_DATASET)

@@ -94,20 +94,29 @@ def live_session(contract: Contract) -> None:
         assert guard.probe(contract.host) is False, "the guard ended the session"
 
 
+def is_over(name: str, transport: str) -> bool:
+    """Return whether an example is over a transport; what is without one is over iscsi."""
+    return name.startswith("nvme-") == (transport == "nvme")
+
+
 def main(words: list[str]) -> None:
-    """Run a part: server, client TRANSPORT, guard, resize, rotate; example, prepare, clean-up."""
+    """Run a part: server or client TRANSPORT, guard, resize, rotate; example, prepare, clean-up."""
     contract = real_contract()
     match words:
-        case ["server"]:
+        case ["server", transport]:
             for name in SERVER:
-                contract.example(name)
-            contract.foreign_server()
-            bare_zvol(contract)
-        case ["client", prefix]:
-            for name in CLIENT:
-                if name not in AFTER_SERVER and name.startswith("nvme-") == (prefix == "nvme"):
+                if is_over(name, transport):
                     contract.example(name)
-            if prefix == "iscsi":
+            if transport == "nvme":
+                contract.foreign_subsystem()
+            else:
+                contract.foreign_server()
+                bare_zvol(contract)
+        case ["client", transport]:
+            for name in CLIENT:
+                if name not in AFTER_SERVER and is_over(name, transport):
+                    contract.example(name)
+            if transport == "iscsi":
                 contract.foreign_client()
         case ["guard"]:
             live_session(contract)

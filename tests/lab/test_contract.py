@@ -57,7 +57,11 @@ class TestServer:
     """Every step of the server's examples."""
 
     def test_step_contract(self, pair: Pair) -> None:
-        assert run(pair.give, "server") >= MIN_SERVER_CASES
+        assert run(pair.give, "server", "iscsi") >= MIN_SERVER_CASES
+        assert leak_check.leaks(pair) == []
+
+    def test_step_contract_over_nvme(self, pair: Pair) -> None:
+        assert run(pair.give, "server", "nvme") >= MIN_NVME_CASES
         assert leak_check.leaks(pair) == []
 
 
