@@ -24,7 +24,7 @@ from zfsilod.engine.steps.export import (
     Portals,
     Target,
 )
-from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
     InTrash,
@@ -264,6 +264,11 @@ def snapshot_set(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> 
     return SnapshotSet(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
+def snapshots_unused(uid: str, refs: tuple[SnapshotRef, ...]) -> SnapshotsUnused:
+    """Return the condition that nothing holds these snapshots, and that they have no clone."""
+    return SnapshotsUnused(refs=refs, uid=uid)
+
+
 def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
     """Return the marks of a snapshot, or of all snapshots of a group.
 
@@ -282,6 +287,7 @@ def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "")
         "members": _by_uid(names) if group else "",
         "filesystems": _by_uid(filesystems),
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
+        "policy": first.policy,
     }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 
