@@ -2,6 +2,7 @@
 
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
+schedule          the label `schedule` of the volume, by which a snapshot policy selects it
 zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
 """
 
@@ -19,6 +20,7 @@ CLAIM = "csi.storage.k8s.io/"  # claim metadata that sidecars add with --extra-c
 LABELS = "csi.zfsilo.io/"
 MAX_CLAIM_KEY = 40
 THIN = {"true": True, "false": False}
+SCHEDULE = "schedule"  # the parameter, and the label
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 
@@ -38,15 +40,15 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
     for key, value in parameters.items():
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
-        elif key not in ("backend", "thin") and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin or zfs.PROPERTY")
+        elif key not in ("backend", "thin", SCHEDULE) and not key.startswith(CLAIM):
+            raise _unknown(key, "use backend, thin, schedule or zfs.PROPERTY")
     thin = parameters.get("thin", "true")
     if thin not in THIN:
         raise invalid(f"parameter thin is {thin[:40]!r}; use true or false")
     return Parameters(
         backend=parameters.get("backend", ""),
         thin=THIN[thin],
-        labels=labels(parameters),
+        labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
         properties=properties | changes(mutable),
     )
 

@@ -130,6 +130,11 @@ class PolicyOutcome(Stored, tag="PolicyOutcome"):
     failures: tuple[str, ...] = ()  # of the last run
     prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
 
+    @property
+    def failed(self) -> int:
+        """The number of its failures."""
+        return len(self.failures) + len(self.prune_failures)
+
 
 class Dependent(Stored, tag="Dependent"):
     """A snapshot of a volume, or a clone of one: it needs the zvol of the volume."""

@@ -41,10 +41,6 @@ def about_volume(name: str, sentence: str) -> Attention:
     return Attention(subject=f"volumes/{name}", sentence=sentence, command=command)
 
 
-def _has_failed(outcome: PolicyOutcome) -> bool:
-    return bool(outcome.failures or outcome.prune_failures)
-
-
 def _about_policy(outcome: PolicyOutcome) -> Attention:
     sentences = outcome.failures or outcome.prune_failures
     more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
@@ -112,7 +108,7 @@ class Summary:
             *self._conditions(txn),
         )
         self.policies = {outcome.id: outcome for outcome in txn.scan(PolicyOutcome)}
-        self.attention += tuple(map(_about_policy, filter(_has_failed, self.policies.values())))
+        self.attention += tuple(_about_policy(one) for one in self.policies.values() if one.failed)
 
     def _states(self) -> Iterator[str]:
         """Yield the state of every volume, as VolumeView.state."""
