@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 TIMER, SERVICE = "zfsilo-snapshot@nightly.timer", "zfsilo-snapshot@nightly.service"
 STAMP = f"var/lib/systemd/timers/stamp-{TIMER}"
+MANAGER = (
+    "org.freedesktop.systemd1",
+    "/org/freedesktop/systemd1",
+    "org.freedesktop.systemd1.Manager",
+)
+START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
 CREATE = ("schedule", "create", "nightly", "--keep", "7x1d", "--calendar")
 
 
@@ -107,8 +113,9 @@ def test_a_run_that_was_missed_follows_after_the_boot(sd: SystemdHost) -> None:
 
 def test_a_timer_without_a_policy_is_stopped(sd: SystemdHost) -> None:
     """As after a backup of the store was restored that does not have the policy."""
-    options = ("--unit", "zfsilo-snapshot@gone", "--on-calendar", "daily")
-    sd.run("systemd-run", *options, "/bin/true")
+    timer = "zfsilo-snapshot@gone.timer"
+    calendar = ("TimersCalendar", "a(ss)", "1", "OnCalendar", "daily")
+    sd.run("busctl", "call", *MANAGER, *START, timer, "replace", "1", *calendar, "0")
     assert len(timers(sd)) == 1
     sd.run("systemctl", "restart", "zfsilod.service")
     wait_until(lambda: not timers(sd), "the timer is stopped")
