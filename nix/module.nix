@@ -35,7 +35,7 @@ let
   scheduleUnit = name: schedule: lib.nameValuePair "zfsilo-schedule-${name}" (
     let
       create = lib.escapeShellArgs ([ "schedule" "create" name "--calendar" schedule.calendar "--keep" schedule.keep "--delay" (toString schedule.delay) ]
-        ++ lib.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) schedule.labels)
+        ++ builtins.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) schedule.labels)
         ++ lib.optional schedule.group "--group");
     in {
       description = "zfsilo: snapshot policy ${name}";
@@ -65,7 +65,7 @@ let
       keep = mkOption { type = types.str; example = "24x1h 7x1d 4x1w 12x1mon"; description = "The retention grid."; };
       labels = mkOption { type = types.attrsOf types.str; default = { }; description = "Labels of the volumes; none: every volume."; };
       group = mkOption { type = types.bool; default = false; description = "Whether all volumes are taken at one moment, as a snapshot group."; };
-      delay = mkOption { type = types.ints.unsigned; default = 0; description = "The timer adds up to this many seconds, at random."; };
+      delay = mkOption { type = types.int; default = 0; description = "The timer adds up to this many seconds, at random."; };
     };
   };
 
