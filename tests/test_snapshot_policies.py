@@ -16,7 +16,13 @@ from zfsilod.model.errors import (
     NotFound,
     Unavailable,
 )
-from zfsilod.model.records import PolicyOutcome, Snapshot, SnapshotGroup, SnapshotPolicy
+from zfsilod.model.records import (
+    Operation,
+    PolicyOutcome,
+    Snapshot,
+    SnapshotGroup,
+    SnapshotPolicy,
+)
 from zfsilod.model.retention_grid import kept_times, parse_grid
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
@@ -24,7 +30,7 @@ from zfsilod.requests.snapshot_policies import (
     UpdateSnapshotPolicy,
 )
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot, DeleteSnapshotGroup
-from zfsilod.requests.volumes import CreateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.policies import snapshot_id
 from zfsilod.service.policy_timers import TimerKeeper
 from zfsilod.service.pruner import Pruner
@@ -287,6 +293,16 @@ async def test_a_prune_checks_the_policy_in_its_transaction(server: ServiceFixtu
     await server.do(DeleteSnapshotGroup(id=group, pruned_by="nightly"))
 
 
+async def test_each_volume_has_a_grid_of_its_own(server: ServiceFixture) -> None:
+    """What a volume has stays when the policy does not select it any more."""
+    await server.do(NIGHTLY.but(grid="1x1h"))
+    await run(server)
+    await server.do(UpdateVolume(id="log", mask=("labels",)))
+    server.clock.advance(SETTLING_S)
+    await hours(server, 3)
+    assert [one.volume for one in all_of(server)] == ["log", "data"]
+
+
 async def test_what_is_cloned_or_held_stays(server: ServiceFixture) -> None:
     await server.do(NIGHTLY.but(grid="1x1h", selector=(("tier", "1"),)))
     await run(server)
@@ -300,6 +316,8 @@ async def test_what_is_cloned_or_held_stays(server: ServiceFixture) -> None:
     await hours(server, 3)
     assert len(ids(server)) == 3
     assert {cloned, held.id} < set(ids(server))
+    deletions = [one for one in all_of(server, Operation) if one.kind == "delete-snapshot"]
+    assert {one.state for one in deletions} == {"DONE"}, "the pruner submits none that must fail"
     for name in (cloned, held.id):  # also when the hold begins after the pruner has looked
         with pytest.raises(Busy) as refused:
             await server.do(DeleteSnapshot(id=name, pruned_by="nightly"))
