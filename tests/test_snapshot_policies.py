@@ -149,10 +149,9 @@ async def test_a_run_takes_a_snapshot_of_each_selected_volume(server: ServiceFix
     assert {one.policy for one in taken} == {"nightly"}
     assert all(one.id.startswith("nightly-20") and one.id[-len(one.volume) :] for one in taken)
     assert taken[0].id[: len("nightly-20260101t0000")] >= f"nightly-{moment}"
+    facts: dict[str, Any] = server.facts
     marks = [
-        fact["marks"]["zfsilo:policy"]
-        for name, fact in server.facts.items()
-        if name.startswith("cut:")
+        fact["marks"]["zfsilo:policy"] for name, fact in facts.items() if name.startswith("cut:")
     ]
     assert marks == ["nightly", "nightly"]
     record = outcome(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,6 +56,11 @@ def timers(sd: SystemdHost) -> dict[str, str]:
     return {row[0]: row[4] for row in rows}
 
 
+def is_timed(sd: SystemdHost, calendar: str) -> bool:
+    """Tell whether the timer has a calendar."""
+    return calendar in timers(sd).get(TIMER, "")
+
+
 def snapshots(sd: SystemdHost) -> list[str]:
     return ctl(sd, "snapshot", "list", "-q").stdout.split()
 
@@ -82,7 +88,7 @@ def test_a_timer_follows_its_policy(sd: SystemdHost) -> None:
     for _change in range(5):  # each stops the timer and starts another one of its name
         for calendar in ("weekly", "Mon..Fri 02:30"):
             ctl(sd, "schedule", "update", "nightly", "--calendar", calendar)
-            wait_until(lambda text=calendar: text in timers(sd).get(TIMER, ""), calendar)
+            wait_until(partial(is_timed, sd, calendar), calendar)
     assert "OnCalendar=Mon..Fri *-*-* 02:30:00" in show(sd, TIMER, "TimersCalendar")
     ctl(sd, "schedule", "delete", "nightly")
     wait_until(lambda: not timers(sd), "the timer is stopped")
