@@ -17,6 +17,7 @@ from zfsilod.model.errors import (
     Unavailable,
 )
 from zfsilod.model.records import (
+    Dependent,
     Operation,
     PolicyOutcome,
     Snapshot,
@@ -33,6 +34,7 @@ from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot, DeleteSna
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.policies import snapshot_id
 from zfsilod.service.policy_timers import TimerKeeper
+from zfsilod.service.pool_scan import unknown_snapshots
 from zfsilod.service.pruner import Pruner
 from zfsilod.service.retention import SETTLING_S, Retention
 from zfsilod.storage.summary import Summary
@@ -181,6 +183,25 @@ async def test_a_group_is_of_one_moment(server: ServiceFixture) -> None:
     assert (group.policy, group.volumes) == ("nightly", ("data", "log"))
     assert [one.id for one in all_of(server)] == [f"{group.id}-data", f"{group.id}-log"]
     assert len({one.uid for one in all_of(server)}) == 1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_an_adopted_snapshot_has_its_policy(server: ServiceFixture, *, grouped: bool) -> None:
+    """The store is restored from the pool: the grid of the policy goes on."""
+    await server.do(NIGHTLY.but(grouped=grouped))
+    await run(server)
+    before = {one.id: one.policy for one in all_of(server)}
+    context = server.service.context
+    with context.store.write() as txn:
+        for kind in (Snapshot, SnapshotGroup, Dependent):
+            for record in list(txn.scan(kind)):
+                txn.drop(kind.bucket(), record.key)
+    requests, _problems = await unknown_snapshots(context)
+    await server.do(*requests)
+    assert {one.id: one.policy for one in all_of(server)} == before
+    assert {one.policy for one in all_of(server, SnapshotGroup)} == (
+        {"nightly"} if grouped else set()
+    )
 
 
 async def test_a_long_name_becomes_a_ulid() -> None:

@@ -59,7 +59,7 @@ class PolicyRunner:
         """Return the operations of a run without storing them."""
         planned = [
             await self._submitter.plan(request, caller=caller)
-            for request in self._requests(policy_id)
+            for request in await asyncio.to_thread(self._requests, policy_id)
         ]
         return PolicyRun(tuple(planned), ())
 
@@ -70,8 +70,9 @@ class PolicyRunner:
         """
         turn = asyncio.Semaphore(AT_ONCE)
         until = time.monotonic() + RUN_DEADLINE_S
+        requests = await asyncio.to_thread(self._requests, policy_id)
         taken = await asyncio.gather(
-            *(self._take(request, caller, turn, until) for request in self._requests(policy_id))
+            *(self._take(request, caller, turn, until) for request in requests)
         )
         run = PolicyRun(
             tuple(one for one in taken if not isinstance(one, str)),
@@ -98,7 +99,7 @@ class PolicyRunner:
     def _requests(self, policy_id: str) -> list[SnapshotRequest]:
         with self._context.read() as txn:
             policy = need_policy(txn, policy_id)
-            volumes = selected(txn, policy)
+            volumes = selected(policy, volume_labels(txn))
         moment = moment_name(policy.id, self._context.now())
         if not volumes:
             return []
@@ -111,10 +112,18 @@ class PolicyRunner:
         ]
 
 
-def selected(txn: Transaction, policy: SnapshotPolicy) -> list[str]:
+def volume_labels(txn: Transaction) -> dict[str, set[tuple[str, str]]]:
+    """Return the labels of every volume by its id. Reads all volumes: not in the event loop."""
+    return {
+        volume["id"]: {(name, value) for name, value in volume.get("labels", ())}
+        for volume in txn.scan_plain(Volume)
+    }
+
+
+def selected(policy: SnapshotPolicy, labels: dict[str, set[tuple[str, str]]]) -> list[str]:
     """Return the ids of the volumes that have all labels of the policy's selector."""
     wanted = set(policy.selector)
-    return [volume.id for volume in txn.scan(Volume) if wanted <= set(volume.labels)]
+    return [volume for volume, own in labels.items() if wanted <= own]
 
 
 def moment_name(policy_id: str, at: int) -> str:

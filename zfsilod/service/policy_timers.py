@@ -45,7 +45,9 @@ class TimerKeeper:
             try:
                 await self.keep()
             except ZfsiloError as error:
-                log.warning("the timers of snapshot policies are not as recorded: %s", error)
+                log.warning(
+                    "the timers of snapshot policies are not as recorded: %s", error.message
+                )
 
     async def keep(self) -> None:
         """Start the timers that are missing, and stop those that are of no policy, or outdated."""

@@ -18,7 +18,7 @@ from zfsilod.requests.snapshot_policies import (
     UpdateSnapshotPolicy,
     need_policy,
 )
-from zfsilod.service.policies import selected
+from zfsilod.service.policies import selected, volume_labels
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SnapshotPolicyMethods:
                 page,
                 key=lambda policy: policy.id,
                 wanted=lambda policy: wanted(lambda _field: (policy.id,)),
-                show=partial(_message, txn),
+                show=partial(_message, txn, volume_labels(txn)),
             )
 
         policies, after = await call.scan(read)
@@ -121,9 +121,12 @@ def _values(policy: snapshot_pb2.SnapshotPolicy) -> dict[str, Any]:
 
 
 def _find(txn: Transaction, policy_id: str) -> snapshot_pb2.SnapshotPolicy:
-    return _message(txn, need_policy(txn, policy_id))
+    policy = need_policy(txn, policy_id)
+    return _message(txn, volume_labels(txn), policy)
 
 
-def _message(txn: Transaction, record: SnapshotPolicy) -> snapshot_pb2.SnapshotPolicy:
+def _message(
+    txn: Transaction, labels: dict[str, set[tuple[str, str]]], record: SnapshotPolicy
+) -> snapshot_pb2.SnapshotPolicy:
     outcome = txn.get(PolicyOutcome, record.id) or PolicyOutcome(id=record.id)
-    return convert.snapshot_policy(record, outcome, selected(txn, record)[:MAX_VOLUMES])
+    return convert.snapshot_policy(record, outcome, selected(record, labels)[:MAX_VOLUMES])
