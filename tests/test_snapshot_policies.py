@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.service_fixture import administrator
+from tests.service_fixture import DEADLINE_S, administrator
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -37,6 +38,7 @@ from zfsilod.service.policy_timers import TimerKeeper
 from zfsilod.service.pool_scan import unknown_snapshots
 from zfsilod.service.pruner import Pruner
 from zfsilod.service.retention import SETTLING_S, Retention
+from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
@@ -432,6 +434,20 @@ async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
     await server.do(DeleteSnapshotPolicy(id="nightly"))
     await keeper.keep_when_due()
     assert timers.active == {}
+
+
+async def test_the_supervisor_prunes_and_keeps_the_timers(server: ServiceFixture) -> None:
+    await server.do(NIGHTLY.but(grid="1x1h", selector=(("tier", "1"),)))
+    for _hour in range(2):
+        server.clock.advance(HOUR)
+        await run(server)
+    supervisor, timers = Supervisor(server.service, retention_s=DAY), FakeTimers()
+    supervisor.timers = TimerKeeper(server.service.context, timers)
+    await supervisor.act()
+    assert timers.calls == ["stop stranger", "start nightly"]
+    async with asyncio.timeout(DEADLINE_S):
+        while len(ids(server)) > 1:
+            await server.service.executor.wait_for_change(1)
 
 
 async def test_a_daemon_with_a_policy_does_not_exit(fixture: ServiceFixture) -> None:
