@@ -33,6 +33,23 @@ let
     overrideStrategy = "asDropin";
     wantedBy = [ "multi-user.target" ];
   };
+  # `create` does nothing when the policy is as it should be, and fails when it is another one.
+  scheduleUnit = name: schedule: lib.nameValuePair "zfsilo-schedule-${name}" (
+    let
+      create = lib.escapeShellArgs ([ "schedule" "create" name "--calendar" schedule.calendar "--keep" schedule.keep "--delay" (toString schedule.delay) ]
+        ++ builtins.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) schedule.labels)
+        ++ lib.optional schedule.group "--group");
+    in {
+      description = "zfsilo: snapshot policy ${name}";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "zfsilod.socket" ];
+      requires = [ "zfsilod.socket" ];
+      serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
+      script = ''
+        zfsiloctl=${cfg.package}/bin/zfsiloctl
+        $zfsiloctl ${create} || { $zfsiloctl schedule delete ${name} && $zfsiloctl ${create}; }
+      '';
+    });
   # The port of "10.0.0.1:3260" or "[fd00::1]:3260".
   portOf = portal: lib.toInt (builtins.head (builtins.match ".*:([0-9]+)" portal));
 
@@ -43,6 +60,16 @@ let
   targetPrefix = types.strMatching "[iI][qQ][nN]\\.[0-9]{4}-[0-9]{2}\\.[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9.:_-]+)?";
   portal = types.strMatching "(\\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]{1,15})?]|[0-9.]+):[1-9][0-9]{0,4}";
   mountOption = types.strMatching "[a-z_][a-z0-9_]{0,31}(=[A-Za-z0-9._:-]{1,64})?";
+
+  schedule = types.submodule {
+    options = {
+      calendar = mkOption { type = types.str; default = "daily"; description = "When snapshots are taken: OnCalendar= of systemd.timer(5)."; };
+      keep = mkOption { type = types.str; example = "24x1h 7x1d 4x1w 12x1mon"; description = "The retention grid."; };
+      labels = mkOption { type = types.attrsOf types.str; default = { }; description = "Labels of the volumes; none: every volume."; };
+      group = mkOption { type = types.bool; default = false; description = "Whether all volumes are taken at one moment, as a snapshot group."; };
+      delay = mkOption { type = types.int; default = 0; description = "The timer adds up to this many seconds, at random."; };
+    };
+  };
 
   volume = types.submodule {
     options = {
@@ -80,6 +107,7 @@ in
       nvmePortals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:4420" ]; description = "Addresses and ports of the NVMe/TCP targets."; };
       iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
+      schedules = mkOption { type = types.attrsOf schedule; default = { }; description = "Snapshot policies by name. One that is removed here stays until `zfsiloctl schedule delete`."; };
       openFirewall = mkOption { type = types.bool; default = true; description = "Whether to open the firewall for the portals and the API."; };
     };
 
@@ -133,6 +161,7 @@ in
           zfsilod = { wantedBy = [ "multi-user.target" ]; restartTriggers = [ config.environment.etc."zfsilo/zfsilod.toml".source ]; };
         }
         (lib.mapAttrs' volumeUnit cfg.client.volumes)
+        (lib.mkIf cfg.server.enable (lib.mapAttrs' scheduleUnit cfg.server.schedules))
       ];
     }
 

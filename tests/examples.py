@@ -141,7 +141,10 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="delete-snapshot",
             before=(*created, SNAPSHOT_SET),
-            actions=plans.down([SNAPSHOT_SET]),
+            actions=(
+                *plans.up([plans.snapshots_unused(SNAPSHOT_SET.uid, SNAPSHOT_SET.refs)]),
+                *plans.down([SNAPSHOT_SET]),
+            ),
         ),
         Example(
             name="snapshot-group", before=(*created, plans.zvol(OTHER)), actions=plans.up([GROUP])

@@ -16,7 +16,7 @@ from tests.examples import ATTACHMENT, TAKE
 from tests.scraping import scraped
 from tests.service_fixture import administrator
 from zfsilod.host.counters import Counters
-from zfsilod.model.records import Attachment, Condition, Volume
+from zfsilod.model.records import Attachment, Condition, PolicyOutcome, Volume
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
@@ -120,6 +120,16 @@ async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
             ("volumes/data", "it is gone")
         ]
         assert "zfsilo_attention 1.0" in await ask(path)
+
+
+async def test_the_outcome_of_schedules(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, _metrics, path):
+        outcome = PolicyOutcome(id="nightly", ran_at=9, succeeded_at=5, failures=("data: full",))
+        front.write(lambda txn: txn.put(outcome))
+        text = await ask(path)
+        assert 'zfsilo_schedule_failures{policy="nightly"} 1.0' in text
+        assert 'zfsilo_schedule_success_timestamp_seconds{policy="nightly"} 5.0' in text
+        assert "zfsilo_attention 1.0" in text
 
 
 async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from zfsilod.service import schedule, simulation
 from zfsilod.service.context import ServiceContext
 from zfsilod.service.export_names import record_names
 from zfsilod.service.ownership import compare
+from zfsilod.service.policy_timers import TimerKeeper
 from zfsilod.service.report_socket import ReportSocket
 from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
@@ -39,6 +40,7 @@ from zfsilod.service.supervisor import Supervisor
 from zfsilod.service.watch import HostWatch
 from zfsilod.storage.store import Store
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
+from zfsilod.systemd.policy_timers import PolicyTimers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -149,11 +151,14 @@ async def _start_service(
     if not paths.simulated:
         service.audit.write = audit.to_journal
     launcher.listen(service.executor.refresh)
+    supervisor = Supervisor(service, retention_s=settings.operations.retention_s)
     if isinstance(launcher, SystemdLauncher):
         context.retention = Retention(launcher.clock())
         service.executor.listeners.append(partial(schedule.stop_unit, service, launcher))
+        supervisor.timers = TimerKeeper(context, PolicyTimers(launcher))
+        service.executor.listeners.append(supervisor.timers.note)
         stack.push_async_callback(schedule.prepare_shutdown, service, launcher.is_shutting_down)
-    return service, Supervisor(service, retention_s=settings.operations.retention_s)
+    return service, supervisor
 
 
 def _keep_identity(

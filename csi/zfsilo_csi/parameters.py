@@ -3,6 +3,7 @@
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
 transport         "iscsi" (default) or "nvme"
+schedule          the label `schedule` of the volume, by which a snapshot policy selects it
 zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
 """
 
@@ -23,6 +24,7 @@ LABELS = "csi.zfsilo.io/"
 MAX_CLAIM_KEY = 40
 THIN = {"true": True, "false": False}
 TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
+SCHEDULE = "schedule"  # the parameter, and the label
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 
@@ -43,8 +45,8 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
     for key, value in parameters.items():
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
-        elif key not in ("backend", "thin", "transport") and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin, transport or zfs.PROPERTY")
+        elif key not in ("backend", "thin", "transport", SCHEDULE) and not key.startswith(CLAIM):
+            raise _unknown(key, "use backend, thin, transport, schedule or zfs.PROPERTY")
     thin = parameters.get("thin", "true")
     if thin not in THIN:
         raise invalid(f"parameter thin is {thin[:40]!r}; use true or false")
@@ -55,7 +57,7 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
         backend=parameters.get("backend", ""),
         thin=THIN[thin],
         transport=TRANSPORTS[transport],
-        labels=labels(parameters),
+        labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
         properties=properties | changes(mutable),
     )
 

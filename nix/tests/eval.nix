@@ -22,7 +22,7 @@ in
 {
   files = builtins.mapAttrs (_name: file: file.source.value) (made.environment.etc or { });
   sockets = made.systemd.sockets or { };
-  services = builtins.mapAttrs (_name: unit: { inherit (unit) wantedBy; dropin = unit.overrideStrategy or "" == "asDropin"; }) (made.systemd.services or { });
+  services = builtins.mapAttrs (_name: unit: { inherit (unit) wantedBy; script = unit.script or ""; dropin = unit.overrideStrategy or "" == "asDropin"; }) (made.systemd.services or { });
   ports = made.networking.firewall.allowedTCPPorts or [ ];
   modules = made.boot.kernelModules or [ ];
   filesystems = made.boot.supportedFilesystems or [ ];

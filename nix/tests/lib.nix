@@ -84,6 +84,8 @@ rec {
   # Helpers
 
   optional = condition: value: if condition then [ value ] else [ ];
+  escapeShellArg = value: "'" + builtins.replaceStrings [ "'" ] [ "'\\''" ] (toString value) + "'";
+  escapeShellArgs = values: builtins.concatStringsSep " " (map escapeShellArg values);
   optionalAttrs = condition: value: if condition then value else { };
   nameValuePair = name: value: { inherit name value; };
   mapAttrsToList = f: set: map (name: f name set.${name}) (builtins.attrNames set);

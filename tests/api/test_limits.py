@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from zfsilo.v1 import volume_pb2
+from zfsilo.v1 import snapshot_pb2, volume_pb2
 
 from tests.api.running import connect, create, publish
 from tests.api.test_roles import METHODS
@@ -37,6 +37,12 @@ ABOUT_HOST = {
     "nqn": "nqn.2026-01.org.example:more",
     "addresses": ["10.0.0.9"],
     "labels": LABELS,
+}
+POLICY = {
+    "calendar": "daily",
+    "grid": "7x1d",
+    "selector": LABELS,
+    "max_delay_seconds": 60,
 }
 NEW = {"capacity_bytes": 1 << 30, "access_modes": [1], "source": {"volume": VOLUME}}
 FILESYSTEM = {"state": 2, "type": "ext4", "uuid": UUID, "operation": ULID}
@@ -89,6 +95,15 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "GetSnapshotGroup": {"name": "snapshotGroups/none"},
     "ListSnapshotGroups": LIST,
     "DeleteSnapshotGroup": {"name": "snapshotGroups/none"},
+    "CreateSnapshotPolicy": {"policy_id": "nightly", "policy": POLICY},
+    "GetSnapshotPolicy": {"name": "snapshotPolicies/none"},
+    "ListSnapshotPolicies": LIST,
+    "UpdateSnapshotPolicy": {
+        "policy": POLICY | {"name": "snapshotPolicies/hourly"},
+        "update_mask": {"paths": ["calendar", "grid", "selector", "max_delay_seconds"]},
+    },
+    "DeleteSnapshotPolicy": {"name": "snapshotPolicies/none"},
+    "RunSnapshotPolicy": {"name": "snapshotPolicies/none"},
     "GetHost": {"name": HOST},
     "ListHosts": LIST,
     "CreateHost": {"host_id": "more", "host": ABOUT_HOST},
@@ -115,13 +130,14 @@ DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
     r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*)"
-    r"|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
+    r"|policy\.(id|etag|volumes|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.
 ELSEWHERE = {
     ("CreateVolume", "volume.name"), ("CreateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.access_modes"), ("UpdateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.source.volume"), ("CreateHost", "host.name"),
+    ("CreateSnapshotPolicy", "policy.name"),
 }
 
 
@@ -186,7 +202,7 @@ CASES = sorted(
 COMPARED = {
     ("RenewCertificate", "request"), ("UndeleteVolume", "uid"), ("UnstageVolume", "path"),
     ("UnmountVolume", "path"), ("UpdateHost", "update_mask.paths"),
-    ("UpdateVolume", "update_mask.paths"),
+    ("UpdateVolume", "update_mask.paths"), ("UpdateSnapshotPolicy", "update_mask.paths"),
 }
 
 
@@ -228,6 +244,10 @@ async def test_fields_beyond_their_limit_are_refused(front: Front) -> None:
         await api.volumes.PublishVolume(publish(name=f"volumes/{name}"))
         await api.volumes.ConnectVolume(connect(volume=name))
     await api.volumes.StageVolume(volume_pb2.StageVolumeRequest(name="volumes/log"))
+    policy = snapshot_pb2.SnapshotPolicy(calendar="daily", grid="7x1d")
+    await api.snapshots.CreateSnapshotPolicy(
+        snapshot_pb2.CreateSnapshotPolicyRequest(policy_id="hourly", policy=policy)
+    )
     for name in REQUESTS:
         code, said = await ask(front, name, request(name))
         assert code != REFUSED, f"{name}: {said}"

@@ -65,6 +65,17 @@ EXAMPLES: dict[str, Any] = DRY | {
     "DeleteSnapshot": snapshot_pb2.DeleteSnapshotRequest(name="snapshots/monday"),
     "CreateSnapshotGroup": snapshot_pb2.CreateSnapshotGroupRequest(group_id="new", volumes=[DATA]),
     "DeleteSnapshotGroup": snapshot_pb2.DeleteSnapshotGroupRequest(name="snapshotGroups/all"),
+    "CreateSnapshotPolicy": snapshot_pb2.CreateSnapshotPolicyRequest(
+        policy_id="new", policy=snapshot_pb2.SnapshotPolicy(calendar="daily", grid="7x1d")
+    ),
+    "UpdateSnapshotPolicy": snapshot_pb2.UpdateSnapshotPolicyRequest(
+        policy=snapshot_pb2.SnapshotPolicy(name="snapshotPolicies/nightly", grid="1x1d"),
+        update_mask=FieldMask(paths=["grid"]),
+    ),
+    "DeleteSnapshotPolicy": snapshot_pb2.DeleteSnapshotPolicyRequest(
+        name="snapshotPolicies/nightly"
+    ),
+    "RunSnapshotPolicy": snapshot_pb2.RunSnapshotPolicyRequest(name="snapshotPolicies/nightly"),
     "CreateHost": host_pb2.CreateHostRequest(
         host_id="more", host=host_pb2.Host(iqn="iqn.2024-01.lab:more")
     ),
@@ -118,6 +129,10 @@ async def scene(front: Front, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     await api.snapshots.CreateSnapshotGroup(
         snapshot_pb2.CreateSnapshotGroupRequest(group_id="all", volumes=["volumes/cut"])
+    )
+    policy = snapshot_pb2.SnapshotPolicy(calendar="daily", grid="7x1d")
+    await api.snapshots.CreateSnapshotPolicy(
+        snapshot_pb2.CreateSnapshotPolicyRequest(policy_id="nightly", policy=policy)
     )
     await api.hosts.CreateHost(
         host_pb2.CreateHostRequest(host_id="spare", host=host_pb2.Host(iqn="iqn.2024-01.lab:spare"))

@@ -27,6 +27,11 @@ from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
+from zfsilod.requests.snapshot_policies import (
+    CreateSnapshotPolicy,
+    DeleteSnapshotPolicy,
+    UpdateSnapshotPolicy,
+)
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
     CreateSnapshotGroup,
@@ -66,6 +71,8 @@ MOUNTED = (*STAGED, MOUNT)
 LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
 BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
 SNAP = CreateSnapshot(id="monday", volume="data")
+TAKEN = SNAP.but(policy="nightly")
+NIGHTLY = CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d")
 RELEASE = DeleteSnapshot(id="monday")
 MORE = CREATE.but(id="more")
 GROUP = CreateSnapshotGroup(id="both", volumes=("data", "more"))
@@ -271,6 +278,12 @@ SERVER = (
     Case("delete-keep", (*CREATED, SNAP), KEEP),
     Case("snapshot", CREATED, SNAP),
     Case("snapshot-delete", (*CREATED, SNAP), DeleteSnapshot(id="monday")),
+    Case("snapshot-prune", (*CREATED, TAKEN), DeleteSnapshot(id="monday", pruned_by="nightly")),
+    Case("create-policy", (), NIGHTLY),
+    Case(
+        "update-policy", (NIGHTLY,), UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="1x1h")
+    ),
+    Case("delete-policy", (NIGHTLY,), DeleteSnapshotPolicy(id="nightly")),
     Case("snapshot-delete-cloned", (*CREATED, SNAP, COPY), DeleteSnapshot(id="monday")),
     Case("snapshot-delete-trashed", (*CREATED, SNAP, KEEP), DeleteSnapshot(id="monday")),
     Case("snapshot-group", (*CREATED, MORE), GROUP),

@@ -15,6 +15,7 @@ from csi.v1 import csi_pb2 as csi
 from zfsilo_csi.backends import ZONE_KEY
 
 from tests.csi.plugin_client import fails, mount, take_away, up
+from zfsilod.model.records import Volume
 from zfsilod.requests.volumes import CreateVolume
 
 if TYPE_CHECKING:
@@ -93,6 +94,15 @@ async def test_a_storage_class(example: ShippedClass, cluster: Cluster) -> None:
     for attributes in (one for one in shipped() if one.kind == "VolumeAttributesClass"):
         mutable = attributes.parameters
         await plugin.create("other", parameters=own | CLAIM, mutable_parameters=mutable)
+
+
+async def test_a_schedule_is_a_label(cluster: Cluster) -> None:
+    volume = await cluster.plugin.create(parameters={"schedule": "gold"} | CLAIM)
+    name = volume.volume_id.rpartition("/")[2]
+    with cluster.give.service.context.read() as txn:
+        record = txn.get(Volume, name)
+    assert record is not None
+    assert dict(record.labels)["schedule"] == "gold"
 
 
 @of_kind("VolumeAttributesClass")

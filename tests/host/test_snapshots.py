@@ -102,7 +102,7 @@ def test_a_set_is_one_command() -> None:
 def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
         "zfs get -Hp -r -t snapshot -o name,property,value,source "
-        "zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels,"
+        "zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels,zfsilo:policy,"
         "guid,volsize,creation,defer_destroy tank"
     )
 
@@ -210,3 +210,26 @@ def test_reservation() -> None:
     adapter, run = snapshots(("zfs set refreservation=auto tank/c", 0, "", ""))
     adapter.set_reserved("tank/c", reserved=True)
     assert not run.script
+
+
+@pytest.mark.parametrize(
+    ("clones", "holds", "users"),
+    [
+        ("", "0", ()),
+        ("-", "-", ()),
+        ("tank/x,tank/y", "0", ("tank/x", "tank/y")),
+        ("tank/x", "2", ("tank/x", "2 holds (zfs holds)")),
+    ],
+)
+def test_clones_and_holds_use_a_snapshot(clones: str, holds: str, users: tuple[str, ...]) -> None:
+    argv = LOOK.replace("defer_destroy", "defer_destroy,clones,userrefs")
+    more = f"{SNAP_A}\tclones\t{clones}\t-\n{SNAP_A}\tuserrefs\t{holds}\t-\n"
+    adapter, run = snapshots((argv, 0, ZVOL_A + rows(SNAP_A) + more + POOL, ""))
+    assert adapter.users((A,), SET_UID) == users
+    assert not run.script
+
+
+def test_nothing_uses_a_snapshot_that_does_not_exist() -> None:
+    argv = LOOK.replace("defer_destroy", "defer_destroy,clones,userrefs")
+    adapter, _run = snapshots((argv, 1, ZVOL_A + POOL, absent(SNAP_A)))
+    assert adapter.users((A,), SET_UID) == ()

@@ -35,6 +35,7 @@ from zfsilod.engine.steps.session import (
     SessionPortal,
     SessionSecrets,
 )
+from zfsilod.engine.steps.snapshot import SnapshotsUnused
 from zfsilod.engine.steps.users import DiskUnused, UsersNamed, ZvolUnused
 from zfsilod.engine.steps.zfs import NotNewer, Zvol, ZvolSize
 from zfsilod.model.errors import Conflict
@@ -65,6 +66,7 @@ GUARDS = (
     DiskUnused,
     UsersNamed,
     ZvolUnused,
+    SnapshotsUnused,
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets, QueueLimit)

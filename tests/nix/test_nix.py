@@ -35,7 +35,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
             "zfsilod": {"wantedBy": ["sockets.target"]},
             "zfsilod-tcp": {"wantedBy": ["sockets.target"], "listenStreams": ["", "[::]:9750"]},
         },
-        "services": ["zfsilod"],
+        "services": ["zfsilo-schedule-nightly", "zfsilod"],
     },
     "take": {
         "ports": [],
@@ -188,3 +188,15 @@ def toml(table: dict[str, Any]) -> str:
     scalars = [f"{key} = {json.dumps(v)}" for key, v in table.items() if not isinstance(v, dict)]
     tables = [f"[{key}]\n{toml(v)}" for key, v in table.items() if isinstance(v, dict)]
     return "\n".join([*scalars, *tables, ""])
+
+
+def test_a_schedule_is_created_or_replaced(tmp_path: Path) -> None:
+    made = evaluated(tmp_path, "(import nix/tests/hosts.nix).give")
+    script = made["services"]["zfsilo-schedule-nightly"]["script"]
+    create = (
+        "'schedule' 'create' 'nightly' '--calendar' 'daily' '--keep' '7x1d 4x1w' '--delay' '0' "
+        "'--label' 'app=db'\\''s' '--group'"
+    )
+    assert script.splitlines()[1] == (
+        f"$zfsiloctl {create} || {{ $zfsiloctl schedule delete nightly && $zfsiloctl {create}; }}"
+    )

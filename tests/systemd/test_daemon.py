@@ -63,7 +63,8 @@ def test_systemd_analyze_accepts_the_units(sd: SystemdHost) -> None:
     sockets = [f"zfsilod{name}.socket" for name in ("", "-tcp", "-csi", "-metrics", "-relay")]
     units = ["zfsilod.service", "zfsilod-gateway.service", *sockets, "zfsilo.slice"]
     units += ["zfsilo-renew.service", "zfsilo-renew.timer"]
-    templates = ["zfsilo-rollback@x.service", "zfsilo-volume@x.service"]
+    instances = ("rollback", "snapshot", "volume")
+    templates = [f"zfsilo-{name}@x.service" for name in instances]
     paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]
     verified = sd.run("systemd-analyze", "verify", "--man=no", *paths)
     assert verified.stdout + verified.stderr == ""

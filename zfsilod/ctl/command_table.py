@@ -122,6 +122,15 @@ def repeatable(*names: str, metavar: str, text: str, **options: Any) -> Argument
 VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the volume")
 SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
 GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
+POLICY = Argument("name", metavar="POLICY", offer="policies", text="id of the snapshot policy")
+KEEP_TEXT = "retention grid, such as '24x1h 7x1d 4x1w 12x1mon'"
+CALENDAR_TEXT = "when, as OnCalendar= of systemd.timer(5): daily, 'Mon..Fri 02:30'"
+DELAY = Argument(
+    "--delay",
+    metavar="SECONDS",
+    type=parse_number,
+    text="the timer adds up to this time, at random (0)",
+)
 HOST = Argument("name", metavar="HOST", offer="hosts", text="id of the host")
 OPERATION_ID = "id of the operation, or a unique start or end of it"
 OPERATION = Argument("name", metavar="OPERATION", offer="operations", text=OPERATION_ID)
@@ -318,6 +327,32 @@ COMMANDS = (
     Command("snapshot-group delete", "snapshot:delete_group",
             "delete a group and its snapshots",
             GROUP, ETAG, changes=True),
+    Command("schedule create", "schedule:create",
+            "take snapshots of volumes by a timer, and delete old ones",
+            Argument("name", metavar="POLICY",
+                     text="id of the policy: a-z 0-9 . _ -, at most 40 characters"),
+            Argument("--calendar", metavar="TIME", required=True, text=CALENDAR_TEXT),
+            Argument("--keep", metavar="GRID", required=True, text=KEEP_TEXT),
+            repeatable("-l", "--label", metavar="NAME=VALUE",
+                       text="only of volumes with this label (all volumes)"),
+            flag("--group", text="take them at the same moment, as a snapshot group"),
+            DELAY, changes=True),
+    Command("schedule list", "schedule:list_policies", "list the snapshot policies",
+            filter_option("id : night")),
+    Command("schedule show", "schedule:show", "show a policy and its last run", POLICY),
+    Command("schedule update", "schedule:update", "change a policy",
+            POLICY,
+            Argument("--calendar", metavar="TIME", text=CALENDAR_TEXT),
+            Argument("--keep", metavar="GRID", text=KEEP_TEXT),
+            repeatable("-l", "--label", metavar="NAME=VALUE",
+                       text="select by this label too, or no longer by it with NAME-"),
+            flag("--group", text="take them at the same moment, as a snapshot group"),
+            flag("--single", text="take single snapshots"),
+            DELAY, ETAG, changes=True),
+    Command("schedule delete", "schedule:delete", "delete a policy, and keep its snapshots",
+            POLICY, ETAG, changes=True),
+    Command("schedule run", "schedule:run", "take the snapshots of a policy now",
+            POLICY, flag("--dry-run", text="print the plan and change nothing")),
     Command("up", "up:up", "bring a volume to its configured state on this host",
             VOLUME,
             Argument("--wait", metavar="SECONDS", type=parse_seconds, default=300.0,
@@ -471,6 +506,7 @@ NOUNS = {
     "rotate-secrets": "replace the secrets of publications",
     "snapshot": "take, list and delete snapshots of volumes",
     "snapshot-group": "take snapshots of several volumes at the same moment",
+    "schedule": "take snapshots by a timer, and keep them by a retention grid",
     "up": "bring a volume to its configured state on this host",
     "down": "unmount and disconnect a volume on this host, or unpublish it",
     "host": "manage the hosts that are registered with a server",

@@ -54,5 +54,8 @@ class HostAdapters(Protocol):
     def machine_id(self) -> str:
         """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""
 
+    def calendar_problem(self, calendar: str) -> str:
+        """Return why systemd accepts no OnCalendar= of this text, or it is never due; "": none."""
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""

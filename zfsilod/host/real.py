@@ -54,6 +54,12 @@ class RealHost:
 
         return machine_id()
 
+    def calendar_problem(self, calendar: str) -> str:
+        """Return why systemd accepts no OnCalendar= of this text, or it is never due; "": none."""
+        from zfsilod.host.calendar import calendar_problem
+
+        return calendar_problem(self._run, calendar)
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs

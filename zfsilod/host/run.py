@@ -33,6 +33,7 @@ TOOLS = {
     "mount": "mount",
     "resize2fs": "e2fsprogs",
     "systemctl": "systemd",
+    "systemd-analyze": "systemd",
     "tune2fs": "e2fsprogs",
     "udevadm": "udev",
     "umount": "mount",

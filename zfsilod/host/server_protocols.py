@@ -140,6 +140,9 @@ class SnapshotAdapter(Protocol):
     def release(self, refs: tuple[SnapshotRef, ...], uid: str) -> None:
         """Destroy snapshots, each as soon as it has no clone: `zfs destroy -d`."""
 
+    def users(self, refs: tuple[SnapshotRef, ...], uid: str) -> tuple[str, ...]:
+        """Return the clones and holds of the snapshots of a set that exist: zfs-hold(8)."""
+
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
         """Return the guids of the snapshots of a set, by the uid of their volume."""
 

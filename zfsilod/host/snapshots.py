@@ -48,7 +48,8 @@ SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
 PROPERTIES = ("guid", SET_UID, "defer_destroy", UID, OPERATION)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
-MARKS = ("cut", "snapshot", "members", "filesystems", "labels")
+MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy")
+NONE = ("", "-", "0")  # values of `clones` and `userrefs` that name nothing: zfsprops(7)
 
 
 class RealSnapshots:
@@ -118,7 +119,20 @@ class RealSnapshots:
         datasets = self._get(refs, uid)
         return {ref.uid: datasets[_name(ref, uid)]["guid"][0] for ref in refs}
 
-    def _get(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, Properties]:
+    def users(self, refs: tuple[SnapshotRef, ...], uid: str) -> tuple[str, ...]:
+        datasets = self._get(refs, uid, (*PROPERTIES, "clones", "userrefs"))
+        users: list[str] = []
+        for ref in refs:
+            if _is_present(datasets, ref, uid):
+                properties = datasets[_name(ref, uid)]
+                clones, holds = properties["clones"][0], properties["userrefs"][0]
+                users += clones.split(",") if clones not in NONE else ()
+                users += (f"{holds} holds (zfs holds)",) if holds not in NONE else ()
+        return tuple(users)
+
+    def _get(
+        self, refs: tuple[SnapshotRef, ...], uid: str, properties: tuple[str, ...] = PROPERTIES
+    ) -> dict[str, Properties]:
         """Return properties of the zvols and their snapshots; those that do not exist are left out.
 
         Any other error of zfs is raised. The pool is in the same call, as in RealZfs: a dataset is
@@ -126,7 +140,7 @@ class RealSnapshots:
         """
         pool = pool_of(check_dataset(refs[0].dataset))
         names = [name for ref in refs for name in (check_dataset(ref.dataset), _name(ref, uid))]
-        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", asked(PROPERTIES)]
+        argv = ["zfs", "get", "-Hp", "-o", "name,property,value,source", asked(properties)]
         done = self._run([*argv, *dict.fromkeys((*names, pool))], timeout_s=READ_TIMEOUT_S, ok=ANY)
         datasets = table(done.stdout)
         errors = done.stderr.splitlines()

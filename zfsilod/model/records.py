@@ -87,6 +87,7 @@ class Snapshot(Stored, tag="Snapshot"):
     labels: Pairs = ()
     group: str = ""
     guid: str = ""  # of the snapshot in ZFS, observed when it was taken
+    policy: str = ""  # that took it, and may delete it; "": a caller did
     created_at: int = 0
 
 
@@ -98,7 +99,42 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
     volumes: tuple[str, ...]
     snapshots: tuple[str, ...]
     labels: Pairs = ()
+    policy: str = ""  # that took it, and may delete it; "": a caller did
     created_at: int = 0
+
+
+class SnapshotPolicy(Stored, tag="SnapshotPolicy"):
+    """When snapshots of which volumes are taken, and which of them are kept."""
+
+    id: str
+    calendar: str  # OnCalendar= of systemd.timer(5)
+    grid: str  # rules of retention_grid.py
+    selector: Pairs = ()  # labels that a volume has; (): every volume
+    grouped: bool = False  # all volumes at one moment, in one snapshot group
+    max_delay_seconds: int = 0  # RandomizedDelaySec= of systemd.timer(5)
+    created_at: int = 0
+    updated_at: int = 0
+
+    @property
+    def timer_text(self) -> str:
+        """The description of its timer; another one when the timer has to be another."""
+        delay = f", up to {self.max_delay_seconds} s later" if self.max_delay_seconds else ""
+        return f"zfsilo: snapshots of policy {self.id} ({self.calendar}{delay})"
+
+
+class PolicyOutcome(Stored, tag="PolicyOutcome"):
+    """The outcome of the last run of a snapshot policy, and of its last deletions."""
+
+    id: str  # of the policy
+    ran_at: int = 0
+    succeeded_at: int = 0  # of the last run without a failure
+    failures: tuple[str, ...] = ()  # of the last run
+    prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
+
+    @property
+    def failed(self) -> int:
+        """The number of its failures."""
+        return len(self.failures) + len(self.prune_failures)
 
 
 class Dependent(Stored, tag="Dependent"):

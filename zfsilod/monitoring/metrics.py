@@ -314,6 +314,16 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
         ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),
     ):
         yield _gauge(name, text, {(): value})
+    for name, text, field in (
+        ("zfsilo_schedule_failures", "What failed in the last run of a snapshot policy.", "failed"),
+        (
+            "zfsilo_schedule_success_timestamp_seconds",
+            "When a snapshot policy last took all of its snapshots.",
+            "succeeded_at",
+        ),
+    ):
+        values = {(policy,): getattr(one, field) for policy, one in summary.policies.items()}
+        yield _gauge(name, text, values, ["policy"])
 
 
 def _of_reading(reading: Reading) -> Iterator[Metric]:

@@ -89,6 +89,7 @@ class AdoptSnapshots(Request[None]):
                 volumes=tuple(member.volume for member in members),
                 snapshots=tuple(member.id for member in members),
                 labels=members[0].labels,
+                policy=members[0].policy,
                 created_at=members[0].created_at,
             )
             commit.append(put(group))
@@ -128,6 +129,7 @@ class AdoptSnapshots(Request[None]):
                 labels=labels,
                 group=self.id if self.is_group else "",
                 guid=ref.guid,
+                policy=self._marks.get("policy", ""),
                 created_at=ref.created_at,
             )
         order = [*ids, *members]

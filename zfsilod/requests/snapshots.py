@@ -20,6 +20,8 @@ from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilod.engine.steps.snapshot import SnapshotSet
     from zfsilod.model.record import Pairs
     from zfsilod.model.records import Action, Change
@@ -37,6 +39,7 @@ class CreateSnapshot(Request[None]):
     id: str
     volume: str
     labels: Pairs = ()
+    policy: str = ""  # that takes it
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
@@ -50,7 +53,7 @@ class CreateSnapshot(Request[None]):
         volume = need_volume(view.txn, self.volume)
         self._check_new(view.txn, volume)
         snapshot = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
-            labels=check_labels(self.labels)
+            labels=check_labels(self.labels), policy=self.policy
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
         marks = check_fit(plans.snapshot_marks([snapshot], view.operation_id), self.id)
@@ -80,13 +83,18 @@ class CreateSnapshot(Request[None]):
 
 
 class DeleteSnapshot(Request[None]):
-    """Delete a snapshot. Clones of it stay: ZFS destroys it after the last of them."""
+    """Delete a snapshot. Clones of it stay: ZFS destroys it after the last of them.
+
+    `pruned_by`: the policy whose grid does not keep it: refused when that has not taken it, or
+    while it has a clone or a hold.
+    """
 
     descends = True
     kind = "delete-snapshot"
     resource = ("snapshots", "id")
     id: str
     etag: str = ""
+    pruned_by: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
         snapshot = need_snapshot(view.txn, self.id)
@@ -98,10 +106,11 @@ class DeleteSnapshot(Request[None]):
                 snapshot=self.id,
                 group=snapshot.group,
             )
+        check_policy(self.pruned_by, self.subject, snapshot.policy)
         return Plan(
             title=f"delete snapshot {self.id} of {snapshot.volume}",
             claims=(f"snapshot/{self.id}", zvol_claim(view.txn, snapshot)),
-            actions=plans.down(snapshot_steps(view.txn, snapshot)),
+            actions=removal_actions(view.txn, [snapshot], unused=bool(self.pruned_by)),
             commit=record_removal(snapshot),
         )
 
@@ -114,6 +123,7 @@ class CreateSnapshotGroup(Request[None]):
     id: str
     volumes: tuple[str, ...]
     labels: Pairs = ()
+    policy: str = ""  # that takes it
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
@@ -143,7 +153,7 @@ class CreateSnapshotGroup(Request[None]):
             )
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
         members = [
-            snapshot_of(volume, member_id, uid, view).but(labels=labels)
+            snapshot_of(volume, member_id, uid, view).but(labels=labels, policy=self.policy)
             for volume, member_id in zip(volumes, self._member_ids(view.txn), strict=True)
         ]
         group = SnapshotGroup(
@@ -151,6 +161,7 @@ class CreateSnapshotGroup(Request[None]):
             uid=uid,
             snapshots=tuple(member.id for member in members),
             labels=labels,
+            policy=self.policy,
             volumes=self.volumes,
             created_at=view.now,
         )
@@ -179,17 +190,19 @@ class CreateSnapshotGroup(Request[None]):
 
 
 class DeleteSnapshotGroup(Request[None]):
-    """Delete all snapshots of a group."""
+    """Delete all snapshots of a group. `pruned_by`: see DeleteSnapshot."""
 
     descends = True
     kind = "delete-snapshot-group"
     resource = ("snapshotGroups", "id")
     id: str
     etag: str = ""
+    pruned_by: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
         group = need_group(view.txn, self.id)
         check_etag(self.etag, group.revision)
+        check_policy(self.pruned_by, self.subject, group.policy)
         members = members_of(view.txn, group)
         return Plan(
             title=f"delete snapshot group {self.id}",
@@ -198,7 +211,7 @@ class DeleteSnapshotGroup(Request[None]):
                 *(f"snapshot/{member.id}" for member in members),
                 *dict.fromkeys(zvol_claim(view.txn, member) for member in members),
             ),
-            actions=plans.down(snapshot_steps(view.txn, *members)),
+            actions=removal_actions(view.txn, members, unused=bool(self.pruned_by)),
             commit=(
                 drop(group),
                 *(change for member in members for change in record_removal(member)),
@@ -241,6 +254,23 @@ def snapshot_steps(txn: Transaction, *snapshots: Snapshot) -> list[SnapshotSet]:
             ref = SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=snapshot.guid)
             steps.append(plans.snapshot_set(snapshot.uid, (ref,)))
     return steps
+
+
+def removal_actions(
+    txn: Transaction, snapshots: Sequence[Snapshot], *, unused: bool
+) -> tuple[Action, ...]:
+    """Return the actions that delete snapshots; `unused`: only when nothing uses one of them."""
+    steps = snapshot_steps(txn, *snapshots)
+    guards = [plans.snapshots_unused(step.uid, step.refs) for step in steps] if unused else []
+    return (*plans.up(guards), *plans.down(steps))
+
+
+def check_policy(pruned_by: str, subject: str, policy: str) -> None:
+    """Raise FailedPrecondition when a policy would delete what it has not taken; "": a caller."""
+    if pruned_by not in ("", policy):
+        raise FailedPrecondition(
+            f"{subject} was not taken by the policy {pruned_by}", reason="NOT_OF_POLICY"
+        )
 
 
 def members_of(txn: Transaction, group: SnapshotGroup) -> list[Snapshot]:

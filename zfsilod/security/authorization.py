@@ -76,6 +76,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.SnapshotService/GetSnapshotGroup": READERS,
     "/zfsilo.v1.SnapshotService/ListSnapshotGroups": READERS,
     "/zfsilo.v1.SnapshotService/DeleteSnapshotGroup": MANAGERS,
+    # A policy deletes snapshots, of volumes of others too.
+    "/zfsilo.v1.SnapshotService/CreateSnapshotPolicy": ADMIN,
+    "/zfsilo.v1.SnapshotService/GetSnapshotPolicy": READERS,
+    "/zfsilo.v1.SnapshotService/ListSnapshotPolicies": READERS,
+    "/zfsilo.v1.SnapshotService/UpdateSnapshotPolicy": ADMIN,
+    "/zfsilo.v1.SnapshotService/DeleteSnapshotPolicy": ADMIN,
+    "/zfsilo.v1.SnapshotService/RunSnapshotPolicy": ADMIN,
     "/zfsilo.v1.HostService/GetHost": READERS,
     "/zfsilo.v1.HostService/ListHosts": READERS,
     "/zfsilo.v1.HostService/CreateHost": ADMIN,

@@ -7,7 +7,6 @@ threads. So neither blocks the event loop.
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,9 +61,14 @@ class ServiceContext:
         self.comparing = asyncio.Lock()
         self.session_recovery_s = SESSION_RECOVERY_S
         self.identity_changes: tuple[IdentityChange, ...] = ()  # of this host, at the start
+        self.clock = HostClock()  # for display and names; a retention has its own
         self.retention = Retention(HostClock())
         self._writer = ThreadPoolExecutor(1, "store")
         self._lookers = Rooms(LOOKS_AT_ONCE, "look")
+
+    def now(self) -> int:
+        """Return the seconds since 1970."""
+        return int(self.clock.now())
 
     def close(self) -> None:
         """Release the threads; their calls end by their own deadlines."""
@@ -124,7 +128,7 @@ class ServiceContext:
             self.settings,
             operation_id=operation_id,
             caller=caller,
-            now=int(time.time()),
+            now=self.now(),
             boot_id=self.boot_id,
             clock_trusted=self.retention.is_trusted,
             finished=finished,

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Operation
+    from zfsilod.model.records import Operation, SnapshotPolicy
     from zfsilod.requests.request import Request
 
 SUBMIT_DEADLINE_S = 20.0
@@ -24,6 +24,19 @@ class Launcher(Protocol):
     async def stop(self, operation: Operation) -> None: ...
     async def running(self) -> set[str]:
         """Return the units that are active or have a queued job."""
+
+
+class Timers(Protocol):
+    """The timers of snapshot policies: systemd/policy_timers.py."""
+
+    async def present(self) -> dict[str, str]:
+        """Return the descriptions of the active timers, by policy."""
+
+    async def start(self, policy: SnapshotPolicy) -> None:
+        """Start the timer of a policy that has none."""
+
+    async def stop(self, policy_id: str) -> None:
+        """Stop the timer of a policy."""
 
 
 class Submitter(Protocol):

@@ -38,6 +38,7 @@ from zfsilod.model.records import (
     Operation,
     PendingRelease,
     Publication,
+    SnapshotPolicy,
     Trashed,
     failure_of,
 )
@@ -48,6 +49,7 @@ from zfsilod.security.credentials import check_caller
 from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
 from zfsilod.service.ownership import compare_unknown
+from zfsilod.service.policies import PolicyRunner
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
@@ -91,6 +93,7 @@ class Service:
         self.reconciler = Reconciler(context, self)
         self.stats = StatsReader(context)
         self.health = HealthReader(context)
+        self.policies = PolicyRunner(context, self)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
 
@@ -468,6 +471,7 @@ class Service:
                 txn.scan(Attachment),
                 txn.scan(PendingRelease),
                 txn.scan(Trashed),  # a purge needs a daemon that has run for an hour
+                txn.scan(SnapshotPolicy),  # as do its deletions
                 txn.live(),
             )
             return self.executor.is_busy or any(next(records, None) for records in held)

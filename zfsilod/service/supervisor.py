@@ -1,4 +1,4 @@
-"""Recovers live operations, retries releases, purges the trash and forgets old operations."""
+"""Recovers live operations, retries releases, purges, prunes and forgets what is old."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from zfsilod.model.pool_space import nearly_full
 from zfsilod.model.records import Attachment, Operation, PendingRelease
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.service.ownership import compare
+from zfsilod.service.pruner import Pruner
 from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
+    from zfsilod.service.policy_timers import TimerKeeper
     from zfsilod.service.service import Service
     from zfsilod.storage.transaction import Transaction
 
@@ -45,7 +47,9 @@ class Supervisor:
         self._executor = service.executor
         self._retention_s = retention_s
         self._purger = Purger(service.context, service)
+        self._pruner = Pruner(service.context, service)
         self._rotation = SecretRotation(service.context, service)
+        self.timers: TimerKeeper | None = None  # None: this daemon has no systemd
         self._tried: dict[
             str, tuple[int, float]
         ] = {}  # failed rollbacks: their number, and the time of the next
@@ -55,6 +59,7 @@ class Supervisor:
         self._secrets_due = 0.0
         self._forget_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
+        self._pruning: asyncio.Task[None] | None = None
         self._full = False
 
     async def run(self) -> None:
@@ -80,6 +85,9 @@ class Supervisor:
         await self.retry_releases()
         if not self._context.ownership.holds:
             await self._purger.purge()
+            self.prune()
+        if self.timers is not None:
+            await self.timers.keep_when_due()
         await self.forget()
         await self.check_space()
         self._service.audit.summarise()
@@ -196,6 +204,17 @@ class Supervisor:
         if time.monotonic() >= self._secrets_due:
             self._secrets_due = time.monotonic() + SECRETS_S
             self._refreshing = self._executor.spawn(self._rotation.follow())
+
+    def prune(self) -> None:
+        """Start to delete what the grids of policies do not keep, in a separate task."""
+        if (self._pruning is None or self._pruning.done()) and self._pruner.is_due:
+            self._pruning = self._executor.spawn(self._prune())
+
+    async def _prune(self) -> None:
+        try:
+            await self._pruner.prune()
+        except ZfsiloError as error:
+            log.warning("the snapshots of policies were not pruned: %s", error.message)
 
 
 def _drop(bucket: str, key: str, txn: Transaction) -> None:

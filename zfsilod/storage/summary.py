@@ -10,7 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
+from zfsilod.model.records import (
+    Attachment,
+    Condition,
+    Host,
+    PendingRelease,
+    PolicyOutcome,
+    Publication,
+    Volume,
+)
 from zfsilod.storage.volume_view import needs_repair, repair_command
 
 if TYPE_CHECKING:
@@ -31,6 +39,17 @@ def about_volume(name: str, sentence: str) -> Attention:
     """Return a problem of a volume, with the command that shows the volume."""
     command = f"zfsiloctl volume show {name}"
     return Attention(subject=f"volumes/{name}", sentence=sentence, command=command)
+
+
+def _about_policy(outcome: PolicyOutcome) -> Attention:
+    sentences = outcome.failures or outcome.prune_failures
+    more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
+    what = "could not take a snapshot" if outcome.failures else "could not delete a snapshot"
+    return Attention(
+        subject=f"snapshotPolicies/{outcome.id}",
+        sentence=f"policy {outcome.id} {what}: {sentences[0]}{more}",
+        command=f"zfsiloctl schedule show {outcome.id}",
+    )
 
 
 class Served(NamedTuple):
@@ -88,6 +107,8 @@ class Summary:
             ),
             *self._conditions(txn),
         )
+        self.policies = {outcome.id: outcome for outcome in txn.scan(PolicyOutcome)}
+        self.attention += tuple(_about_policy(one) for one in self.policies.values() if one.failed)
 
     def _states(self) -> Iterator[str]:
         """Yield the state of every volume, as VolumeView.state."""

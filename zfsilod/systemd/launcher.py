@@ -69,7 +69,7 @@ class SystemdLauncher:
         """Connect to systemd. Raises FailedPrecondition when the rollback template is missing."""
         bus = await connect(address)
         launcher = cls(bus, worker=worker, timeout_s=timeout_s, debug=debug)
-        await launcher._call("Subscribe")
+        await launcher.call("Subscribe")
         rule = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
         add_match = Message(
             destination="org.freedesktop.DBus",
@@ -82,7 +82,7 @@ class SystemdLauncher:
         await launcher._send(add_match, fatal=True)
         # systemd ignores an OnFailure= unit that is missing.
         rollback = ["zfsilo-rollback@.service"]
-        reply = await launcher._call("GetUnitFileState", "s", rollback, fatal=False)
+        reply = await launcher.call("GetUnitFileState", "s", rollback, fatal=False)
         if reply.message_type == MessageType.ERROR:
             raise FailedPrecondition(
                 "zfsilo-rollback@.service is not installed, so nothing could be rolled back: run "
@@ -111,21 +111,21 @@ class SystemdLauncher:
             debug=self._debug,
         )
         body = [unit_name(operation.unit), "fail", wanted, []]
-        await self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+        await self.call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
 
     async def rollback(self, operation: Operation) -> None:
         """Start the operation's rollback unit, unless it runs already."""
-        await self._call("StartUnit", "ss", [rollback_name(operation.unit), "fail"])
+        await self.call("StartUnit", "ss", [rollback_name(operation.unit), "fail"])
 
     async def stop(self, operation: Operation) -> None:
         """Stop the operation's unit, if it runs; its failure starts the rollback."""
         with contextlib.suppress(Unavailable):
-            await self._call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
+            await self.call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
 
     async def stop_volume(self, volume_id: str) -> None:
         """Stop zfsilo-volume@NAME, if it is active, because its volume is down."""
         with contextlib.suppress(Unavailable):
-            await self._call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
+            await self.call("StopUnit", "ss", [f"zfsilo-volume@{volume_id}.service", "fail"])
 
     async def running(self) -> set[str]:
         """Return the names (Operation.unit) of live units.
@@ -134,7 +134,7 @@ class SystemdLauncher:
         bus first and runs its jobs later.
         """
         patterns = ["zfsilo-op-*.service", "zfsilo-rollback@*.service"]
-        reply = await self._call("ListUnitsByPatterns", "asas", [[], patterns])
+        reply = await self.call("ListUnitsByPatterns", "asas", [[], patterns])
         live = (unit[0] for unit in reply.body[0] if unit[STATE] in LIVE_STATES or unit[JOB_ID])
         return {match[1] for match in map(UNIT.fullmatch, live) if match}
 
@@ -161,9 +161,10 @@ class SystemdLauncher:
             if match:
                 self._hint(match[1])
 
-    async def _call(
+    async def call(
         self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
     ) -> Message:
+        """Call a method of systemd's manager. Raises Unavailable when it fails, if `fatal`."""
         message = Message(
             destination=SYSTEMD,
             path=MANAGER_PATH,

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
         Attachment,
         Host,
         Operation,
+        PolicyOutcome,
         Snapshot,
         SnapshotGroup,
+        SnapshotPolicy,
         Volume,
     )
     from zfsilod.service.drift import Check, DriftReport
@@ -122,6 +124,7 @@ def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:
         etag=str(record.revision),
         create_time=_time(record.created_at),
         operation=f"operations/{operation}" if operation else "",
+        policy=f"snapshotPolicies/{record.policy}" if record.policy else "",
     )
 
 
@@ -136,6 +139,29 @@ def snapshot_group(
         labels=dict(record.labels),
         etag=str(record.revision),
         create_time=_time(record.created_at),
+        policy=f"snapshotPolicies/{record.policy}" if record.policy else "",
+    )
+
+
+def snapshot_policy(
+    record: SnapshotPolicy, outcome: PolicyOutcome, volumes: list[str]
+) -> snapshot_pb2.SnapshotPolicy:
+    """Return a policy, with the ids of the volumes that it selects."""
+    return snapshot_pb2.SnapshotPolicy(
+        name=f"snapshotPolicies/{record.id}",
+        id=record.id,
+        calendar=record.calendar,
+        grid=record.grid,
+        selector=dict(record.selector),
+        grouped=record.grouped,
+        max_delay_seconds=record.max_delay_seconds,
+        volumes=[f"volumes/{volume}" for volume in volumes],
+        run_time=_time(outcome.ran_at),
+        success_time=_time(outcome.succeeded_at),
+        failures=[*outcome.failures, *outcome.prune_failures],
+        etag=str(record.revision),
+        create_time=_time(record.created_at),
+        update_time=_time(record.updated_at),
     )
 
 
@@ -288,6 +314,11 @@ def snapshot_id(name: str) -> str:
 def group_id(name: str) -> str:
     """Return the id in a snapshot group's name, else raise InvalidArgument."""
     return check_id(_id_in(name, "snapshotGroups"), "group id")
+
+
+def policy_id(name: str) -> str:
+    """Return the id in a snapshot policy's name, else raise InvalidArgument."""
+    return check_id(_id_in(name, "snapshotPolicies"), "policy id")
 
 
 def operation_id(name: str) -> str:

@@ -1,7 +1,7 @@
 """All methods of zfsilo.v1 with their implementations, for every front end.
 
 The implementations are in service.py, volumes.py, publications.py, attachments.py, snapshots.py,
-hosts.py and operations.py; a method without one fails at start.
+snapshot_policies.py, hosts.py and operations.py; a method without one fails at start.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
 from zfsilod.api.rpc.service import ServiceMethods
+from zfsilod.api.rpc.snapshot_policies import SnapshotPolicyMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SNAPSHOTS, VOLUMES
@@ -36,7 +37,7 @@ def all_methods(pages: Pages, files: Files) -> list[ApiMethod]:
     return [
         *methods_of(SERVICE, ServiceMethods(pages, files)),
         *methods_of(VOLUMES, VolumeMethods(pages), PublicationMethods(pages), AttachmentMethods()),
-        *methods_of(SNAPSHOTS, SnapshotMethods(pages)),
+        *methods_of(SNAPSHOTS, SnapshotMethods(pages), SnapshotPolicyMethods(pages)),
         *methods_of(HOSTS, HostMethods(pages)),
         *methods_of(OPERATIONS, OperationMethods(pages)),
     ]

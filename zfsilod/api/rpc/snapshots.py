@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Request
     from zfsilod.storage.transaction import Transaction
 
-FIELDS = ("id", "volume", "volume_uid", "group", "labels")
-GROUP_FIELDS = ("id", "volume", "labels")
+FIELDS = ("id", "volume", "volume_uid", "group", "policy", "labels")
+GROUP_FIELDS = ("id", "volume", "policy", "labels")
 
 
 class SnapshotMethods:
@@ -177,8 +177,8 @@ def _values(snapshot: Snapshot, field: str) -> filters.Values:
 def _group_values(group: SnapshotGroup, field: str) -> filters.Values:
     """Return the values of a field in GROUP_FIELDS."""
     match field:
-        case "id":
-            return (group.id,)
+        case "id" | "policy":
+            return (str(getattr(group, field)),)
         case "volume":
             return group.volumes
     return filters.label_values(dict(group.labels), field)

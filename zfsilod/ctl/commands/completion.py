@@ -17,6 +17,7 @@ LISTS = {
     "volumes": "volume list -q",
     "snapshots": "snapshot list -q",
     "groups": "snapshot-group list -q",
+    "policies": "schedule list -q",
     "hosts": "host list -q",
     "servers": "server list -q",
     "operations": "operation list -q --running",

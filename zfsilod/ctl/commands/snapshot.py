@@ -63,6 +63,7 @@ def show(args: Namespace) -> None:
             ("Size", show_exact(snapshot.size_bytes)),
             ("Filesystem", filesystem(snapshot.filesystem)),
             ("Group", bare(snapshot.group, "snapshotGroups")),
+            ("Policy", bare(snapshot.policy, "snapshotPolicies")),
             ("Labels", pairs(snapshot.labels)),
             ("Operation", bare(snapshot.operation, "operations")),
             ("Etag", snapshot.etag),
@@ -123,6 +124,7 @@ def show_group(args: Namespace) -> None:
     show_block(
         f"snapshot group {group.id}",
         [
+            ("Policy", bare(group.policy, "snapshotPolicies")),
             ("Labels", pairs(group.labels)),
             ("Etag", group.etag),
             ("Taken", when(group.create_time)),

@@ -14,7 +14,7 @@ from zfsilod.engine.plans.transports import (
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
-from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
+from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
     InTrash,
@@ -253,6 +253,11 @@ def snapshot_set(uid: str, refs: tuple[SnapshotRef, ...], marks: Pairs = ()) -> 
     return SnapshotSet(refs=refs, uid=uid, marks=marks or (("zfsilo:cut", uid),))
 
 
+def snapshots_unused(uid: str, refs: tuple[SnapshotRef, ...]) -> SnapshotsUnused:
+    """Return the condition that nothing holds these snapshots, and that they have no clone."""
+    return SnapshotsUnused(refs=refs, uid=uid)
+
+
 def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "") -> Pairs:
     """Return the marks of a snapshot, or of all snapshots of a group.
 
@@ -271,6 +276,7 @@ def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "")
         "members": _by_uid(names) if group else "",
         "filesystems": _by_uid(filesystems),
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
+        "policy": first.policy,
     }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 

@@ -18,7 +18,7 @@ MODULES = {
     "engine.steps.ownership": "PoolOwned",
     "engine.steps.session": "Node NodeSecrets SessionSecrets NoNode Session SessionPortal "
     "LossWait Answering Dropped DiskSize",
-    "engine.steps.snapshot": "Cut Clone",
+    "engine.steps.snapshot": "Cut SnapshotsUnused Clone",
     "engine.steps.users": "DiskUnused UsersNamed ZvolUnused",
     "engine.steps.zfs": "Zvol ZvolSize ZvolProperty Epoch NotNewer InTrash Thick",
     "engine.steps.zvol_name": "ZvolRenamed",

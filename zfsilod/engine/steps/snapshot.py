@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.engine.step import KEPT, Guard, HostStep
+from zfsilod.model.errors import Busy, show
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import OPERATION
 from zfsilod.model.records import Resources
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
+
+
+ENDED = "a clone or hold that has ended since"
 
 
 class SnapshotSet(HostStep, tag="Cut", part="POOL"):
@@ -59,6 +63,40 @@ class SnapshotSet(HostStep, tag="Cut", part="POOL"):
     def _name(self) -> str:
         datasets = ", ".join(ref.dataset for ref in self.refs)
         return f"snapshot {self.uid} of {datasets}"
+
+
+class SnapshotsUnused(Guard, tag="SnapshotsUnused", part="POOL"):
+    """No snapshot of the set has a clone or a hold: a policy deletes only such ones.
+
+    `zfs destroy -d` would accept them, and destroy them with the last clone or hold.
+    """
+
+    volatile = True
+    refs: tuple[SnapshotRef, ...]
+    uid: str
+
+    def probe(self, host: HostAdapters) -> bool:
+        return not host.snapshots.users(self.refs, self.uid)
+
+    def refusal(self, host: HostAdapters) -> Busy:
+        users = host.snapshots.users(self.refs, self.uid)
+        return Busy(
+            f"snapshot {self.uid} is in use by {', '.join(map(show, users)) or ENDED}",
+            reason="DATASET_BUSY",
+            users=" ".join(map(show, users)),
+        )
+
+    def fact(self) -> str:
+        return f"snapshot {self.uid} has no clone and no hold"
+
+    def describe_do(self) -> str:
+        return f"check that snapshot {self.uid} has no clone and no hold"
+
+    def resources(self) -> Resources:
+        return Resources(
+            datasets=tuple(ref.dataset for ref in self.refs),
+            volumes=tuple(ref.uid for ref in self.refs),
+        )
 
 
 class Clone(HostStep, tag="Clone", part="POOL"):

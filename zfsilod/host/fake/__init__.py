@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 SIMULATED_MACHINE = "51" * 16
+SHORTHANDS = ("minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "yearly")
 
 __all__ = ["SIMULATED_BYTES", "SIMULATED_MACHINE", "VOLATILE", "Facts", "FakeHost"]
 
@@ -48,6 +49,11 @@ class FakeHost:
     def machine_id(self) -> str:
         """Return the fact "machine", which a test changes for another machine."""
         return str(self.facts.get("machine") or SIMULATED_MACHINE)
+
+    def calendar_problem(self, calendar: str) -> str:
+        """Return why this is no calendar: a word of systemd.time(7), or it has a number or `*`."""
+        has_time = any(character.isdecimal() or character == "*" for character in calendar)
+        return "" if has_time or calendar in SHORTHANDS else "it cannot be parsed"
 
     def surveyed(self, _datasets: tuple[str, ...]) -> FakeHost:
         """Return this host: reading a fact starts no process."""

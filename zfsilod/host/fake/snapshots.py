@@ -67,6 +67,16 @@ class FakeSnapshots:
             if volume in datasets and volume not in snapshot_set["given_up"]
         ]
 
+    def users(self, refs: tuple[SnapshotRef, ...], uid: str) -> tuple[str, ...]:
+        present = {ref.uid for ref in refs if self._is_present(ref, uid)}
+        clones = tuple(
+            dataset
+            for dataset, zvol in self.facts.of_kind("zvol").items()
+            if (origin := zvol.get("origin")) and origin[0] == uid and origin[1] in present
+        )
+        holds = self.facts.get(f"holds:{uid}") or 0
+        return (*clones, f"{holds} holds (zfs holds)") if holds and present else clones
+
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
         return {ref.uid: guid_of(f"{ref.uid}@{uid}") for ref in refs}
 

@@ -1,0 +1,87 @@
+"""`zfsiloctl schedule` with a real daemon."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.ctl.shell import Shell
+
+
+def test_the_life_of_a_schedule(ctl: Shell) -> None:
+    ctl.ok("volume create data 1G -l app=db")
+    ctl.ok("volume create log 1G -l app=db")
+    assert ctl.ok("schedule list -q") == ""
+    created = "schedule create nightly --calendar daily --keep '24x1h 7x1d' -l app=db --delay 60"
+    assert (
+        ctl.ok(f"{created} --dry-run")
+        == "would create policy nightly, with no change to the host\n"
+    )
+    assert ctl.ok(created) == "create policy nightly: done\n"
+    assert ctl.ok(created) == "create policy nightly: already so\n"
+    assert ctl.ok("schedule list -q") == "nightly\n"
+    assert re.search(r"nightly +daily +24x1h 7x1d +app=db +2 +never", ctl.ok("schedule list"))
+    planned = ctl.ok("schedule run nightly --dry-run")
+    assert planned.startswith("would snapshot data as nightly-20")
+    assert planned.count("take snapshot") == 2
+    ran = ctl.ok("schedule run nightly")
+    assert re.fullmatch(
+        r"snapshot data as (nightly-\d{8}t\d{6}z)-data: done\nsnapshot log as \1-log: done\n", ran
+    )
+    name = ran.split()[3].rstrip(":")
+    assert re.search(r"Policy: +nightly\n", ctl.ok(f"snapshot show {name}"))
+    shown = ctl.ok("schedule show nightly")
+    for line in (
+        r"Calendar: +daily, up to 60 s later",
+        r"Keep: +24x1h 7x1d",
+        r"Snapshots: +one of each volume",
+        r"Volumes: +data, log",
+        r"Timer: +zfsilo-snapshot@nightly.timer",
+        r"Last success: +20.* ago",
+    ):
+        assert re.search(line, shown), shown
+    assert "Failure" not in shown
+    assert ctl.ok("schedule update nightly --keep 2x1d --group -l tier=1 --delay 0") == (
+        "update policy nightly: done\n"
+    )
+    policy = ctl("schedule show nightly --json").json
+    assert (policy["grid"], policy["grouped"]) == ("2x1d", True)
+    assert policy["selector"] == {"app": "db", "tier": "1"}
+    assert policy["max_delay_seconds"] == 0
+    assert ctl.ok("schedule run nightly") == "nightly selects no volume\n"
+    ctl.ok("schedule update nightly --single -l tier-")
+    assert ctl("schedule run nightly --json").json["policy"]["volumes"] == [
+        "volumes/data",
+        "volumes/log",
+    ]
+    assert (
+        ctl.ok("schedule delete nightly") == "delete policy nightly, and keep its snapshots: done\n"
+    )
+    assert len(ctl.ok("snapshot list -q").splitlines()) == 4
+
+
+def test_what_is_refused(ctl: Shell) -> None:
+    calendar = "schedule create x --calendar whenever --keep 7x1d"
+    assert "systemd-analyze calendar" in ctl.fails(2, calendar)
+    assert "24x1h 7x1d 4x1w 12x1mon" in ctl.fails(2, "schedule create x --calendar daily --keep 7")
+    assert "--keep" in ctl.fails(2, "schedule create x --calendar daily")
+    ctl.ok("schedule create x --calendar daily --keep 7x1d")
+    assert "nothing to change" in ctl.fails(2, "schedule update x")
+    assert "no snapshot policy" in ctl.fails(3, "schedule run none")
+
+
+def test_a_failed_run(ctl: Shell) -> None:
+    ctl.ok("volume create fails 1G -l app=fails")
+    ctl.ok("schedule create failing --calendar daily --keep 7x1d -l app=fails")
+    launcher = ctl.daemon.front.fixture.launcher
+    launcher.refuses = True
+    said = ctl.fails(9, "schedule run failing")
+    assert "policy failing could not take 1 of its snapshots: fails: " in said
+    launcher.refuses = False
+    assert re.search(r"Failure: +fails: ", ctl.ok("schedule show failing"))
+    status = ctl.ok("status")
+    assert "policy failing could not take a snapshot: fails: " in status
+    assert "try: zfsiloctl schedule show failing" in status
+    ctl.ok("schedule run failing")
+    assert "failing" not in ctl.ok("status")

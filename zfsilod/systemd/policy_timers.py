@@ -1,0 +1,78 @@
+"""The timers of snapshot policies: transient units zfsilo-snapshot@POLICY.timer.
+
+Each starts the service of its name, an instance of the template on disk. Persistent=yes keeps the
+time of the last run in /var/lib/systemd/timers, so that a run that was due while the host was off
+follows after the next start: systemd.timer(5).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from dbus_next import Variant
+
+from zfsilod.model.errors import Unavailable
+from zfsilod.systemd.launcher import LIVE_STATES, STATE
+
+if TYPE_CHECKING:
+    from zfsilod.model.records import SnapshotPolicy
+    from zfsilod.systemd.launcher import SystemdLauncher
+
+TIMER = re.compile(r"zfsilo-snapshot@(.+)\.timer")
+NAME, DESCRIPTION = 0, 1  # indexes in a unit of ListUnitsByPatterns
+LOOKS = 100  # calls until a stopped timer is forgotten
+
+
+class PolicyTimers:
+    """The timers, through the connection of the launcher."""
+
+    def __init__(self, launcher: SystemdLauncher) -> None:
+        self._launcher = launcher
+
+    async def present(self) -> dict[str, str]:
+        """Return the descriptions of the active timers, by policy."""
+        return {
+            match[1]: unit[DESCRIPTION]
+            for unit in await self._list("zfsilo-snapshot@*.timer")
+            if unit[STATE] in LIVE_STATES and (match := TIMER.fullmatch(unit[NAME]))
+        }
+
+    async def start(self, policy: SnapshotPolicy) -> None:
+        """Start the timer of a policy. Raises Unavailable when systemd refuses."""
+        body = [timer_name(policy.id), "replace", properties(policy), []]
+        await self._launcher.call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+
+    async def stop(self, policy_id: str) -> None:
+        """Stop the timer of a policy, and wait until systemd has forgotten the unit.
+
+        systemd answers a call first and does its own work between two calls, so that a few calls
+        are enough. Raises Unavailable when they are not.
+        """
+        await self._launcher.call("StopUnit", "ss", [timer_name(policy_id), "replace"])
+        for _look in range(LOOKS):
+            if not await self._list(timer_name(policy_id)):
+                return
+        raise Unavailable(f"systemd did not stop {timer_name(policy_id)}")
+
+    async def _list(self, pattern: str) -> list[list[Any]]:
+        reply = await self._launcher.call("ListUnitsByPatterns", "asas", [[], [pattern]])
+        units: list[list[Any]] = reply.body[0]
+        return units
+
+
+def timer_name(policy_id: str) -> str:
+    """Return the name of the timer of a policy."""
+    return f"zfsilo-snapshot@{policy_id}.timer"
+
+
+def properties(policy: SnapshotPolicy) -> list[list[Any]]:
+    """Return the properties of the timer of a policy: org.freedesktop.systemd1(5)."""
+    return [
+        ["Description", Variant("s", policy.timer_text)],
+        ["TimersCalendar", Variant("a(ss)", [["OnCalendar", policy.calendar]])],
+        ["RandomizedDelayUSec", Variant("t", policy.max_delay_seconds * 1_000_000)],
+        ["AccuracyUSec", Variant("t", 1_000_000)],
+        ["Persistent", Variant("b", True)],  # noqa: FBT003 - the wire has no keywords
+        ["CollectMode", Variant("s", "inactive-or-failed")],
+    ]
