@@ -12,17 +12,20 @@ ETC ?= /etc
 
 VENV = $(eval VENV := $$(shell $(PYTHON) tests/setup venv))$(VENV)
 RUNTIME = $(eval RUNTIME := $$(shell $(PYTHON) tests/setup runtime))$(RUNTIME)
+PAGE = $(eval PAGE := $$(shell $(PYTHON) tests/setup cockpit))$(PAGE)
 MODULES = PYTHONPATH=$(CURDIR):$(CURDIR)/proto:$(CURDIR)/csi
 RUN = $(MODULES) $(VENV)/bin/python
 PYTEST = $(RUN) -m pytest
 # One process per CPU; the tests of a file share one, with the file's fixtures.
 PARALLEL = --numprocesses auto --dist loadfile
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite
+	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite \
+	--ignore=tests/cockpit
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
 .PHONY: csi-test sanity lab-long upgrade-test transcripts coverage tools release
+.PHONY: cockpit cockpit-test install-cockpit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -43,7 +46,7 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: lint coverage csi-test crash-test nix-test deb-test systemd-test lab-test
+test: lint coverage csi-test crash-test nix-test deb-test systemd-test cockpit-test lab-test
 
 ## make check    linters, types and unit tests: 3 minutes, no root
 check: lint unit
@@ -78,6 +81,15 @@ sanity: stubs
 systemd-test: stubs deb
 	$(PYTHON) tests/setup systemd
 	$(PYTEST) tests/systemd
+
+## make cockpit        the page of Cockpit, built with npm packages; its folder is printed
+cockpit:
+	@$(PYTHON) tests/setup cockpit
+
+## make cockpit-test   that page in Chromium, with a real Cockpit, over a simulated host
+cockpit-test: stubs
+	$(PYTHON) tests/setup systemd browser cockpit
+	$(PYTEST) tests/cockpit
 
 ## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines: the main paths
 lab-test: stubs
@@ -126,9 +138,9 @@ bench: stubs
 stubs:
 	@$(RUN) proto/build.py
 
-## make deb      dist/zfsilo_VERSION_ARCHITECTURE.deb, for Debian 12 and later
+## make deb      dist/zfsilo_VERSION_ARCHITECTURE.deb and the page of Cockpit, for Debian 12 and later
 deb: stubs
-	$(PYTHON) tests/setup package
+	$(PYTHON) tests/setup package cockpit
 	$(RUN) units/debian/build.py
 
 ## make deb-test       that package installed, upgraded, removed and purged on two releases
@@ -196,6 +208,11 @@ install-files: docs
 	install -D -m 644 dbus/org.zfsilo1.policy \
 		$(DESTDIR)$(DATA)/polkit-1/actions/org.zfsilo1.policy
 	install -D -m 644 dbus/org.zfsilo1.rules $(DESTDIR)$(DATA)/polkit-1/rules.d/org.zfsilo1.rules
+
+# The page of Cockpit: a package of its own.
+install-cockpit:
+	install -d $(DESTDIR)$(DATA)/cockpit/zfsilo
+	install -m 644 $(PAGE)/* $(DESTDIR)$(DATA)/cockpit/zfsilo
 
 # launcher FLAGS MODULE PATH: a script that finds our library, and nothing of the user's
 define launcher

@@ -12,11 +12,10 @@ from tests.api.running import GIVE, made
 from tests.api.test_certificates_in_use import revoke
 from tests.examples import ATTACHMENT, BLOCK, HOW, NVME_ATTACHMENT, PUBLICATION, VOLUME
 from zfsilod.ctl.output import table
-from zfsilod.ctl.output.facts import SECTIONS
 from zfsilod.engine import plans
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import Unauthenticated
-from zfsilod.model.host_facts import HIDDEN
+from zfsilod.model.host_facts import HIDDEN, SECTIONS
 from zfsilod.model.records import Condition, Volume
 from zfsilod.security import certificates
 from zfsilod.wire.storage_server import StorageServers

@@ -10,9 +10,10 @@ from tests.setup.cache import digest, product
 from tests.setup.command import run
 from tests.setup.say import stage
 
-# Dependencies of zfsilo, packages of every usual installation, and multipath-tools, which zfsilo
-# configures.
+# Dependencies of zfsilo and its page of Cockpit, packages of every usual installation, and
+# multipath-tools, which zfsilo configures.
 PACKAGES = (
+    "cockpit-bridge",
     "dbus",
     "e2fsprogs",
     "kmod",

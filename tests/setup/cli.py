@@ -9,7 +9,19 @@ from importlib import import_module
 from tests.setup.command import CommandError
 from tests.setup.sources import SourcesError
 
-TARGETS = ("venv", "runtime", "tools", "prometheus", "csi", "systemd", "lab", "package", "nix")
+TARGETS = (
+    "venv",
+    "runtime",
+    "tools",
+    "prometheus",
+    "csi",
+    "systemd",
+    "lab",
+    "package",
+    "nix",
+    "cockpit",
+    "browser",
+)
 
 
 def main() -> int:

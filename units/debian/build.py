@@ -1,8 +1,9 @@
-"""Builds dist/zfsilo_VERSION_ARCH.deb: `make deb`, or build.py --version V --into DIR.
+"""Builds dist/zfsilo_VERSION_ARCH.deb and dist/cockpit-zfsilo_VERSION_all.deb: `make deb`.
 
-One package serves all releases: it has the compiled modules of its dependencies for the Python of
-each release, which selects them by file name (`*.cpython-311-*.so`). It runs in the environment of
-the tests and packs the versions that are installed there.
+Or build.py --version V --into DIR. The package of zfsilo serves all releases: it has the compiled
+modules of its dependencies for the Python of each release, which selects them by file name
+(`*.cpython-311-*.so`). This script runs in the environment of the tests and packs the versions that
+are installed there.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ PYTHONS = ("3.11", "3.12", "3.13")
 FROM_DEBIAN = "systemd-python"
 LIBRARY = "usr/lib/zfsilo"
 DOCS = "usr/share/doc/zfsilo"
+PAGE_DOCS = "usr/share/doc/cockpit-zfsilo"
 PROGRAMS = ("zfsilo-worker", "zfsilo-gateway")
 MAINTAINER = "zfsilo maintainers <maintainers@zfsilo.org>"
 MODES = {"postinst": 0o755, "prerm": 0o755, "postrm": 0o755, "conffiles": 0o644}
 
 
 def main() -> None:
-    """Build the package and print its path."""
+    """Build the packages and print their paths."""
     sys.path.insert(0, str(PROJECT))
     from zfsilod import __version__
 
@@ -39,25 +41,48 @@ def main() -> None:
     parser.add_argument("--version", default=__version__)
     parser.add_argument("--into", type=Path, default=PROJECT / "dist")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="zfsilo-deb-") as work:
-        package = build(Path(work), args.version, args.into)
-    sys.stdout.write(f"{package}\n")
+    args.into.mkdir(parents=True, exist_ok=True)
+    for build in (build_zfsilo, build_page):
+        with tempfile.TemporaryDirectory(prefix="zfsilo-deb-") as work:
+            sys.stdout.write(f"{build(Path(work), args.version, args.into)}\n")
 
 
-def build(work: Path, version: str, into: Path) -> Path:
-    """Collect the files, write the control files, and build the package."""
+def build_zfsilo(work: Path, version: str, into: Path) -> Path:
+    """Collect the files of zfsilo, write the control files, and build the package."""
     tree = work / "tree"
     tree.mkdir(mode=0o755)
     gather_libraries(tree / LIBRARY, work)
-    run(
-        ["make", "-s", "-C", PROJECT, "install-files", f"DESTDIR={tree}", "PYTHON=/usr/bin/python3"]
-    )
+    make_install("install-files", tree)
     add_debian_files(tree, version)
-    add_control(tree, version)
-    normalise(tree)
     architecture = run(["dpkg", "--print-architecture"]).strip()
-    into.mkdir(parents=True, exist_ok=True)
-    package = into / f"zfsilo_{version}_{architecture}.deb"
+    add_control(tree, HERE / "control", version, architecture)
+    for name, mode in MODES.items():
+        shutil.copy(HERE / name, tree / "DEBIAN" / name)
+        (tree / "DEBIAN" / name).chmod(mode)
+    normalise(tree)
+    return pack(tree, into / f"zfsilo_{version}_{architecture}.deb")
+
+
+def build_page(work: Path, version: str, into: Path) -> Path:
+    """Collect the files of the page of Cockpit, write the control files, and build the package."""
+    tree = work / "tree"
+    tree.mkdir(mode=0o755)
+    make_install("install-cockpit", tree)
+    (tree / PAGE_DOCS).mkdir(parents=True)
+    shutil.copy(HERE / "copyright", tree / PAGE_DOCS)
+    add_changes(tree / PAGE_DOCS, "cockpit-zfsilo", version)
+    add_control(tree, HERE / "cockpit-control", version, "all")
+    normalise(tree)
+    return pack(tree, into / f"cockpit-zfsilo_{version}_all.deb")
+
+
+def make_install(target: str, tree: Path) -> None:
+    """Install files by the Makefile."""
+    run(["make", "-s", "-C", PROJECT, target, f"DESTDIR={tree}", "PYTHON=/usr/bin/python3"])
+
+
+def pack(tree: Path, package: Path) -> Path:
+    """Build a package from its tree, and return its path."""
     run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, package])
     return package
 
@@ -131,21 +156,21 @@ def add_debian_files(tree: Path, version: str) -> None:
         target = tree / place / ("zfsilo" if name == "lintian-overrides" else name)
         shutil.copy(HERE / name, target)
         target.chmod(0o755 if name.endswith("rtupdate") else 0o644)
-    add_changes(tree / DOCS, version)
+    add_changes(tree / DOCS, "zfsilo", version)
     for page in (tree / "usr/share/man").rglob("*.[158]"):
         compress(page)
     for shared in (tree / LIBRARY).rglob("*.so*"):
         run(["strip", "--strip-unneeded", shared])
 
 
-def add_changes(docs: Path, version: str) -> None:
+def add_changes(docs: Path, package: str, version: str) -> None:
     """Add CHANGELOG.md, and a changelog in Debian's format that refers to it."""
     changes = PROJECT / "CHANGELOG.md"
     shutil.copy(changes, docs)
     compress(docs / changes.name)
     date = formatdate(changes.stat().st_mtime)
     (docs / "changelog").write_text(
-        f"zfsilo ({version}) unstable; urgency=medium\n\n  * See {changes.name}.gz.\n\n"
+        f"{package} ({version}) unstable; urgency=medium\n\n  * See {changes.name}.gz.\n\n"
         f" -- {MAINTAINER}  {date}\n"
     )
     compress(docs / "changelog")
@@ -156,23 +181,20 @@ def compress(path: Path) -> None:
     run(["gzip", "-9", "--no-name", "--force", path])
 
 
-def add_control(tree: Path, version: str) -> None:
-    """Write DEBIAN/: control, maintainer scripts, and the checksums of all files."""
+def add_control(tree: Path, template: Path, version: str, architecture: str) -> None:
+    """Write DEBIAN/control and the checksums of all files."""
     control = tree / "DEBIAN"
     control.mkdir()
-    size = sum(p.stat().st_size for p in tree.rglob("*") if p.is_file()) // 1024
-    text = (HERE / "control").read_text()
-    text = (
-        text.replace("@MAINTAINER@", MAINTAINER)
-        .replace("@VERSION@", version)
-        .replace("@SIZE@", str(size))
-    )
-    text = text.replace("@ARCHITECTURE@", run(["dpkg", "--print-architecture"]).strip())
+    files = sorted(path for path in tree.rglob("*") if path.is_file())
+    text = template.read_text()
+    for name, value in {
+        "MAINTAINER": MAINTAINER,
+        "VERSION": version,
+        "SIZE": str(sum(path.stat().st_size for path in files) // 1024),
+        "ARCHITECTURE": architecture,
+    }.items():
+        text = text.replace(f"@{name}@", value)
     (control / "control").write_text(text)
-    for name, mode in MODES.items():
-        shutil.copy(HERE / name, control / name)
-        (control / name).chmod(mode)
-    files = sorted(p for p in tree.rglob("*") if p.is_file() and control not in p.parents)
     sums = run(["md5sum", *(path.relative_to(tree) for path in files)], cwd=tree)
     (control / "md5sums").write_text(sums)
 

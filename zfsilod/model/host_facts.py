@@ -13,6 +13,38 @@ FILESYSTEM_STATES = ("NONE", "FORMATTING", "CLONED", "READY")  # FilesystemState
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
 HIDDEN = "hidden by the daemon's sandbox"
 """Why a fact is unknown that only workers can probe, since it needs the device."""
+SECTIONS = {
+    "Zvol": "zvol",
+    "NotNewer": "zvol",
+    "ZvolSize": "zvol",
+    "ZvolProperty": "zvol",
+    "Backstore": "export",
+    "Target": "export",
+    "Lun": "export",
+    "Namespace": "export",
+    "Portals": "export",
+    "Enabled": "export",
+    "NoUnknownAcls": "export",
+    "Acl": "access",
+    "MappedLun": "access",
+    "Node": "session",
+    "Session": "session",
+    "SessionPortal": "session",
+    "Controller": "session",
+    "ControllerPortal": "session",
+    "QueueLimit": "session",
+    "LossWait": "session",
+    "DiskSize": "session",
+    "Formatted": "filesystem",
+    "FilesystemUuidRegenerated": "filesystem",
+    "FilesystemWorks": "filesystem",
+    "StagingMount": "filesystem",
+    "FilesystemGrown": "filesystem",
+    "MountPoint": "mounts",
+    "BindMount": "mounts",
+    "DeviceBindMount": "mounts",
+}
+"""The section of a volume's facts by kind of fact; a kind of a newer server is a section itself."""
 
 
 class Disk(Record, tag="Disk"):

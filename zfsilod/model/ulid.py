@@ -12,5 +12,14 @@ ULID = "[0-9a-hjkmnp-tv-z]{26}"  # as a pattern
 
 def new_ulid() -> str:
     """Return a new ULID: 48 bits of milliseconds since 1970, 80 random bits."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return _encoded(time.time_ns() // 1_000_000, secrets.randbits(80))
+
+
+def first_ulid(moment_s: int) -> str:
+    """Return the lowest ULID of a moment, in seconds since 1970; after 10889 that of the end."""
+    return _encoded(min(moment_s * 1000, (1 << 48) - 1), 0)
+
+
+def _encoded(milliseconds: int, low: int) -> str:
+    number = milliseconds << 80 | low
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

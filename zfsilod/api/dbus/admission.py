@@ -28,7 +28,8 @@ REFUSAL_S = 0.05
 MAX_USERS = 1024
 # Calls of one user, whatever they are: further ones wait for at most MAX_WAIT_S, or are refused.
 BURST, PER_S, MAX_WAIT_S = 512, 100, 2.0
-COSTS = {"Introspect": 8, "GetManagedObjects": 64, "GetAll": 2}  # of calls that read much
+# Of calls that read much.
+COSTS = {"Introspect": 8, "GetManagedObjects": 64, "GetStatus": 64, "Probe": 8, "GetAll": 2}
 
 TOO_FAST = f"more than {PER_S} calls of this user a second: retry later"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from zfsilod.api.dbus.contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
 from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
+from zfsilod.model.host_facts import SECTIONS
 from zfsilod.model.records import Host, Operation, Snapshot
+from zfsilod.model.ulid import first_ulid
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, OperationState
 from zfsilod.requests.attach import Grow, MountAt, Stage
@@ -25,9 +28,11 @@ from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
+from zfsilod.service.drift import check_facts
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.ownership import bind_machine
 from zfsilod.service.pool_scan import ZvolToAdopt, find_zvol
+from zfsilod.service.status import MAX_ATTENTION, host_status
 from zfsilod.storage.volume_view import page, volume_view
 
 if TYPE_CHECKING:
@@ -220,9 +225,10 @@ class Methods:
         return [path_of("operation", self.service.operation(operation_id).id)]
 
     async def list_operations(self, options: dict[str, Variant]) -> list[Any]:
-        fields = read_options(options, ("page_size", "page_token", "state", "subject"))
+        fields = read_options(options, ("page_size", "page_token", "since", "state", "subject"))
         state, subject = fields.get("state"), fields.get("subject")
         check_choice("state", state, get_args(OperationState))
+        fields["page_token"] = max(_after(fields), first_ulid(fields.get("since", 0)))
 
         def wanted(operation: Operation) -> bool:
             return state in (None, operation.state) and subject in (None, operation.subject)
@@ -250,6 +256,28 @@ class Methods:
 
     async def stats(self, volume_id: str) -> list[Any]:
         return [await self.service.usage(volume_id)]
+
+    async def probe(self, volume_id: str) -> list[Any]:
+        context = self.service.context
+        with context.store.read() as txn:
+            view = volume_view(txn, volume_id)
+        facts = await context.look(partial(check_facts, view, context.machine, context.settings))
+        rows = [(SECTIONS.get(f.kind, f.kind), f.text, f.wanted, f.truth, f.problem) for f in facts]
+        return [rows]
+
+    async def get_status(self) -> list[Any]:
+        status = await host_status(self.service)
+        summary, space = status.summary, status.space
+        figures = {
+            "publications": summary.publications.total(),
+            "hosts": summary.hosts,
+            "promised_bytes": summary.promised_bytes,
+        }
+        if space:
+            figures["available_bytes"] = space.available_bytes
+            figures["total_bytes"] = space.total_bytes
+        attention = [(one.subject, one.sentence, one.command) for one in status.attention]
+        return [status.root, figures, status.states, attention[:MAX_ATTENTION]]
 
     async def cancel(self, operation_id: str, options: dict[str, Variant]) -> list[Any]:
         await self.service.cancel(operation_id, validate_only=_only_plan(options))
@@ -287,9 +315,11 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.GetOperation": Methods.get_operation,
     f"{MANAGER}.ListOperations": Methods.list_operations,
     f"{MANAGER}.GetCapacity": Methods.get_capacity,
+    f"{MANAGER}.GetStatus": Methods.get_status,
     f"{MANAGER}.ListOrphans": Methods.list_orphans,
     f"{MANAGER}.BindMachine": Methods.bind_machine,
     f"{VOLUME}.Stats": Methods.stats,
+    f"{VOLUME}.Probe": Methods.probe,
     f"{OPERATION}.Cancel": Methods.cancel,
     f"{OPERATION}.Repair": Methods.repair,
     f"{OPERATION}.Abandon": Methods.abandon,

@@ -51,6 +51,7 @@ OPTIONS = {
     "readonly": Option("b"),
     "record_only": Option("b"),
     "restore": Option("s", get_args(Restore)),
+    "since": Option("t"),
     "source_snapshot": Option("s"),
     "source_volume": Option("s"),
     "staging_path": Option("s"),

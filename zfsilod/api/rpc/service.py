@@ -10,7 +10,7 @@ from zfsilo.v1 import service_pb2
 from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
-from zfsilod.model.errors import PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.model.errors import PermissionDenied, Unavailable
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_new
 from zfsilod.requests import orphans
@@ -21,7 +21,7 @@ from zfsilod.security.credentials import check_caller
 from zfsilod.security.issued import limit_certificates
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.ownership import bind_machine
-from zfsilod.storage.summary import Attention
+from zfsilod.service.status import MAX_ATTENTION, host_status
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from zfsilod.security.join_file import Files
     from zfsilod.storage.transaction import Transaction
 
-MAX_ATTENTION = 100
 # Features that were added after the first version of v1.
 FEATURES = ("snapshots", "snapshot-groups", "clones", "trash")
 
@@ -74,47 +73,27 @@ class ServiceMethods:
     async def GetStatus(
         self, _request: service_pb2.GetStatusRequest, call: Call
     ) -> service_pb2.Status:
-        broken = await call.service.stats.broken_sessions()
-        health = await call.shielded(call.service.health.read(broken))
-        summary = health.summary
+        host = await call.shielded(host_status(call.service))
         status = service_pb2.Status(
             server=_server(call),
-            root=call.service.context.settings.root,
-            promised_bytes=summary.promised_bytes,
-            volumes=health.states,
-            operations=summary.operations,
-            publications=summary.publications.total(),
-            hosts=summary.hosts,
+            root=host.root,
+            promised_bytes=host.summary.promised_bytes,
+            volumes=host.states,
+            operations=host.summary.operations,
+            publications=host.summary.publications.total(),
+            hosts=host.summary.hosts,
+            attention_count=len(host.attention),
+            attention=[
+                service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
+                for a in host.attention[:MAX_ATTENTION]
+            ],
         )
-        attention = [
-            *(
-                Attention(subject="", sentence=change.sentence, command=change.command)
-                for change in call.service.context.identity_changes
-            ),
-            *health.attention,
-        ]
-        if status.root:
-            try:
-                space = await call.service.capacity("")
-            except ZfsiloError as error:
-                attention.insert(0, Attention(subject="", sentence=error.message))
-            else:
-                status.capacity.available_bytes = space.available_bytes
-                status.capacity.total_bytes = space.total_bytes
-                if condition := nearly_full(space, call.service.context.settings):
-                    status.capacity.conditions.append(condition)
-                    status.capacity.condition_reasons.append("POOL_NEARLY_FULL")
-                    attention.insert(0, Attention(subject="", sentence=condition))
-        holds = call.service.context.ownership.holds
-        attention[:0] = [
-            Attention(subject="", sentence=hold.sentence, command=hold.command) for hold in holds
-        ]
-        attention = _distinct(attention)
-        status.attention_count = len(attention)
-        status.attention.extend(
-            service_pb2.Attention(subject=a.subject, sentence=a.sentence, command=a.command)
-            for a in attention[:MAX_ATTENTION]
-        )
+        if host.space:
+            status.capacity.available_bytes = host.space.available_bytes
+            status.capacity.total_bytes = host.space.total_bytes
+        if host.space_condition:
+            status.capacity.conditions.append(host.space_condition)
+            status.capacity.condition_reasons.append("POOL_NEARLY_FULL")
         return status
 
     async def BindMachine(
@@ -195,19 +174,6 @@ class ServiceMethods:
         return service_pb2.RenewCertificateResponse(
             certificate=pem.decode(), authority=authority_pem.decode()
         )
-
-
-def _distinct(attention: list[Attention]) -> list[Attention]:
-    """Leave out what an earlier sentence about the host says, as of its pool."""
-    kept: list[Attention] = []
-    said: list[str] = []
-    for one in attention:
-        if any(one.sentence in sentence for sentence in said):
-            continue
-        kept.append(one)
-        if not one.subject:
-            said.append(one.sentence)
-    return kept
 
 
 def _server(call: Call) -> service_pb2.ServerInfo:

@@ -4,45 +4,12 @@ from __future__ import annotations
 
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.table import BAD, DOUBT, GOOD, clean, paint, shorten, width
-from zfsilod.model.host_facts import HIDDEN
+from zfsilod.model.host_facts import HIDDEN, SECTIONS
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
-
-SECTIONS = {
-    "Zvol": "zvol",
-    "NotNewer": "zvol",
-    "ZvolSize": "zvol",
-    "ZvolProperty": "zvol",
-    "Backstore": "export",
-    "Target": "export",
-    "Lun": "export",
-    "Namespace": "export",
-    "Portals": "export",
-    "Enabled": "export",
-    "NoUnknownAcls": "export",
-    "Acl": "access",
-    "MappedLun": "access",
-    "Node": "session",
-    "Session": "session",
-    "SessionPortal": "session",
-    "Controller": "session",
-    "ControllerPortal": "session",
-    "QueueLimit": "session",
-    "LossWait": "session",
-    "DiskSize": "session",
-    "Formatted": "filesystem",
-    "FilesystemUuidRegenerated": "filesystem",
-    "FilesystemWorks": "filesystem",
-    "StagingMount": "filesystem",
-    "FilesystemGrown": "filesystem",
-    "MountPoint": "mounts",
-    "BindMount": "mounts",
-    "DeviceBindMount": "mounts",
-}
-"""The section of the tree by kind of fact; a kind of a newer server is a section of its own."""
 
 OK, NO, CONFLICT, UNSEEN = "ok", "NO", "CONFLICT", "hidden"
 DIFFERENT = (NO, CONFLICT)

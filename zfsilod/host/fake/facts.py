@@ -85,13 +85,17 @@ class Facts:
                 if value is not None:
                     facts[name] = value
         if blown:
+            if facts["blown"] == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+                return
             if facts["blown"] == "kill":
                 self.kill()
             raise CommandFailed("the fuse of the simulated host blew")
 
     def light_fuse(self, effects: int, *, when: str, how: str, then: tuple[int, ...] = ()) -> None:
-        """Fail at the n-th effect from now: `when` is before or after, `how` is error or kill.
+        """Fail at the n-th effect from now: `when` is before or after.
 
+        `how`: error, kill, or stop: the process stops after the effect until SIGCONT.
         `then`: the numbers of effects until each further failure.
         """
         with self._open(write=True) as facts:
