@@ -9,7 +9,7 @@ from importlib import import_module
 from tests.setup.command import CommandError
 from tests.setup.sources import SourcesError
 
-TARGETS = ("venv", "runtime", "tools", "csi", "systemd", "lab", "package", "nix")
+TARGETS = ("venv", "runtime", "tools", "csi", "kubernetes", "systemd", "lab", "package", "nix")
 
 
 def main() -> int:

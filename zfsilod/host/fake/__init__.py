@@ -3,7 +3,8 @@
 With a path the facts are in a file that the daemon and its workers share, otherwise in memory. A
 change that takes two system calls on a real host takes two effects here, so that half-made states
 exist. There is one file for each adapter, as in host/; the contract tests (tests/lab/contract.py)
-run the same examples with this host and with a real one.
+run the same examples with this host and with a real one. With the fact `disks` mounts are real:
+see real_disks.py.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ class FakeHost:
 
     def __init__(self, path: AnyPath | None = None, *, chap: Callable[[str], Chap]) -> None:
         self.facts = Facts(path)
+        self.chap = chap
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)
+        self.mounts = FakeMounts(self.facts)
+        if disks := self.facts.get("disks"):
+            from zfsilod.host.fake import real_disks
+
+            self.facts = real_disks.SharedFacts(path, disks)
+            self.zfs = FakeZfs(self.facts)
+            self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks)
+            self.mounts = real_disks.RealMounts(self.facts, disks)
         self.lio = FakeLio(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.block = FakeBlock(self.facts)
-        self.mounts = FakeMounts(self.facts)
-        self.chap = chap
 
     def machine_id(self) -> str:
         """Return the fact "machine", which a test changes for another machine."""
