@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import json
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
-LIFE = datetime.timedelta(days=1)
+LIFE = dt.timedelta(days=1)
 RSA_BITS = 2048
 SERVER_ADDRESSES = ("127.0.0.1", "10.96.0.1")
 SERVER_NAMES = ("localhost", "kubernetes.default.svc")
@@ -92,7 +92,7 @@ def _name(user: str, group: str = "") -> x509.Name:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: Key) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

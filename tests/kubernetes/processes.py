@@ -27,7 +27,7 @@ class Process:
     ) -> None:
         self.log = log
         self.words = [str(word) for word in words]
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | self._environment,
+                env=os.environ | self.environment,
                 start_new_session=True,
             )
 

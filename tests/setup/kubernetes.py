@@ -42,7 +42,7 @@ def build(draft: Path) -> None:
         for name, module in SIDECARS.items():
             compile_program(f"{module}/cmd/{name}", programs / name)
     # The commands of the documentation are run as they are typed.
-    (programs / "kubectl").write_text(f'#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n')
+    (programs / "kubectl").write_text('#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n')
     (programs / "kubectl").chmod(0o755)
     copy_manifests(draft / "snapshots")
 
