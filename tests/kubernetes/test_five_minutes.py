@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from tests.kubernetes.cluster import Cluster
     from tests.kubernetes.workload import Namespace
 
-PAGE = (
-    PROJECT / "docs/kubernetes.md",
-    "In the cluster, with an image of `csi/Containerfile` in a registry:",
-)
+PAGE = PROJECT / "docs/kubernetes.md", "## Install"
 SMALL = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 SET_NAME = "web"
 

@@ -25,7 +25,8 @@ class Namespace:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.api, self.name = cluster, cluster.api, name
-        self.api.create("namespaces", name)
+        if self.api.get("namespaces", name) is None:
+            self.api.create("namespaces", name)
         self.api.until(
             "serviceaccounts",
             lambda accounts: named(accounts, "default"),
