@@ -18,11 +18,11 @@ PYTEST = $(RUN) -m pytest
 # One process per CPU; the tests of a file share one, with the file's fixtures.
 PARALLEL = --numprocesses auto --dist loadfile
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
-	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite
+	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite --ignore=tests/kubernetes
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test sanity lab-long upgrade-test transcripts coverage tools release
+.PHONY: csi-test kubernetes sanity lab-long upgrade-test transcripts coverage tools release
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -68,6 +68,11 @@ lint: stubs
 csi-test: stubs
 	$(PYTHON) tests/setup csi
 	$(PYTEST) tests/csi/suite
+
+## make kubernetes     the CSI plugin in a real Kubernetes control plane, over simulated hosts
+kubernetes: stubs
+	$(PYTHON) tests/setup csi kubernetes
+	$(PYTEST) tests/kubernetes
 
 ## make sanity         csi-sanity over real ZFS and iSCSI, on the two machines
 sanity: stubs

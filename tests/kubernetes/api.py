@@ -81,7 +81,7 @@ class Api:
             raise ApiError(f"{response.status}: {message}")
         return answer
 
-    def list(self, kind: str, namespace: str = "") -> list[Object]:
+    def objects(self, kind: str, namespace: str = "") -> list[Object]:
         """Return all objects of a kind, of one namespace or of all."""
         items: list[Object] = self.ask("GET", path_of(kind, namespace))["items"]
         return items

@@ -7,9 +7,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.kubernetes.api import NotInTime
 from tests.kubernetes.chart import Controller, Release
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import Node
@@ -17,6 +19,8 @@ from tests.kubernetes.storage import PROJECT, Server
 from tests.setup import csi, kubernetes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.kubernetes.api import Object
 
 ZONES = {"give": "default", "annex": "annex"}
@@ -92,6 +96,37 @@ class Cluster:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def quiet(self, node: str) -> None:
+        """Wait until a node has no volume any more that an earlier test used."""
+        self.api.until(
+            "volumeattachments",
+            lambda found: not [one for one in found if one["spec"]["nodeName"] == node],
+            f"{node} has no volume",
+        )
+
+    def no_volume_of(self, namespace: str) -> None:
+        """Wait until no volume of a namespace is left, neither as an object nor on a server."""
+
+        def none_left(found: list[Object]) -> bool:
+            claims = [volume["spec"].get("claimRef") or {} for volume in found]
+            return not [claim for claim in claims if claim.get("namespace") == namespace]
+
+        self.api.until("persistentvolumes", none_left, f"no volume of {namespace} is left")
+        label = f"csi.zfsilo.io/pvc.namespace={namespace}"
+        servers = self.servers.values()
+        self.until(
+            lambda: not any(s.ctl("volume", "list", "--quiet", "-l", label) for s in servers),
+            f"no server has a volume of {namespace}",
+        )
+
+    def until(self, condition: Callable[[], object], what: str, within_s: float = 60.0) -> None:
+        """Wait for a fact of a machine, which no watch tells."""
+        deadline = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise NotInTime(f"not within {within_s:.0f} s: {what}")
+            time.sleep(0.5)
 
     def restarts(self) -> dict[str, int]:
         """Return how often each sidecar was started again."""

@@ -57,7 +57,7 @@ def ns(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:63].strip("-")
     namespace = Namespace(cluster, name)
     yield namespace
-    for event in cluster.api.list("events", name):
+    for event in cluster.api.objects("events", name):
         if event["type"] == "Warning":
             text = CHANGING.sub("*", event["message"])[:SHOWN]
             warnings[f"{event['reason']}: {text}"] += 1

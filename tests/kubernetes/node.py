@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 KUBELET = "/var/lib/kubelet"
 PLUGIN = f"{KUBELET}/plugins/csi.zfsilo.io"
 REGISTRY = f"{KUBELET}/plugins_registry"
+MOST_VOLUMES = {"default": 20, "annex": 4}  # attached to one node, by its zone
 
 
 class Node:
@@ -34,7 +35,9 @@ class Node:
                 "/etc/zfsilo-csi": folder / f"plugin-{self.host}",
             }
         )
-        self.zfsilod = Client(folder, self.host, disks, self.machine, zone)
+        self.most_volumes = MOST_VOLUMES[zone]
+        limit = f"max_attachments = {self.most_volumes}"
+        self.zfsilod = Client(folder, self.host, disks, self.machine, f'zone = "{zone}"', limit)
         control.authority.issue(self.name, f"system:node:{self.name}", "system:nodes")
         self.kubelet = Program(self._log("kubelet"), self.machine, self._kubelet_words())
         plugin = python_program("zfsilo_csi", "node")

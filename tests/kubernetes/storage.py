@@ -23,7 +23,6 @@ PACKAGES = (PROJECT, PROJECT / "proto", PROJECT / "csi")
 PYTHON = {"PYTHONPATH": ":".join(map(str, PACKAGES))}
 START_S = 60
 CTL_S = 60
-MAX_ATTACHMENTS = 8
 KEPT = ("content:", "owner:", "disks", "machine")  # facts of a host without volumes
 
 
@@ -118,9 +117,9 @@ class Server(Zfsilod):
 class Client(Zfsilod):
     """The zfsilod of a node, in the machine of the node."""
 
-    def __init__(self, folder: Path, name: str, disks: Path, machine: Machine, zone: str) -> None:
+    def __init__(self, folder: Path, name: str, disks: Path, machine: Machine, *csi: str) -> None:
         super().__init__(folder, name, disks)
-        self._configure("[csi]", f"max_attachments = {MAX_ATTACHMENTS}", f'zone = "{zone}"')
+        self._configure("[csi]", *csi)
         self._program = Program(self.log, machine, self._words(), PYTHON)
         self.process = self._program
 

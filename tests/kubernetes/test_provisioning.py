@@ -105,7 +105,7 @@ def test_a_wrong_claim_is_told_why(
     storage_class(cluster, ns.name, parameters, volumeBindingMode="Immediate", **fields)
     ns.claim("data", storage_class=ns.name, **claim)
     ns.warned("data", text.partition("|")[2] or text)
-    assert not [volume for volume in cluster.api.list("persistentvolumes") if claims(volume, ns)]
+    assert not [volume for volume in cluster.api.objects("persistentvolumes") if claims(volume, ns)]
 
 
 def claims(volume: dict[str, Any], ns: Namespace) -> bool:

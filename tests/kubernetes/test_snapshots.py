@@ -61,12 +61,12 @@ def test_a_snapshot_that_was_taken_by_hand(cluster: Cluster, ns: Namespace) -> N
     assert found["status"]["restoreSize"] == "1Gi"
     ns.claim("data", **from_snapshot("taken"))
     ns.pod("pod", "data")
-    ns.warned("pod", "filesystem")  # the volume was never formatted
+    ns.running("pod")
     ns.delete("pods", "pod")
     ns.delete("persistentvolumeclaims", "data")
     ns.delete("volumesnapshots", "taken")
     cluster.api.delete("volumesnapshotcontents", f"{ns.name}-taken")
-    give.ctl("snapshot", "delete", "taken", "--yes")
+    give.ctl("snapshot", "delete", "taken")
     give.ctl("volume", "delete", "by-hand", "--yes")
 
 

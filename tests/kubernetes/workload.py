@@ -196,7 +196,7 @@ class Namespace:
 
     def told(self) -> list[str]:
         """Return the last events of the namespace, as lines."""
-        events = self.api.list("events", self.name)
+        events = self.api.objects("events", self.name)
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")))
         return [
             f"  {event['type']} {event['involvedObject']['name']} {event['reason']}: "

@@ -1,0 +1,61 @@
+"""Volumes that outlive their claims: Retain, and how a lost volume is found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.kubernetes.api import named
+from tests.kubernetes.objects import storage_class
+
+if TYPE_CHECKING:
+    from tests.kubernetes.api import Object
+    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.workload import Namespace
+
+
+def retained(cluster: Cluster, ns: Namespace) -> str:
+    """Write in a volume of a class that retains, delete its claim, and return the volume."""
+    storage_class(cluster, "retained", reclaimPolicy="Retain")
+    ns.claim("data", storage_class="retained")
+    ns.pod("pod", "data", node="node1.example")
+    (ns.path("pod", "data") / "file").write_text("kept")
+    volume = ns.bound("data")
+    ns.delete("pods", "pod")
+    ns.delete("persistentvolumeclaims", "data")
+    return volume
+
+
+def test_a_retained_volume_is_claimed_again(cluster: Cluster, ns: Namespace) -> None:
+    volume = retained(cluster, ns)
+    unclaimed: Object = {"spec": {"claimRef": None}}
+    cluster.api.patch("persistentvolumes", volume, unclaimed)
+    ns.claim("again", storage_class="retained", volumeName=volume)
+    ns.pod("other", "again", node="node2.example")
+    assert (ns.path("other", "again") / "file").read_text() == "kept"
+    deleted: Object = {"spec": {"persistentVolumeReclaimPolicy": "Delete"}}
+    cluster.api.patch("persistentvolumes", volume, deleted)
+
+
+def test_a_lost_volume_is_found(cluster: Cluster, ns: Namespace) -> None:
+    """By the commands of the page, except that the shell's redirection is the test's."""
+    volume = retained(cluster, ns)
+    found = named(cluster.api.objects("persistentvolumes"), volume)
+    handle = found["spec"]["csi"]["volumeHandle"]
+    lost = handle.partition("/")[2]
+    ns.claim("kept")
+    ns.pod("other", "kept", node="node1.example")
+    ns.running("other")
+    ns.detached(volume)
+    cluster.api.delete("persistentvolumes", volume)
+    cluster.api.until(
+        "persistentvolumes", lambda found: not named(found, volume), f"{volume} is gone"
+    )
+    path = r"jsonpath={range .items[*]}{.spec.csi.volumeHandle}{\"\n\"}{end}"
+    handles = cluster.folder / "handles"
+    handles.write_text(cluster.type_in(f"kubectl get pv -o '{path}'".replace(r"\"", '"')))
+    give = cluster.servers["give"]
+    listed = give.ctl("csi", "orphans", handles)
+    assert lost in listed
+    assert f"{ns.name}/data" in listed
+    assert give.ctl("csi", "orphans", handles, "--quiet").split() == [lost]
+    give.ctl("volume", "delete", lost, "--yes")
