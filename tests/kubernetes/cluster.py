@@ -168,6 +168,8 @@ class Cluster:
                 node["metadata"]["name"] for node in nodes if node["spec"].get("drivers")
             }
 
+        for node in self.nodes:
+            node.registrar.wait_for("registered: true")
         self.api.until("csinodes", registered, "the plugin is registered on every node")
 
     def _start_pods(self) -> None:

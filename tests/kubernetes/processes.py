@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+START_S = 120
 END_S = 30
 MAX_PAUSE_S = 8.0
 
@@ -28,10 +30,12 @@ class Process:
         self.log = log
         self.words = [str(word) for word in words]
         self.environment = dict(environment or {})
+        self._before = 0  # bytes in the log
         self._running: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the program; its output is appended to the log."""
+        self._before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(
                 self.words,
@@ -57,6 +61,14 @@ class Process:
     def kill(self) -> None:
         """End the program as a crash does."""
         self.end(signal.SIGKILL)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the program has logged a text since its start."""
+        deadline = time.monotonic() + START_S
+        while text.encode() not in self.log.read_bytes()[self._before :]:
+            self.check()
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.tail()}"
+            time.sleep(0.05)  # there is no event for a line in a log
 
     def check(self) -> None:
         """Raise when the program has ended by itself."""

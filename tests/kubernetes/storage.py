@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 PACKAGES = (PROJECT, PROJECT / "proto", PROJECT / "csi")
 PYTHON = {"PYTHONPATH": ":".join(map(str, PACKAGES))}
-START_S = 60
 CTL_S = 60
 KEPT = ("content:", "owner:", "disks", "machine")  # facts of a host without volumes
 
@@ -42,13 +40,8 @@ class Zfsilod:
 
     def start(self) -> None:
         """Start zfsilod, and wait until it is ready."""
-        before = self.log.stat().st_size if self.log.exists() else 0
         self.process.start()
-        deadline = time.monotonic() + START_S
-        while b" is ready" not in self.log.read_bytes()[before:]:
-            self.process.check()
-            assert time.monotonic() < deadline, self.process.tail()
-            time.sleep(0.05)  # a simulated daemon notifies no service manager
+        self.process.wait_for(" is ready")
 
     def restart(self) -> None:
         """Kill zfsilod and start it again."""

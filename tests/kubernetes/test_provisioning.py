@@ -87,10 +87,10 @@ def test_xfs_with_mount_options(cluster: Cluster, ns: Namespace) -> None:
         ({"nonsense": "1"}, {}, {}, "unknown parameter 'nonsense'"),
         ({"csi.storage.k8s.io/fstype": "btrfs"}, {}, {}, "btrfs"),
         ({}, {"mountOptions": ["nonsense"]}, {}, "nonsense"),
-        ({}, {}, {"modes": ("ReadWriteMany",)}, "raw block"),
+        ({}, {}, {"modes": ("ReadWriteMany",)}, "block"),
         ({}, {}, {"modes": ("ReadOnlyMany",)}, "without a source"),
         ({"backend": "nowhere"}, {}, {}, "nowhere"),
-        ({}, {}, {"size": "900Ti"}, "RESOURCE_EXHAUSTED|ResourceExhausted"),
+        ({}, {}, {"size": "900Ti"}, "ResourceExhausted"),
     ],
     ids=["parameter", "filesystem", "option", "many-writers", "only-read", "backend", "size"],
 )
@@ -104,7 +104,7 @@ def test_a_wrong_claim_is_told_why(
 ) -> None:
     storage_class(cluster, ns.name, parameters, volumeBindingMode="Immediate", **fields)
     ns.claim("data", storage_class=ns.name, **claim)
-    ns.warned("data", text.partition("|")[2] or text)
+    ns.warned("data", text)
     assert not [volume for volume in cluster.api.objects("persistentvolumes") if claims(volume, ns)]
 
 
@@ -112,11 +112,13 @@ def claims(volume: dict[str, Any], ns: Namespace) -> bool:
     return bool(volume["spec"].get("claimRef", {}).get("namespace") == ns.name)
 
 
-def test_names_as_long_as_they_may_be(ns: Namespace) -> None:
+def test_names_as_long_as_they_may_be(cluster: Cluster) -> None:
+    ns = Namespace(cluster, "s" * 63)
     ns.claim(LONGEST)
     ns.pod(LONG_POD, LONGEST)
     ns.running(LONG_POD)
     ns.snapshot(LONGEST, LONGEST)
+    cluster.api.delete("namespaces", ns.name)
 
 
 def test_an_ephemeral_volume_goes_with_its_pod(ns: Namespace) -> None:

@@ -49,7 +49,7 @@ def test_a_restore_that_is_too_small_is_told_why(ns: Namespace) -> None:
     ns.running("pod")
     ns.claim("small", "1Gi", **ns.snapshot("s", "source"))
     ns.pod("reader", "small")
-    ns.warned("small", "smaller")
+    ns.warned("small", "less than the size")
 
 
 def test_a_snapshot_that_was_taken_by_hand(cluster: Cluster, ns: Namespace) -> None:

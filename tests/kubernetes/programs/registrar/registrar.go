@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	csi "github.com/container-storage-interface/spec/lib/go/csi"
@@ -36,7 +38,10 @@ func NewCommand() *cobra.Command {
 		Use:          "registrar",
 		SilenceUsage: true,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return run(command.Context(), address, endpoint)
+			// The socket of the registration is removed at the end: kubelet then forgets the driver.
+			ctx, stop := signal.NotifyContext(command.Context(), syscall.SIGTERM)
+			defer stop()
+			return run(ctx, address, endpoint)
 		},
 	}
 	command.Flags().StringVar(&address, "csi-address", "", "socket of the driver, here")
