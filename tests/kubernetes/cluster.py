@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.kubernetes.api import Object
 
+PAGE = PROJECT / "docs/kubernetes.md"
 ZONES = {"give": "default", "annex": "annex"}
 NODES = ("default", "default", "annex")  # the zones of node1, node2 and node3
 TYPED_S = 120

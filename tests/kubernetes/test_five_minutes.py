@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.api import named
-from tests.kubernetes.cluster import commands_of
+from tests.kubernetes.cluster import PAGE, commands_of
 from tests.kubernetes.conftest import README
-from tests.kubernetes.storage import PROJECT
 from tests.kubernetes.workload import is_running
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import Cluster
     from tests.kubernetes.workload import Namespace
 
-PAGE = PROJECT / "docs/kubernetes.md", "## Install"
 SMALL = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 SET_NAME = "web"
 
@@ -41,7 +39,7 @@ def test_the_example_of_the_readme_runs_and_leaves_nothing(cluster: Cluster) -> 
 
 
 def test_the_page_has_the_commands_of_the_readme() -> None:
-    assert commands_of(*PAGE) == commands_of(*README)
+    assert commands_of(PAGE, "## Install") == commands_of(*README)
 
 
 def test_the_shipped_class_serves_a_stateful_set(ns: Namespace) -> None:

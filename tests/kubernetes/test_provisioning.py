@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.kubernetes.cluster import PAGE, commands_of
 from tests.kubernetes.objects import storage_class
 from tests.kubernetes.workload import Namespace
 
@@ -153,8 +154,9 @@ def test_an_inline_volume_is_refused(ns: Namespace) -> None:
 
 def test_a_volume_that_was_created_by_hand(cluster: Cluster) -> None:
     """The example of a static volume, typed as the page says, on a node of its zone."""
-    cluster.servers["give"].ctl("volume", "create", "data", "10G")
-    cluster.type_in("kubectl apply -f csi/deploy/examples/static.yaml")
+    create, apply = commands_of(PAGE, "## Existing volumes")
+    cluster.servers["give"].ctl(*create.split()[2:])
+    cluster.type_in(apply)
     default = Namespace(cluster, "default")
     default.pod("static", "existing")
     assert default.node_of("static").zone == "default"

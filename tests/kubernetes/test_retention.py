@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.api import named
+from tests.kubernetes.cluster import PAGE, commands_of
 from tests.kubernetes.objects import storage_class
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def test_a_retained_volume_is_claimed_again(cluster: Cluster, ns: Namespace) -> 
 
 
 def test_a_lost_volume_is_found(cluster: Cluster, ns: Namespace) -> None:
-    """By the commands of the page, except that the shell's redirection is the test's."""
+    """By the commands of the page."""
     volume = retained(cluster, ns)
     found = named(cluster.api.objects("persistentvolumes"), volume)
     handle = found["spec"]["csi"]["volumeHandle"]
@@ -50,9 +51,9 @@ def test_a_lost_volume_is_found(cluster: Cluster, ns: Namespace) -> None:
     cluster.api.until(
         "persistentvolumes", lambda found: not named(found, volume), f"{volume} is gone"
     )
-    path = r"jsonpath={range .items[*]}{.spec.csi.volumeHandle}{\"\n\"}{end}"
-    handles = cluster.folder / "handles"
-    handles.write_text(cluster.type_in(f"kubectl get pv -o '{path}'".replace(r"\"", '"')))
+    command, _redirected, file = commands_of(PAGE, "## Lost volumes")[0].rpartition(" > ")
+    handles = cluster.folder / file
+    handles.write_text(cluster.type_in(command))
     give = cluster.servers["give"]
     listed = give.ctl("csi", "orphans", handles)
     assert lost in listed

@@ -40,11 +40,13 @@ class FakeHost:
         self.mounts = FakeMounts(self.facts)
         if disks := self.facts.get("disks"):
             from zfsilod.host.fake import real_disks
+            from zfsilod.host.run import Runner
 
+            run = Runner()
             self.facts = real_disks.SharedFacts(path, disks)
             self.zfs = FakeZfs(self.facts)
-            self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks)
-            self.mounts = real_disks.RealMounts(self.facts, disks)
+            self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks, run)
+            self.mounts = real_disks.RealMounts(self.facts, disks, run)
         self.lio = FakeLio(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.block = FakeBlock(self.facts)

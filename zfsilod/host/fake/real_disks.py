@@ -14,16 +14,22 @@ from zfsilod.host import mountinfo, mountpoints
 from zfsilod.host.fake.facts import Facts
 from zfsilod.host.fake.mount import FakeMounts
 from zfsilod.host.fake.snapshots import FakeSnapshots
-from zfsilod.host.run import Runner
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from zfsilod.host.fake.zfs import FakeZfs
+    from zfsilod.host.run import Completed
     from zfsilod.model.host_facts import Disk, SnapshotRef
     from zfsilod.model.record import Pairs
     from zfsilod.storage.paths import AnyPath
+
+    class Run(Protocol):
+        """Runs a tool, as host/run.py does."""
+
+        def __call__(self, argv: list[str], *, timeout_s: float) -> Completed: ...
+
 
 TOOL_S = 30
 SHARED = "content:"
@@ -49,10 +55,10 @@ class SharedFacts(Facts):
 class RealMounts(FakeMounts):
     """Mount points and bind mounts that exist, each with its fact."""
 
-    def __init__(self, facts: Facts, disks: str) -> None:
+    def __init__(self, facts: Facts, disks: str, run: Run) -> None:
         super().__init__(facts)
         self._disks = disks
-        self._run = Runner()
+        self._run = run
 
     def has_mountpoint(self, path: str, *, file: bool, root: str = "") -> bool:
         return mountpoints.has_mountpoint(path, file=file, root=root)
@@ -110,10 +116,10 @@ class RealMounts(FakeMounts):
 class CopiedSnapshots(FakeSnapshots):
     """Snapshots and clones with what was written to their disks."""
 
-    def __init__(self, zfs: FakeZfs, disks: str) -> None:
+    def __init__(self, zfs: FakeZfs, disks: str, run: Run) -> None:
         super().__init__(zfs)
         self._disks = disks
-        self._run = Runner()
+        self._run = run
 
     def take(self, refs: tuple[SnapshotRef, ...], uid: str, marks: Pairs) -> None:
         if not self.has_set(refs, uid):
