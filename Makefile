@@ -71,7 +71,7 @@ csi-test: stubs
 
 ## make kubernetes     the CSI plugin in a real Kubernetes control plane, over simulated hosts
 kubernetes: stubs
-	$(PYTHON) tests/setup csi kubernetes
+	$(PYTHON) tests/setup kubernetes
 	$(PYTEST) tests/kubernetes
 
 ## make sanity         csi-sanity over real ZFS and iSCSI, on the two machines

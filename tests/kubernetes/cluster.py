@@ -16,7 +16,7 @@ from tests.kubernetes.chart import Controller, Release
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import Node
 from tests.kubernetes.storage import PROJECT, Server
-from tests.setup import csi, kubernetes
+from tests.setup import kubernetes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Cluster:
         (self.folder / "logs").mkdir()
         disks = self.folder / "disks"
         disks.mkdir()
-        self._built, self._helm = kubernetes.prepare(), csi.prepare() / "bin"
+        self._built = kubernetes.prepare()
         self.control = ControlPlane(self.folder, self._built / "bin")
         self.api = self.control.api
         self.servers = {name: Server(self.folder, name, disks, z) for name, z in ZONES.items()}
@@ -85,7 +85,7 @@ class Cluster:
 
     def type_in(self, command: str) -> str:
         """Run a command of the documentation as it stands, as an administrator."""
-        path = f"{self._built}/bin:{self._helm}:{os.environ['PATH']}"
+        path = f"{self._built}/bin:{os.environ['PATH']}"
         done = subprocess.run(
             shlex.split(command),
             cwd=self.folder / "clone",

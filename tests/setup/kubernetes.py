@@ -1,4 +1,4 @@
-"""A Kubernetes control plane, a kubelet, kubectl and the sidecars of CSI, built from Go modules."""
+"""A Kubernetes control plane, a kubelet, kubectl, helm and the sidecars of CSI, from Go modules."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from tests.setup.say import stage
 
 PROGRAMS = Path(__file__).parents[1] / "kubernetes/programs"
 PACKAGES = ("mount", "util-linux")  # of the tests: namespaces and loop devices
-SIDECARS = {
+TOOLS = {
     "csi-attacher": "github.com/kubernetes-csi/external-attacher/v4",
     "csi-provisioner": "github.com/kubernetes-csi/external-provisioner/v6",
     "csi-resizer": "github.com/kubernetes-csi/external-resizer/v2",
     "csi-snapshotter": "github.com/kubernetes-csi/external-snapshotter/v8",
+    "helm": "helm.sh/helm/v3",
     "snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
 }
-SNAPSHOTTER = SIDECARS["snapshot-controller"]
+SNAPSHOTTER = TOOLS["snapshot-controller"]
 DEFINITIONS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 
 
 def prepare() -> Path:
-    """The folder with bin/ (kube, kubectl, the sidecars) and snapshots/, built on first use."""
+    """The folder with bin/ (kube, kubectl, helm, the sidecars) and snapshots/, built on first use."""
     apt.install(PACKAGES, reason="tests with Kubernetes")
     return product("kubernetes", digest(files_digest(PROGRAMS, "**/*"), FLAGS), build)
 
@@ -38,8 +39,8 @@ def build(draft: Path) -> None:
     programs.mkdir()
     with stage("Kubernetes: 10 minutes on 2 idle CPUs, once"):
         compile_program(".", programs / "kube")
-    with stage("the sidecars of CSI"):
-        for name, module in SIDECARS.items():
+    with stage("the sidecars of CSI, and helm"):
+        for name, module in TOOLS.items():
             compile_program(f"{module}/cmd/{name}", programs / name)
     # The commands of the documentation are run as they are typed.
     (programs / "kubectl").write_text('#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n')
