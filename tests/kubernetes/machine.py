@@ -17,17 +17,25 @@ RUN_S = 60
 
 
 class Machine:
-    """A namespace that its first process keeps; with that process its mounts end."""
+    """A namespace that its first process keeps; with that process its mounts end.
 
-    def __init__(self, links: Mapping[str, str | Path]) -> None:
-        self._links = [f"{name}={target}" for name, target in links.items()]
+    `links` are symbolic links, or empty folders without a target; `binds` are folders of the host,
+    which outlive the machine.
+    """
+
+    def __init__(
+        self, links: Mapping[str, str | Path], binds: Mapping[str, Path] | None = None
+    ) -> None:
+        words = [f"{name}={target}" for name, target in links.items()]
+        folders = [f"{name}={folder}" for name, folder in (binds or {}).items()]
+        self._arguments = [*words, "--", *folders]
         self._init: subprocess.Popen[str] | None = None
 
     def boot(self) -> None:
         """Make the namespace."""
         command = ["unshare", "--mount", "--propagation", "private"]
         self._init = subprocess.Popen(
-            [*command, sys.executable, str(INIT), *self._links],
+            [*command, sys.executable, str(INIT), *self._arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

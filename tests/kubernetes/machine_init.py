@@ -1,7 +1,7 @@
 """The first process of a machine: it builds the root of its mount namespace, and waits.
 
-machine_init.py [PATH=TARGET...]: symbolic links in the root; without a target a folder. It prints
-"ready".
+machine_init.py [PATH=TARGET...] -- [PATH=FOLDER...]: symbolic links (without a target: a
+folder), then bind mounts of folders of the host. It prints "ready".
 """
 
 from __future__ import annotations
@@ -39,17 +39,27 @@ def build() -> None:
     mount("-t", "overlay", "-o", changes, "overlay", str(ROOT / "etc"))
 
 
+def add(word: str, *, bind: bool) -> None:
+    """Make a symbolic link, a folder or a bind mount in the root."""
+    name, _equals, target = word.partition("=")
+    path = ROOT / name.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if target and not bind:
+        path.symlink_to(target)
+        return
+    path.mkdir(exist_ok=True)
+    if bind:
+        mount("--bind", target, str(path))
+
+
 def main() -> None:
     """Build the root, enter it, and wait for a signal."""
     build()
-    for link in sys.argv[1:]:
-        name, _equals, target = link.partition("=")
-        path = ROOT / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if target:
-            path.symlink_to(target)
-        else:
-            path.mkdir()
+    middle = sys.argv.index("--")
+    for word in sys.argv[1:middle]:
+        add(word, bind=False)
+    for word in sys.argv[middle + 1 :]:
+        add(word, bind=True)
     os.chroot(ROOT)
     os.chdir("/")
     print("ready", flush=True)

@@ -27,13 +27,16 @@ class Node:
     ) -> None:
         self.name, self.host, self.zone = f"node{number}.example", f"take{number}", zone
         self._folder, self._control = folder, control
+        self._kubelet_folder = folder / f"kubelet-{self.host}"
+        self._kubelet_folder.mkdir()
         self.machine = Machine(
             {
                 "/csi": PLUGIN,
                 "/registration": REGISTRY,
                 "/run/zfsilo": folder / self.host / "run",
                 "/etc/zfsilo-csi": folder / f"plugin-{self.host}",
-            }
+            },
+            {KUBELET: self._kubelet_folder},
         )
         self.most_volumes = MOST_VOLUMES[zone]
         limit = f"max_attachments = {self.most_volumes}"
