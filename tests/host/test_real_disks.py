@@ -10,7 +10,7 @@ import pytest
 from tests.host.doubles import chap
 from zfsilod.host import mountinfo
 from zfsilod.host.fake import FakeHost
-from zfsilod.host.fake.real_disks import CopiedSnapshots, RealMounts, SharedFacts
+from zfsilod.host.fake.real_disks import CopiedSnapshots, KernelMounts, SharedFacts
 from zfsilod.host.fake.zfs import FakeZfs
 from zfsilod.host.run import Completed
 from zfsilod.model.host_facts import Disk, SnapshotRef
@@ -24,7 +24,7 @@ CONTENT = {"type": "ext4", "uuid": "u", "size": 1 << 20, "whole": True}
 LINE = "1 0 0:1 / {path} {options} - tmpfs tmpfs rw"
 
 
-class Kernel:
+class MountTable:
     """Mounts and loop devices in memory: the tools change them, mountinfo reads them."""
 
     def __init__(self) -> None:
@@ -59,8 +59,8 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    kernel = Kernel()
+def kernel(monkeypatch: pytest.MonkeyPatch) -> MountTable:
+    kernel = MountTable()
     monkeypatch.setattr(mountinfo, "read", kernel.read)
     return kernel
 
@@ -76,17 +76,17 @@ def facts(tmp_path: Path) -> SharedFacts:
 
 
 @pytest.fixture
-def mounts(kernel: Kernel, facts: SharedFacts, tmp_path: Path) -> RealMounts:
-    return RealMounts(facts, f"{tmp_path}/disks", kernel)
+def mounts(kernel: MountTable, facts: SharedFacts, tmp_path: Path) -> KernelMounts:
+    return KernelMounts(facts, f"{tmp_path}/disks", kernel)
 
 
-def stage(mounts: RealMounts, path: str, *, readonly: bool = False) -> None:
+def stage(mounts: KernelMounts, path: str, *, readonly: bool = False) -> None:
     mounts.make_mountpoint(path, file=False)
     mounts.stage(DISK, path, fs_type="ext4", options=(), readonly=readonly, untouched=False)
 
 
 def test_a_filesystem_is_a_folder_that_machines_share(
-    kernel: Kernel, mounts: RealMounts, tmp_path: Path
+    kernel: MountTable, mounts: KernelMounts, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/point"
     stage(mounts, path)
@@ -102,7 +102,7 @@ def test_a_filesystem_is_a_folder_that_machines_share(
 
 
 def test_a_mount_of_a_killed_worker_is_replaced(
-    kernel: Kernel, mounts: RealMounts, tmp_path: Path
+    kernel: MountTable, mounts: KernelMounts, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/point"
     kernel.mounts = [("elsewhere", path, "rw")]
@@ -111,7 +111,7 @@ def test_a_mount_of_a_killed_worker_is_replaced(
 
 
 def test_a_mount_that_another_program_removed_is_known(
-    kernel: Kernel, mounts: RealMounts, facts: SharedFacts, tmp_path: Path
+    kernel: MountTable, mounts: KernelMounts, facts: SharedFacts, tmp_path: Path
 ) -> None:
     path = f"{tmp_path}/point"
     stage(mounts, path)
@@ -120,7 +120,9 @@ def test_a_mount_that_another_program_removed_is_known(
     assert facts.get(f"mount:{path}") is None
 
 
-def test_a_raw_disk_has_one_loop_device(kernel: Kernel, mounts: RealMounts, tmp_path: Path) -> None:
+def test_a_raw_disk_has_one_loop_device(
+    kernel: MountTable, mounts: KernelMounts, tmp_path: Path
+) -> None:
     for name in ("one", "two"):
         mounts.make_mountpoint(f"{tmp_path}/{name}", file=True)
         mounts.bind_device(DISK, f"{tmp_path}/{name}")
@@ -128,7 +130,9 @@ def test_a_raw_disk_has_one_loop_device(kernel: Kernel, mounts: RealMounts, tmp_
     assert (tmp_path / f"disks/{SERIAL}.img").stat().st_size == DISK.size_bytes
 
 
-def test_a_clone_has_what_was_written(kernel: Kernel, facts: SharedFacts, tmp_path: Path) -> None:
+def test_a_clone_has_what_was_written(
+    kernel: MountTable, facts: SharedFacts, tmp_path: Path
+) -> None:
     disks = tmp_path / "disks"
     zfs = FakeZfs(facts)
     snapshots = CopiedSnapshots(zfs, str(disks), kernel)
@@ -150,6 +154,6 @@ def test_a_clone_has_what_was_written(kernel: Kernel, facts: SharedFacts, tmp_pa
 def test_the_fact_disks_makes_mounts_real(tmp_path: Path) -> None:
     (tmp_path / "facts.json").write_text(f'{{"disks": "{tmp_path}"}}')
     host = FakeHost(tmp_path / "facts.json", chap=lambda _name: chap())
-    assert isinstance(host.mounts, RealMounts)
+    assert isinstance(host.mounts, KernelMounts)
     assert isinstance(host.snapshots, CopiedSnapshots)
-    assert not isinstance(FakeHost(chap=lambda _name: chap()).mounts, RealMounts)
+    assert not isinstance(FakeHost(chap=lambda _name: chap()).mounts, KernelMounts)

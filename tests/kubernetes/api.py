@@ -57,7 +57,7 @@ class NotInTime(AssertionError):
     """What a test waits for did not happen."""
 
 
-class Api:
+class ApiServer:
     """The API server, as an administrator."""
 
     def __init__(self, address: str, certificates: Path) -> None:
@@ -89,12 +89,12 @@ class Api:
     def get(self, kind: str, name: str, namespace: str = "") -> Object | None:
         """Return an object, or None."""
         try:
-            found: Object = self.ask("GET", path_of(kind, namespace, name))
+            item: Object = self.ask("GET", path_of(kind, namespace, name))
         except ApiError as error:
             if str(error).startswith("404"):
                 return None
             raise
-        return found
+        return item
 
     def create(self, kind: str, name: str, namespace: str = "", **content: Any) -> Object:
         """Create an object."""

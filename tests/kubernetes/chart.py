@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.certificates import kubeconfig
 from tests.kubernetes.control_plane import free_address
-from tests.kubernetes.machine import Machine, Program
+from tests.kubernetes.machine import NamespaceMachine, Program
 from tests.kubernetes.processes import Container
 from tests.kubernetes.storage import PYTHON, python_program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.kubernetes.api import Api
+    from tests.kubernetes.api import ApiServer
     from tests.kubernetes.control_plane import ControlPlane
 
 NAMESPACE = "zfsilo-csi"
@@ -25,17 +25,17 @@ ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
 SNAPSHOTS = ("kube-system", "snapshot-controller")
 
 
-class Release:
+class ChartRelease:
     """What helm has installed."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: ApiServer) -> None:
         self._api = api
 
     def pod_spec(self, kind: str, name: str) -> Any:
         """Return the pod specification of a Deployment or a DaemonSet."""
-        found = self._api.get(kind, name, NAMESPACE)
-        assert found is not None, f"{name} is not installed"
-        return found["spec"]["template"]["spec"]
+        item = self._api.get(kind, name, NAMESPACE)
+        assert item is not None, f"{name} is not installed"
+        return item["spec"]["template"]["spec"]
 
     def arguments(self, kind: str, name: str, container: str) -> list[str]:
         """Return the arguments of a container."""
@@ -45,9 +45,9 @@ class Release:
 
     def configure(self, folder: Path) -> None:
         """Write the plugin's configuration; only the address of its metrics is another one."""
-        found = self._api.get("configmaps", NAMESPACE, NAMESPACE)
-        assert found is not None, "the chart has no ConfigMap"
-        text = found["data"]["config.toml"]
+        item = self._api.get("configmaps", NAMESPACE, NAMESPACE)
+        assert item is not None, "the chart has no ConfigMap"
+        text = item["data"]["config.toml"]
         assert "0.0.0.0:9809" in text, text
         folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(text.replace("0.0.0.0:9809", free_address()))
@@ -75,14 +75,14 @@ class Controller:
     def __init__(self, folder: Path, control: ControlPlane) -> None:
         self._folder, self._control = folder, control
         self._config = folder / "plugin-controller"
-        self.machine = Machine({"/csi": "", "/etc/zfsilo-csi": self._config})
+        self.machine = NamespaceMachine({"/csi": "", "/etc/zfsilo-csi": self._config})
         logs = folder / "logs"
         words = python_program("zfsilo_csi", "controller")
         self.plugin = Program(logs / "plugin-controller.log", self.machine, words, PYTHON)
         self.sidecars = {name: Container(logs / f"{name}.log", []) for name in SIDECARS}
         self.snapshot_controller = Container(logs / "snapshot-controller.log", [])
 
-    def start(self, release: Release) -> None:
+    def start(self, release: ChartRelease) -> None:
         """Start the plugin and the sidecars with what the chart says."""
         release.configure(self._config)
         self._write_secret()

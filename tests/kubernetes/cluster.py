@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.api import NotInTime
-from tests.kubernetes.chart import Controller, Release
+from tests.kubernetes.chart import ChartRelease, Controller
 from tests.kubernetes.control_plane import ControlPlane
-from tests.kubernetes.node import Node
-from tests.kubernetes.storage import PROJECT, Server
+from tests.kubernetes.node import KubeNode
+from tests.kubernetes.storage import PROJECT, PoolHost
 from tests.setup import kubernetes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ helm upgrade zfsilo-csi csi/deploy/helm/zfsilo-csi -n zfsilo-csi --reuse-values 
 """
 
 
-class Cluster:
+class KubeCluster:
     """A cluster and its folder."""
 
     def __init__(self) -> None:
@@ -47,13 +47,13 @@ class Cluster:
         self._built = kubernetes.prepare()
         self.control = ControlPlane(self.folder, self._built / "bin")
         self.api = self.control.api
-        self.servers = {name: Server(self.folder, name, disks, z) for name, z in ZONES.items()}
+        self.servers = {name: PoolHost(self.folder, name, disks, z) for name, z in ZONES.items()}
         self.nodes = [
-            Node(self.folder, self.control, number, zone, disks)
+            KubeNode(self.folder, self.control, number, zone, disks)
             for number, zone in enumerate(NODES, start=1)
         ]
         self.controller = Controller(self.folder, self.control)
-        self.release = Release(self.api)
+        self.release = ChartRelease(self.api)
 
     def start(self) -> None:
         """Start everything below the chart: servers, nodes joined to them, snapshots."""
@@ -102,15 +102,15 @@ class Cluster:
         """Wait until a node has no volume any more that an earlier test used."""
         self.api.until(
             "volumeattachments",
-            lambda found: not [one for one in found if one["spec"]["nodeName"] == node],
+            lambda objects: not [one for one in objects if one["spec"]["nodeName"] == node],
             f"{node} has no volume",
         )
 
     def no_volume_of(self, namespace: str) -> None:
         """Wait until no volume of a namespace is left, neither as an object nor on a server."""
 
-        def none_left(found: list[Object]) -> bool:
-            claims = [volume["spec"].get("claimRef") or {} for volume in found]
+        def none_left(objects: list[Object]) -> bool:
+            claims = [volume["spec"].get("claimRef") or {} for volume in objects]
             return not [claim for claim in claims if claim.get("namespace") == namespace]
 
         self.api.until("persistentvolumes", none_left, f"no volume of {namespace} is left")
@@ -147,11 +147,11 @@ class Cluster:
         if not keep:
             shutil.rmtree(self.folder)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> KubeNode:
         """Return the node of a name."""
         return next(node for node in self.nodes if node.name == name)
 
-    def server_of(self, node: Node) -> Server:
+    def server_of(self, node: KubeNode) -> PoolHost:
         """Return the server of a node's zone."""
         return next(server for server in self.servers.values() if server.zone == node.zone)
 

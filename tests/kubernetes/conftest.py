@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kubernetes.cluster import Cluster, commands_of
+from tests.kubernetes.cluster import KubeCluster, commands_of
 from tests.kubernetes.storage import PROJECT
 from tests.kubernetes.workload import Namespace
 
@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[KubeCluster]:
     """The cluster, installed by the commands of the README, then upgraded to two zones."""
-    cluster = Cluster()
+    cluster = KubeCluster()
     try:
         cluster.start()
         cluster.install(commands_of(*README))
@@ -52,7 +52,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def ns(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+def ns(cluster: KubeCluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
     """A namespace, which is deleted after the test; test_nothing_left.py waits for its end."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:63].strip("-")
     namespace = Namespace(cluster, name)

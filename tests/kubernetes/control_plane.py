@@ -7,9 +7,9 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from tests.kubernetes.api import Api, ApiError
+from tests.kubernetes.api import ApiError, ApiServer
 from tests.kubernetes.certificates import Authority, kubeconfig
-from tests.kubernetes.processes import Process
+from tests.kubernetes.processes import ClusterProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ class ControlPlane:
         self._folder = folder
         self._issue()
         self.admin = self.config("admin")
-        self.api = Api(self.address, folder / "pki")
+        self.api = ApiServer(self.address, folder / "pki")
         self.parts = {
             "etcd": self._part("etcd", *self._etcd()),
             "apiserver": self._part("apiserver", *self._apiserver()),
@@ -82,8 +82,8 @@ class ControlPlane:
         self.authority.issue("manager", "system:kube-controller-manager")
         self.authority.issue("scheduler", "system:kube-scheduler")
 
-    def _part(self, name: str, *arguments: str) -> Process:
-        return Process(self.logs / f"{name}.log", [self.kube, name, *arguments])
+    def _part(self, name: str, *arguments: str) -> ClusterProcess:
+        return ClusterProcess(self.logs / f"{name}.log", [self.kube, name, *arguments])
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_S

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.kubernetes.processes import Process
+from tests.kubernetes.processes import ClusterProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ INIT = Path(__file__).with_name("machine_init.py")
 RUN_S = 60
 
 
-class Machine:
+class NamespaceMachine:
     """A namespace that its first process keeps; with that process its mounts end.
 
     `links` are symbolic links, or empty folders without a target; `binds` are folders of the host,
@@ -77,13 +77,13 @@ class Machine:
         return [path for line in listed if part in (path := line.split()[4])]
 
 
-class Program(Process):
+class Program(ClusterProcess):
     """A program in a machine."""
 
     def __init__(
         self,
         log: Path,
-        machine: Machine,
+        machine: NamespaceMachine,
         command: Sequence[str | Path],
         environment: Mapping[str, str] | None = None,
     ) -> None:

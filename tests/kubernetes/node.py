@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.control_plane import ControlPlane, free_address
-from tests.kubernetes.machine import Machine, Program
-from tests.kubernetes.storage import PYTHON, Client, Server, python_program
+from tests.kubernetes.machine import NamespaceMachine, Program
+from tests.kubernetes.storage import PYTHON, ClientHost, PoolHost, python_program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.kubernetes.chart import Release
+    from tests.kubernetes.chart import ChartRelease
 
 KUBELET = "/var/lib/kubelet"
 PLUGIN = f"{KUBELET}/plugins/csi.zfsilo.io"
@@ -19,7 +19,7 @@ REGISTRY = f"{KUBELET}/plugins_registry"
 MOST_VOLUMES = {"default": 20, "annex": 4}  # attached to one node, by its zone
 
 
-class Node:
+class KubeNode:
     """A machine with a kubelet; `name` is that of the node, `host` that of zfsilod."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Node:
         self._folder, self._control = folder, control
         self._kubelet_folder = folder / f"kubelet-{self.host}"
         self._kubelet_folder.mkdir()
-        self.machine = Machine(
+        self.machine = NamespaceMachine(
             {
                 "/csi": PLUGIN,
                 "/registration": REGISTRY,
@@ -40,14 +40,14 @@ class Node:
         )
         self.most_volumes = MOST_VOLUMES[zone]
         limit = f"max_attachments = {self.most_volumes}"
-        self.zfsilod = Client(folder, self.host, disks, self.machine, f'zone = "{zone}"', limit)
+        self.zfsilod = ClientHost(folder, self.host, disks, self.machine, f'zone = "{zone}"', limit)
         control.authority.issue(self.name, f"system:node:{self.name}", "system:nodes")
         self.kubelet = Program(self._log("kubelet"), self.machine, self._kubelet_words())
         plugin = python_program("zfsilo_csi", "node")
         self.plugin = Program(self._log("plugin"), self.machine, plugin, PYTHON)
         self.registrar = Program(self._log("registrar"), self.machine, [])
 
-    def start(self, server: Server) -> None:
+    def start(self, server: PoolHost) -> None:
         """Boot the machine, join the server, and start zfsilod and kubelet."""
         join = server.invite(self.host)
         self.zfsilod.ctl("join", join, "--as", server.name)
@@ -60,7 +60,7 @@ class Node:
         self.zfsilod.start()
         self.kubelet.start()
 
-    def start_pod(self, release: Release) -> None:
+    def start_pod(self, release: ChartRelease) -> None:
         """Start the containers of the DaemonSet's pod, configured by the chart."""
         release.configure(self._folder / f"plugin-{self.host}")
         arguments = release.arguments("daemonsets", "zfsilo-csi-node", "registrar")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
 
 DRIVER = "csi.zfsilo.io"
 
 
 def storage_class(
-    cluster: Cluster, name: str, parameters: dict[str, str] | None = None, **fields: Any
+    cluster: KubeCluster, name: str, parameters: dict[str, str] | None = None, **fields: Any
 ) -> str:
     """Create a StorageClass of the plugin and return its name."""
     content = {
@@ -27,7 +27,7 @@ def storage_class(
     return name
 
 
-def attributes_class(cluster: Cluster, name: str, parameters: dict[str, str]) -> str:
+def attributes_class(cluster: KubeCluster, name: str, parameters: dict[str, str]) -> str:
     """Create a VolumeAttributesClass of the plugin and return its name."""
     cluster.api.create("volumeattributesclasses", name, driverName=DRIVER, parameters=parameters)
     return name

@@ -18,7 +18,7 @@ END_S = 30
 MAX_PAUSE_S = 8.0
 
 
-class Process:
+class ClusterProcess:
     """A program that runs until it is ended; it starts again only when a test says so."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Process:
         return self.log.read_text(errors="replace")[-characters:]
 
 
-class Container(Process):
+class Container(ClusterProcess):
     """A program that is started again whenever it ends, as kubelet does with a container."""
 
     def __init__(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.control_plane import free_address
-from tests.kubernetes.machine import Machine, Program
-from tests.kubernetes.processes import Process
+from tests.kubernetes.machine import NamespaceMachine, Program
+from tests.kubernetes.processes import ClusterProcess
 from zfsilod.host.fake import Facts
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CTL_S = 60
 KEPT = ("content:", "owner:", "disks", "machine")  # facts of a host without volumes
 
 
-class Zfsilod:
+class SimulatedHost:
     """One simulated host, with its folder."""
 
     def __init__(self, folder: Path, name: str, disks: Path) -> None:
@@ -36,7 +36,7 @@ class Zfsilod:
         (self.folder / "etc").mkdir(parents=True)
         (self.folder / "run").mkdir()
         self._facts.write_text(json.dumps({"disks": str(disks)}))
-        self.process: Process
+        self.process: ClusterProcess
 
     def start(self) -> None:
         """Start zfsilod, and wait until it is ready."""
@@ -82,7 +82,7 @@ class Zfsilod:
         (self.folder / "etc/zfsilod.toml").write_text("\n".join(lines) + "\n")
 
 
-class Server(Zfsilod):
+class PoolHost(SimulatedHost):
     """A host with a pool, which serves one zone."""
 
     def __init__(self, folder: Path, name: str, disks: Path, zone: str) -> None:
@@ -90,7 +90,7 @@ class Server(Zfsilod):
         self.zone = zone
         self.address = free_address()
         self._configure()
-        self.process = Process(self.log, self._words("--tcp", self.address), PYTHON)
+        self.process = ClusterProcess(self.log, self._words("--tcp", self.address), PYTHON)
         self.join = folder / f"{name}.join"
 
     def admit(self) -> None:
@@ -107,10 +107,12 @@ class Server(Zfsilod):
         self.ctl("pki", "issue", kind, name, *more, "--address", self.address, "--file", file)
 
 
-class Client(Zfsilod):
+class ClientHost(SimulatedHost):
     """The zfsilod of a node, in the machine of the node."""
 
-    def __init__(self, folder: Path, name: str, disks: Path, machine: Machine, *csi: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, disks: Path, machine: NamespaceMachine, *csi: str
+    ) -> None:
         super().__init__(folder, name, disks)
         self._configure("[csi]", *csi)
         self._program = Program(self.log, machine, self._words(), PYTHON)

@@ -8,7 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 ONE, TWO = "node1.example", "node2.example"
@@ -54,7 +54,7 @@ def test_a_volume_goes_over_to_another_node_with_its_data(ns: Namespace) -> None
     assert (ns.path("two", "data") / "file").read_text() == "moved"
 
 
-def test_a_volume_of_one_node_becomes_one_of_one_pod(cluster: Cluster, ns: Namespace) -> None:
+def test_a_volume_of_one_node_becomes_one_of_one_pod(cluster: KubeCluster, ns: Namespace) -> None:
     """The steps of Kubernetes' own documentation: keep the volume, change it, claim it again."""
     api = cluster.api
     ns.claim("data")

@@ -11,7 +11,7 @@ from tests.kubernetes.workload import capacity
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 CLAIMS = "persistentvolumeclaims"
@@ -45,7 +45,7 @@ def test_a_volume_grows_under_its_pod(ns: Namespace, block: bool) -> None:
     ns.until(CLAIMS, "data", lambda claim: capacity(claim) == "2Gi", "has 2 GiB")
 
 
-def test_a_volume_grows_without_a_pod(cluster: Cluster, ns: Namespace) -> None:
+def test_a_volume_grows_without_a_pod(cluster: KubeCluster, ns: Namespace) -> None:
     """The server grows it at once, the filesystem grows with the next pod."""
     ns.claim("data")
     ns.pod("pod", "data")
@@ -64,7 +64,7 @@ def test_a_volume_grows_without_a_pod(cluster: Cluster, ns: Namespace) -> None:
     ns.until(CLAIMS, "data", lambda claim: capacity(claim) == "2Gi", "has 2 GiB")
 
 
-def test_another_class_of_attributes(cluster: Cluster, ns: Namespace) -> None:
+def test_another_class_of_attributes(cluster: KubeCluster, ns: Namespace) -> None:
     attributes_class(cluster, "infeasible", {"zfs.compression": "nonsense"})
     ns.claim("data")
     ns.pod("pod", "data")

@@ -11,8 +11,8 @@ from tests.kubernetes.objects import storage_class
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
-    from tests.kubernetes.node import Node
+    from tests.kubernetes.cluster import KubeCluster
+    from tests.kubernetes.node import KubeNode
     from tests.kubernetes.workload import Namespace
 
 DEFAULT, OTHER, ANNEX = "node1.example", "node2.example", "node3.example"
@@ -30,7 +30,7 @@ def is_ready(node: Object) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-def until_ready(cluster: Cluster, node: str, *, ready: bool) -> None:
+def until_ready(cluster: KubeCluster, node: str, *, ready: bool) -> None:
     cluster.api.until(
         "nodes",
         lambda nodes: is_ready(named(nodes, node)) is ready,
@@ -39,11 +39,13 @@ def until_ready(cluster: Cluster, node: str, *, ready: bool) -> None:
     )
 
 
-def without_mounts(node: Node, volume: str) -> bool:
+def without_mounts(node: KubeNode, volume: str) -> bool:
     return not [path for path in node.csi_mounts() if volume in path]
 
 
-def test_the_controller_is_killed_while_claims_come_and_go(cluster: Cluster, ns: Namespace) -> None:
+def test_the_controller_is_killed_while_claims_come_and_go(
+    cluster: KubeCluster, ns: Namespace
+) -> None:
     storage_class(cluster, "immediate", volumeBindingMode="Immediate")
     for number in range(ROUNDS):
         ns.claim(f"claim-{number}", storage_class="immediate")
@@ -54,12 +56,12 @@ def test_the_controller_is_killed_while_claims_come_and_go(cluster: Cluster, ns:
     cluster.no_volume_of(ns.name)
 
 
-def test_both_plugins_are_killed_while_a_pod_starts(cluster: Cluster, ns: Namespace) -> None:
+def test_both_plugins_are_killed_while_a_pod_starts(cluster: KubeCluster, ns: Namespace) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
     cluster.api.until(
         "volumeattachments",
-        lambda found: [one for one in found if one["spec"]["nodeName"] == DEFAULT],
+        lambda objects: [one for one in objects if one["spec"]["nodeName"] == DEFAULT],
         "the volume is being attached",
     )
     node = cluster.node(DEFAULT)
@@ -70,7 +72,7 @@ def test_both_plugins_are_killed_while_a_pod_starts(cluster: Cluster, ns: Namesp
 
 
 @pytest.mark.parametrize("sidecar", ["provisioner", "attacher", "resizer", "snapshotter"])
-def test_a_sidecar_is_killed(cluster: Cluster, ns: Namespace, sidecar: str) -> None:
+def test_a_sidecar_is_killed(cluster: KubeCluster, ns: Namespace, sidecar: str) -> None:
     """It starts again, takes its lease after the old one has ended, and goes on."""
     ns.claim("source")
     ns.pod("writer", "source")
@@ -83,7 +85,9 @@ def test_a_sidecar_is_killed(cluster: Cluster, ns: Namespace, sidecar: str) -> N
     ns.running("reader", within_s=LONG_S)
 
 
-def test_kubelet_is_killed_and_its_pod_deleted_meanwhile(cluster: Cluster, ns: Namespace) -> None:
+def test_kubelet_is_killed_and_its_pod_deleted_meanwhile(
+    cluster: KubeCluster, ns: Namespace
+) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
     volume, node = ns.bound("data"), ns.node_of("pod")
@@ -100,7 +104,9 @@ def test_kubelet_is_killed_and_its_pod_deleted_meanwhile(cluster: Cluster, ns: N
     assert without_mounts(node, volume)
 
 
-def test_zfsilod_of_a_node_is_down_while_a_pod_is_deleted(cluster: Cluster, ns: Namespace) -> None:
+def test_zfsilod_of_a_node_is_down_while_a_pod_is_deleted(
+    cluster: KubeCluster, ns: Namespace
+) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
     volume, node = ns.bound("data"), ns.node_of("pod")
@@ -112,7 +118,7 @@ def test_zfsilod_of_a_node_is_down_while_a_pod_is_deleted(cluster: Cluster, ns: 
     ns.detached(volume, LONG_S)
 
 
-def test_a_server_that_is_down_stops_only_its_own_zone(cluster: Cluster, ns: Namespace) -> None:
+def test_a_server_that_is_down_stops_only_its_own_zone(cluster: KubeCluster, ns: Namespace) -> None:
     annex, far = cluster.servers["annex"], cluster.node(ANNEX)
     annex.process.kill()
     ns.claim("near")
@@ -131,7 +137,7 @@ def test_a_server_that_is_down_stops_only_its_own_zone(cluster: Cluster, ns: Nam
 
 
 def test_a_pod_ends_while_its_server_is_down_and_kubelet_restarts(
-    cluster: Cluster, ns: Namespace
+    cluster: KubeCluster, ns: Namespace
 ) -> None:
     """Unmounting is the node's own work; only the detach waits for the server."""
     ns.claim("data")
@@ -148,7 +154,7 @@ def test_a_pod_ends_while_its_server_is_down_and_kubelet_restarts(
     assert without_mounts(node, volume)
 
 
-def test_a_lost_node_gives_its_volume_to_another(cluster: Cluster, ns: Namespace) -> None:
+def test_a_lost_node_gives_its_volume_to_another(cluster: KubeCluster, ns: Namespace) -> None:
     """By the out-of-service taint; the lost node comes back and cleans up by itself."""
     ns.claim("data")
     ns.pod("one", "data", node=OTHER)
@@ -175,7 +181,7 @@ def test_a_lost_node_gives_its_volume_to_another(cluster: Cluster, ns: Namespace
     cluster.until(lambda: not node.zfsilod.facts(), "the old node has no session", LONG_S)
 
 
-def test_a_node_that_reboots_mounts_its_volumes_again(cluster: Cluster, ns: Namespace) -> None:
+def test_a_node_that_reboots_mounts_its_volumes_again(cluster: KubeCluster, ns: Namespace) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=OTHER)
     (ns.path("pod", "data") / "file").write_text("kept")

@@ -10,14 +10,14 @@ from tests.kubernetes.conftest import README
 from tests.kubernetes.workload import is_running
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 SMALL = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 SET_NAME = "web"
 
 
-def test_the_example_of_the_readme_runs_and_leaves_nothing(cluster: Cluster) -> None:
+def test_the_example_of_the_readme_runs_and_leaves_nothing(cluster: KubeCluster) -> None:
     """The fixture has typed the README's commands, of which the last creates the pod."""
     pods = cluster.api.until(
         "pods",
@@ -33,7 +33,7 @@ def test_the_example_of_the_readme_runs_and_leaves_nothing(cluster: Cluster) -> 
     assert folder.stat().st_gid == 1000, "fsGroup of the pod"
     cluster.type_in("kubectl delete -f csi/deploy/examples/pod.yaml")
     cluster.api.until(
-        "persistentvolumes", lambda found: not named(found, volume), f"{volume} is deleted"
+        "persistentvolumes", lambda objects: not named(objects, volume), f"{volume} is deleted"
     )
     assert not [mount for mount in node.csi_mounts() if volume in mount]
 

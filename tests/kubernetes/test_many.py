@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.kubernetes.workload import is_running
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 PODS = 30  # the two nodes of the zone may have 40 volumes
@@ -47,11 +47,11 @@ def test_thirty_claims_at_once(ns: Namespace, note: list[str]) -> None:
     ns.cluster.no_volume_of(ns.name)
 
 
-def test_a_node_with_as_many_volumes_as_it_may_have(cluster: Cluster, ns: Namespace) -> None:
+def test_a_node_with_as_many_volumes_as_it_may_have(cluster: KubeCluster, ns: Namespace) -> None:
     node = "node3.example"
-    found = cluster.api.get("csinodes", node)
-    assert found is not None
-    most = found["spec"]["drivers"][0]["allocatable"]["count"]
+    csi_node = cluster.api.get("csinodes", node)
+    assert csi_node is not None
+    most = csi_node["spec"]["drivers"][0]["allocatable"]["count"]
     assert most == cluster.node(node).most_volumes
     cluster.quiet(node)
     for number in range(most + 1):

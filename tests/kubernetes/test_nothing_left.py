@@ -11,7 +11,7 @@ from tests.kubernetes.chart import CONTROLLER, NAMESPACE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
 
 GONE = ("persistentvolumes", "volumeattachments", "volumesnapshotcontents")
 LONG_S = 300.0
@@ -22,24 +22,24 @@ SECRET = re.compile(r"PRIVATE KEY|chap_?(password|secret)\W{1,4}\w", re.IGNORECA
 KEY_LINE = 40  # characters of a line of a key that tell it from any other text
 
 
-def test_no_object_of_a_volume_is_left(cluster: Cluster) -> None:
+def test_no_object_of_a_volume_is_left(cluster: KubeCluster) -> None:
     for kind in GONE:
-        cluster.api.until(kind, lambda found: not found, f"no {kind} are left", within_s=LONG_S)
+        cluster.api.until(kind, lambda objects: not objects, f"no {kind} are left", within_s=LONG_S)
 
 
-def test_no_volume_is_left_on_a_server(cluster: Cluster) -> None:
+def test_no_volume_is_left_on_a_server(cluster: KubeCluster) -> None:
     cluster.until(lambda: not cluster.volumes(), "no volume is left", LONG_S)
     for server in cluster.servers.values():
         cluster.until(lambda s=server: not s.facts(), f"{server.name} is empty", LONG_S)  # type: ignore[misc]
 
 
-def test_no_session_and_no_mount_is_left_on_a_node(cluster: Cluster) -> None:
+def test_no_session_and_no_mount_is_left_on_a_node(cluster: KubeCluster) -> None:
     for node in cluster.nodes:
         assert node.zfsilod.facts() == {}, node.name
         assert node.csi_mounts() == [], node.name
 
 
-def test_nothing_was_forbidden_to_the_accounts(cluster: Cluster) -> None:
+def test_nothing_was_forbidden_to_the_accounts(cluster: KubeCluster) -> None:
     with cluster.control.audit.open() as log:
         records = [json.loads(line) for line in log]
     accounts = {record["user"]["username"] for record in records}
@@ -53,19 +53,19 @@ def test_nothing_was_forbidden_to_the_accounts(cluster: Cluster) -> None:
     assert forbidden == []
 
 
-def test_no_log_shows_a_defect(cluster: Cluster) -> None:
+def test_no_log_shows_a_defect(cluster: KubeCluster) -> None:
     logs = [path for pattern in OURS for path in (cluster.folder / "logs").glob(pattern)]
     assert len(logs) == len(cluster.nodes) * 2 + len(cluster.servers) + 1
-    found = [
+    lines = [
         f"{path.name}: {line.strip()[:300]}"
         for path in logs
         for line in path.read_text(errors="replace").splitlines()
         if DEFECTS.search(line)
     ]
-    assert found == []
+    assert lines == []
 
 
-def test_no_secret_shows(cluster: Cluster) -> None:
+def test_no_secret_shows(cluster: KubeCluster) -> None:
     """Neither in a log nor in an object, except for the Secret that has the join files."""
     keys = set(key_lines(cluster))
     assert keys
@@ -77,14 +77,14 @@ def test_no_secret_shows(cluster: Cluster) -> None:
     assert shown == []
 
 
-def key_lines(cluster: Cluster) -> Iterator[str]:
+def key_lines(cluster: KubeCluster) -> Iterator[str]:
     """Yield a line of every private key in the join files."""
     for path in cluster.folder.glob("*.join"):
         for line in path.read_text().split("PRIVATE KEY")[1::2]:
             yield from (word for word in line.splitlines() if len(word) > KEY_LINE)
 
 
-def texts(cluster: Cluster) -> Iterator[tuple[str, str]]:
+def texts(cluster: KubeCluster) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of all logs and of all objects that may show a secret."""
     for path in (cluster.folder / "logs").iterdir():
         yield path.name, path.read_text(errors="replace")

@@ -10,20 +10,20 @@ from tests.kubernetes.workload import from_claim
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 ZONE = "topology.zfsilo.io/zone"
 DEFAULT, ANNEX = "node1.example", "node3.example"  # a node of each zone
 
 
-def capacities(cluster: Cluster, name: str) -> dict[str, Object]:
+def capacities(cluster: KubeCluster, name: str) -> dict[str, Object]:
     """Wait until a class has a capacity in both zones, and return them by zone."""
 
-    def both(found: list[Object]) -> dict[str, Object]:
+    def both(objects: list[Object]) -> dict[str, Object]:
         zones = {
             one["nodeTopology"]["matchLabels"][ZONE]: one
-            for one in found
+            for one in objects
             if one["storageClassName"] == name
         }
         return zones if len(zones) == 2 else {}
@@ -33,7 +33,7 @@ def capacities(cluster: Cluster, name: str) -> dict[str, Object]:
     )
 
 
-def test_the_shipped_class_has_a_capacity_in_each_zone(cluster: Cluster) -> None:
+def test_the_shipped_class_has_a_capacity_in_each_zone(cluster: KubeCluster) -> None:
     for capacity in capacities(cluster, "zfsilo").values():
         assert capacity["capacity"] != "0"
         owners = capacity["metadata"]["ownerReferences"]
@@ -47,7 +47,7 @@ def test_a_claim_larger_than_any_pool_is_not_scheduled(ns: Namespace) -> None:
 
 
 def test_two_reserved_claims_stay_in_the_zone_of_their_pods(
-    cluster: Cluster, ns: Namespace
+    cluster: KubeCluster, ns: Namespace
 ) -> None:
     """Each fits alone; together they do not, and the second must not move to another zone."""
     storage_class(cluster, "reserved", {"thin": "false"})
@@ -73,7 +73,7 @@ def test_two_reserved_claims_stay_in_the_zone_of_their_pods(
 
 
 def test_a_restore_and_a_clone_take_their_pods_to_the_zone_of_the_source(
-    cluster: Cluster, ns: Namespace
+    cluster: KubeCluster, ns: Namespace
 ) -> None:
     ns.claim("source")
     ns.pod("writer", "source", node=ANNEX)

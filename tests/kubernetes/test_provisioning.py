@@ -12,7 +12,7 @@ from tests.kubernetes.objects import storage_class
 from tests.kubernetes.workload import Namespace
 
 if TYPE_CHECKING:
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
 
 ZONE = "topology.zfsilo.io/zone"
 LONGEST = ".".join(("l" * 50, "m" * 60, "n" * 60, "o" * 60))  # 233 characters
@@ -46,7 +46,7 @@ def test_a_raw_device(ns: Namespace) -> None:
     assert stat.S_ISBLK(int(kind, 16))
 
 
-def test_an_immediate_claim_takes_its_pod_to_its_zone(cluster: Cluster, ns: Namespace) -> None:
+def test_an_immediate_claim_takes_its_pod_to_its_zone(cluster: KubeCluster, ns: Namespace) -> None:
     storage_class(cluster, "immediate", volumeBindingMode="Immediate")
     ns.claim("data", storage_class="immediate")
     ns.bound("data")
@@ -55,7 +55,7 @@ def test_an_immediate_claim_takes_its_pod_to_its_zone(cluster: Cluster, ns: Name
 
 
 @pytest.mark.parametrize("zone", ["default", "annex"])
-def test_a_zone_of_the_class(cluster: Cluster, ns: Namespace, zone: str) -> None:
+def test_a_zone_of_the_class(cluster: KubeCluster, ns: Namespace, zone: str) -> None:
     terms = [{"matchLabelExpressions": [{"key": ZONE, "values": [zone]}]}]
     storage_class(cluster, f"in-{zone}", allowedTopologies=terms, volumeBindingMode="Immediate")
     ns.claim("data", storage_class=f"in-{zone}")
@@ -63,7 +63,7 @@ def test_a_zone_of_the_class(cluster: Cluster, ns: Namespace, zone: str) -> None
     assert ns.backend("data") == server.name
 
 
-def test_a_backend_of_the_class(cluster: Cluster, ns: Namespace) -> None:
+def test_a_backend_of_the_class(cluster: KubeCluster, ns: Namespace) -> None:
     storage_class(cluster, "on-annex", {"backend": "annex"})
     ns.claim("data", storage_class="on-annex")
     ns.pod("pod", "data")
@@ -71,7 +71,7 @@ def test_a_backend_of_the_class(cluster: Cluster, ns: Namespace) -> None:
     assert ns.backend("data") == "annex"
 
 
-def test_xfs_with_mount_options(cluster: Cluster, ns: Namespace) -> None:
+def test_xfs_with_mount_options(cluster: KubeCluster, ns: Namespace) -> None:
     options = ["noatime", "discard"]
     parameters = {"csi.storage.k8s.io/fstype": "xfs"}
     storage_class(cluster, "xfs", parameters, mountOptions=options)
@@ -96,7 +96,7 @@ def test_xfs_with_mount_options(cluster: Cluster, ns: Namespace) -> None:
     ids=["parameter", "filesystem", "option", "many-writers", "only-read", "backend", "size"],
 )
 def test_a_wrong_claim_is_told_why(
-    cluster: Cluster,
+    cluster: KubeCluster,
     ns: Namespace,
     parameters: dict[str, str],
     fields: dict[str, Any],
@@ -113,7 +113,7 @@ def claims(volume: dict[str, Any], ns: Namespace) -> bool:
     return bool(volume["spec"].get("claimRef", {}).get("namespace") == ns.name)
 
 
-def test_names_as_long_as_they_may_be(cluster: Cluster) -> None:
+def test_names_as_long_as_they_may_be(cluster: KubeCluster) -> None:
     ns = Namespace(cluster, "s" * 63)
     ns.claim(LONGEST)
     ns.pod(LONG_POD, LONGEST)
@@ -152,7 +152,7 @@ def test_an_inline_volume_is_refused(ns: Namespace) -> None:
     ns.warned("pod", "Ephemeral")
 
 
-def test_a_volume_that_was_created_by_hand(cluster: Cluster) -> None:
+def test_a_volume_that_was_created_by_hand(cluster: KubeCluster) -> None:
     """The example of a static volume, typed as the page says, on a node of its zone."""
     create, apply = commands_of(PAGE, "## Existing volumes")
     cluster.servers["give"].ctl(*create.split()[2:])

@@ -10,11 +10,11 @@ from tests.kubernetes.objects import storage_class
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 
-def retained(cluster: Cluster, ns: Namespace) -> str:
+def retained(cluster: KubeCluster, ns: Namespace) -> str:
     """Write in a volume of a class that retains, delete its claim, and return the volume."""
     storage_class(cluster, "retained", reclaimPolicy="Retain")
     ns.claim("data", storage_class="retained")
@@ -26,7 +26,7 @@ def retained(cluster: Cluster, ns: Namespace) -> str:
     return volume
 
 
-def test_a_retained_volume_is_claimed_again(cluster: Cluster, ns: Namespace) -> None:
+def test_a_retained_volume_is_claimed_again(cluster: KubeCluster, ns: Namespace) -> None:
     volume = retained(cluster, ns)
     unclaimed: Object = {"spec": {"claimRef": None}}
     cluster.api.patch("persistentvolumes", volume, unclaimed)
@@ -37,11 +37,11 @@ def test_a_retained_volume_is_claimed_again(cluster: Cluster, ns: Namespace) -> 
     cluster.api.patch("persistentvolumes", volume, deleted)
 
 
-def test_a_lost_volume_is_found(cluster: Cluster, ns: Namespace) -> None:
+def test_a_lost_volume_is_found(cluster: KubeCluster, ns: Namespace) -> None:
     """By the commands of the page."""
     volume = retained(cluster, ns)
-    found = named(cluster.api.objects("persistentvolumes"), volume)
-    handle = found["spec"]["csi"]["volumeHandle"]
+    item = named(cluster.api.objects("persistentvolumes"), volume)
+    handle = item["spec"]["csi"]["volumeHandle"]
     lost = handle.partition("/")[2]
     ns.claim("kept")
     ns.pod("other", "kept", node="node1.example")
@@ -49,7 +49,7 @@ def test_a_lost_volume_is_found(cluster: Cluster, ns: Namespace) -> None:
     ns.detached(volume)
     cluster.api.delete("persistentvolumes", volume)
     cluster.api.until(
-        "persistentvolumes", lambda found: not named(found, volume), f"{volume} is gone"
+        "persistentvolumes", lambda objects: not named(objects, volume), f"{volume} is gone"
     )
     command, _redirected, file = commands_of(PAGE, "## Lost volumes")[0].rpartition(" > ")
     handles = cluster.folder / file

@@ -9,7 +9,7 @@ from tests.kubernetes.workload import CLASS, capacity, from_claim, from_snapshot
 
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
+    from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.workload import Namespace
 
 GROUP = {"matchLabels": {"group": "g"}}
@@ -52,13 +52,13 @@ def test_a_restore_that_is_too_small_is_told_why(ns: Namespace) -> None:
     ns.warned("small", "less than the size")
 
 
-def test_a_snapshot_that_was_taken_by_hand(cluster: Cluster, ns: Namespace) -> None:
+def test_a_snapshot_that_was_taken_by_hand(cluster: KubeCluster, ns: Namespace) -> None:
     give = cluster.servers["give"]
     give.ctl("volume", "create", "by-hand", "1G")
     give.ctl("snapshot", "create", "by-hand", "taken")
     static_snapshot(ns, "taken", "give/taken", "Retain")
-    found = ns.until("volumesnapshots", "taken", ready, "is ready")
-    assert found["status"]["restoreSize"] == "1Gi"
+    snapshot = ns.until("volumesnapshots", "taken", ready, "is ready")
+    assert snapshot["status"]["restoreSize"] == "1Gi"
     ns.claim("data", **from_snapshot("taken"))
     ns.pod("pod", "data")
     ns.running("pod")
@@ -75,7 +75,7 @@ def test_an_unknown_snapshot_is_told(ns: Namespace) -> None:
     ns.until(
         "volumesnapshots",
         "unknown",
-        lambda found: "NotFound" in str((found.get("status") or {}).get("error")),
+        lambda snapshot: "NotFound" in str((snapshot.get("status") or {}).get("error")),
         "has an error",
     )
     ns.delete("volumesnapshots", "unknown")
@@ -95,7 +95,7 @@ def test_a_group_is_taken_restored_and_deleted_as_one(ns: Namespace) -> None:
     ns.until("volumegroupsnapshots", "g", ready, "is ready")
     members = ns.api.until(
         "volumesnapshots",
-        lambda found: found if len(found) == 2 and all(map(ready, found)) else [],
+        lambda objects: objects if len(objects) == 2 and all(map(ready, objects)) else [],
         "both members are ready",
         namespace=ns.name,
     )
@@ -105,7 +105,9 @@ def test_a_group_is_taken_restored_and_deleted_as_one(ns: Namespace) -> None:
         texts.append(read(ns, f"restored-{number}"))
     assert sorted(texts) == ["one", "two"]
     ns.delete("volumegroupsnapshots", "g")
-    ns.api.until("volumesnapshots", lambda found: not found, "members are gone", namespace=ns.name)
+    ns.api.until(
+        "volumesnapshots", lambda objects: not objects, "members are gone", namespace=ns.name
+    )
 
 
 def static_snapshot(ns: Namespace, name: str, handle: str, policy: str) -> None:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.kubernetes.api import Object
-    from tests.kubernetes.cluster import Cluster
-    from tests.kubernetes.node import Node
+    from tests.kubernetes.cluster import KubeCluster
+    from tests.kubernetes.node import KubeNode
 
 CLASS = "zfsilo"
 SNAPSHOTS = "snapshot.storage.k8s.io"
@@ -23,7 +23,7 @@ TOLD = 12  # events in an error
 class Namespace:
     """One namespace of the cluster."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: KubeCluster, name: str) -> None:
         self.cluster, self.api, self.name = cluster, cluster.api, name
         if self.api.get("namespaces", name) is None:
             self.api.create("namespaces", name)
@@ -98,31 +98,31 @@ class Namespace:
         """Return an object as soon as a condition holds for it; an error has the events."""
 
         def holds(objects: list[Object]) -> Object | None:
-            found = named(objects, name)
-            return found if found and condition(found) else None
+            item = named(objects, name)
+            return item if item and condition(item) else None
 
         text = f"{kind}/{name} {what}"
         try:
-            found = self.api.until(kind, holds, text, namespace=self.name, within_s=within_s)
+            item = self.api.until(kind, holds, text, namespace=self.name, within_s=within_s)
         except NotInTime as error:
             raise NotInTime("\n".join([str(error), *self.told()])) from None
-        assert found is not None
-        return found
+        assert item is not None
+        return item
 
     def bound(self, *claims: str, within_s: float = WITHIN_S) -> str:
         """Wait until claims are bound, and return the volume of the last one."""
         volume = ""
         for claim in claims:
-            found = self.until("persistentvolumeclaims", claim, is_bound, "is bound", within_s)
-            volume = str(found["spec"]["volumeName"])
+            item = self.until("persistentvolumeclaims", claim, is_bound, "is bound", within_s)
+            volume = str(item["spec"]["volumeName"])
         return volume
 
     def running(self, *pods: str, within_s: float = WITHIN_S) -> Object:
         """Wait until pods run, and return the last one."""
-        found: Object = {}
+        item: Object = {}
         for pod in pods:
-            found = self.until("pods", pod, is_running, "runs", within_s)
-        return found
+            item = self.until("pods", pod, is_running, "runs", within_s)
+        return item
 
     def delete(self, kind: str, *names: str) -> None:
         """Delete objects and wait until they are gone."""
@@ -148,7 +148,7 @@ class Namespace:
         """Wait until a volume is attached to no node."""
         self.api.until(
             "volumeattachments",
-            lambda found: volume not in map(volume_of, found),
+            lambda objects: volume not in map(volume_of, objects),
             f"{volume} is detached",
             within_s=within_s,
         )
@@ -175,24 +175,24 @@ class Namespace:
 
     def volume(self, claim: str) -> Object:
         """Return the PersistentVolume of a bound claim."""
-        found = self.api.get("persistentvolumes", self.bound(claim))
-        assert found is not None
-        return found
+        item = self.api.get("persistentvolumes", self.bound(claim))
+        assert item is not None
+        return item
 
     def backend(self, claim: str) -> str:
         """Return the server of a bound claim."""
         handle: str = self.volume(claim)["spec"]["csi"]["volumeHandle"]
         return handle.partition("/")[0]
 
-    def node_of(self, pod: str) -> Node:
+    def node_of(self, pod: str) -> KubeNode:
         """Return the node of a pod that runs."""
         return self.cluster.node(self.running(pod)["spec"]["nodeName"])
 
     def path(self, pod: str, claim: str) -> Path:
         """Return the folder of a claim in a pod that runs."""
-        found = self.running(pod)
-        node = self.cluster.node(found["spec"]["nodeName"])
-        return node.volume_path(found["metadata"]["uid"], self.bound(claim))
+        item = self.running(pod)
+        node = self.cluster.node(item["spec"]["nodeName"])
+        return node.volume_path(item["metadata"]["uid"], self.bound(claim))
 
     def told(self) -> list[str]:
         """Return the last events of the namespace, as lines."""

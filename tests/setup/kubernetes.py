@@ -28,7 +28,7 @@ FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 
 
 def prepare() -> Path:
-    """The folder with bin/ (kube, kubectl, helm, the sidecars) and snapshots/, built on first use."""
+    """The folder with bin/ (kube, kubectl, helm, sidecars) and snapshots/, built on first use."""
     apt.install(PACKAGES, reason="tests with Kubernetes")
     return product("kubernetes", digest(files_digest(PROGRAMS, "**/*"), FLAGS), build)
 

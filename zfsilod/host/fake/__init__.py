@@ -46,7 +46,7 @@ class FakeHost:
             self.facts = real_disks.SharedFacts(path, disks)
             self.zfs = FakeZfs(self.facts)
             self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks, run)
-            self.mounts = real_disks.RealMounts(self.facts, disks, run)
+            self.mounts = real_disks.KernelMounts(self.facts, disks, run)
         self.lio = FakeLio(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.block = FakeBlock(self.facts)

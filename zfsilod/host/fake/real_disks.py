@@ -52,7 +52,7 @@ class SharedFacts(Facts):
             super().effect(name, value, instead_of=instead_of)
 
 
-class RealMounts(FakeMounts):
+class KernelMounts(FakeMounts):
     """Mount points and bind mounts that exist, each with its fact."""
 
     def __init__(self, facts: Facts, disks: str, run: Run) -> None:
