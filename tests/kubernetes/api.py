@@ -99,8 +99,8 @@ class ApiServer:
     def create(self, kind: str, name: str, namespace: str = "", **content: Any) -> Object:
         """Create an object."""
         version = GROUPS.get(kind, GROUPS[""]).partition("/")[2]
-        metadata = {"name": name, **content.pop("metadata", {})}
-        body = {"apiVersion": version, "kind": KIND_NAMES[kind], "metadata": metadata, **content}
+        head = {"apiVersion": version, "kind": KIND_NAMES[kind], "metadata": {"name": name}}
+        body = head | content
         created: Object = self.ask("POST", path_of(kind, namespace), body)
         return created
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.kubernetes.workload import Namespace
 
 ZONE = "topology.zfsilo.io/zone"
+FULL = ("did not have enough free storage", "ResourceExhausted")
 DEFAULT, ANNEX = "node1.example", "node3.example"  # a node of each zone
 
 
@@ -31,6 +32,11 @@ def capacities(cluster: KubeCluster, name: str) -> dict[str, Object]:
     return cluster.api.until(
         "csistoragecapacities", both, f"the capacity of {name}", namespace=NAMESPACE
     )
+
+
+def is_told_full(events: list[Object]) -> bool:
+    """Tell whether the scheduler or the provisioner has found a zone full."""
+    return any(text in event["message"] for event in events for text in FULL)
 
 
 def test_the_shipped_class_has_a_capacity_in_each_zone(cluster: KubeCluster) -> None:
@@ -62,7 +68,7 @@ def test_two_reserved_claims_stay_in_the_zone_of_their_pods(
 
     first = ns.api.until("pods", one_runs, "one pod runs", namespace=ns.name)
     second = "two" if first == "pod-one" else "one"
-    ns.warned(f"pod-{second}", "")
+    ns.api.until("events", is_told_full, f"why {second} waits", namespace=ns.name)
     claim = ns.api.get("persistentvolumeclaims", second, ns.name)
     assert claim is not None
     assert claim["status"]["phase"] == "Pending"
