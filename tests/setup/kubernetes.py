@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -24,13 +25,14 @@ TOOLS = {
 }
 SNAPSHOTTER = TOOLS["snapshot-controller"]
 DEFINITIONS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
-FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+RELEASE = re.compile(r"^\tk8s\.io/kubernetes v(1)\.(\d+)\.\d+$", re.M)
+VERSION = "k8s.io/component-base/version"
 
 
 def prepare() -> Path:
     """The folder with bin/ (kube, kubectl, helm, sidecars) and snapshots/, built on first use."""
     apt.install(PACKAGES, reason="tests with Kubernetes")
-    return product("kubernetes", digest(files_digest(PROGRAMS, "**/*"), FLAGS), build)
+    return product("kubernetes", digest(files_digest(PROGRAMS, "**/*"), flags()), build)
 
 
 def build(draft: Path) -> None:
@@ -50,7 +52,20 @@ def build(draft: Path) -> None:
 
 def compile_program(package: str, target: Path) -> None:
     """Build one program of the module in tests/kubernetes/programs."""
-    run([go(), "build", *FLAGS, "-o", target, package], env=environment(), cwd=PROGRAMS)
+    run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=PROGRAMS)
+
+
+def flags() -> list[str]:
+    """The flags of the compiler; the API server tells helm its release."""
+    release = RELEASE.search((PROGRAMS / "go.mod").read_text())
+    assert release, "go.mod names no release of Kubernetes"
+    values = {
+        "gitVersion": release[0].split()[1],
+        "gitMajor": release[1],
+        "gitMinor": release[2],
+    }
+    link = " ".join(f"-X {VERSION}.{name}={value}" for name, value in values.items())
+    return ["-trimpath", "-buildvcs=false", f"-ldflags=-s -w {link}"]
 
 
 def copy_manifests(target: Path) -> None:
