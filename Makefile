@@ -20,11 +20,11 @@ PYTEST = $(RUN) -m pytest
 PARALLEL = --numprocesses auto --dist loadfile
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
 	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite \
-	--ignore=tests/cockpit
+	--ignore=tests/cockpit --ignore=tests/kubernetes
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test sanity lab-long upgrade-test transcripts coverage tools release
+.PHONY: csi-test kubernetes sanity lab-long upgrade-test transcripts coverage tools release
 .PHONY: cockpit cockpit-test install-cockpit
 
 help:
@@ -71,6 +71,11 @@ lint: stubs
 csi-test: stubs
 	$(PYTHON) tests/setup csi
 	$(PYTEST) tests/csi/suite
+
+## make kubernetes     the CSI plugin in a real Kubernetes control plane, over simulated hosts
+kubernetes: stubs
+	$(PYTHON) tests/setup kubernetes
+	$(PYTEST) tests/kubernetes
 
 ## make sanity         csi-sanity over real ZFS and iSCSI, on the two machines
 sanity: stubs

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TABBED = ("Makefile", ".go", "go.mod")  # indented by tabs
 CONFIG = (ROOT / ".pre-commit-config.yaml").read_text()
 SHELL = re.compile(rb"#!\s*/\S*\b(?:ba|da)?sh\b")
 XML = re.compile(rb"<\?xml ")
@@ -73,4 +74,8 @@ def is_untidy(name: str, data: bytes) -> bool:
     if b"\0" in data or not data:
         return False
     untidy = b"\r" in data or data.endswith(b"\n\n") or not data.endswith(b"\n")
-    return untidy or bool(re.search(rb"[ \t]\n", data)) or (b"\t" in data and name != "Makefile")
+    return (
+        untidy
+        or bool(re.search(rb"[ \t]\n", data))
+        or (b"\t" in data and not name.endswith(TABBED))
+    )

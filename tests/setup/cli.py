@@ -21,6 +21,7 @@ TARGETS = (
     "nix",
     "cockpit",
     "browser",
+    "kubernetes",
 )
 
 

@@ -3,7 +3,8 @@
 With a path the facts are in a file that the daemon and its workers share, otherwise in memory. A
 change that takes two system calls on a real host takes two effects here, so that half-made states
 exist. There is one file for each adapter, as in host/; the contract tests (tests/lab/contract.py)
-run the same examples with this host and with a real one.
+run the same examples with this host and with a real one. With the fact `disks` mounts are real:
+see real_disks.py.
 """
 
 from __future__ import annotations
@@ -36,15 +37,24 @@ class FakeHost:
 
     def __init__(self, path: AnyPath | None = None, *, chap: Callable[[str], Chap]) -> None:
         self.facts = Facts(path)
+        self.chap = chap
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)
+        self.mounts = FakeMounts(self.facts)
+        if disks := self.facts.get("disks"):
+            from zfsilod.host.fake import real_disks
+            from zfsilod.host.run import Runner
+
+            run = Runner()
+            self.facts = real_disks.SharedFacts(path, disks)
+            self.zfs = FakeZfs(self.facts)
+            self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks, run)
+            self.mounts = real_disks.KernelMounts(self.facts, disks, run)
         self.lio = FakeLio(self.facts)
         self.nvmet = FakeNvmet(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.nvme = FakeNvme(self.facts)
         self.block = FakeBlock(self.facts)
-        self.mounts = FakeMounts(self.facts)
-        self.chap = chap
 
     def machine_id(self) -> str:
         """Return the fact "machine", which a test changes for another machine."""

@@ -1,0 +1,154 @@
+"""The chart in the cluster: its containers with their own arguments, accounts and configuration."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from tests.kubernetes.certificates import kubeconfig
+from tests.kubernetes.control_plane import free_address
+from tests.kubernetes.machine import NamespaceMachine, Program
+from tests.kubernetes.processes import Container
+from tests.kubernetes.storage import PYTHON, python_program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kubernetes.api import ApiServer
+    from tests.kubernetes.control_plane import ControlPlane
+
+NAMESPACE = "zfsilo-csi"
+CONTROLLER = "zfsilo-csi-controller"
+SIDECARS = ("provisioner", "attacher", "resizer", "snapshotter")
+TOKEN_S = 24 * 3600
+ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
+SNAPSHOTS = ("kube-system", "snapshot-controller")
+
+
+class ChartRelease:
+    """What helm has installed."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+
+    def pod_spec(self, kind: str, name: str) -> Any:
+        """Return the pod specification of a Deployment or a DaemonSet."""
+        item = self._api.get(kind, name, NAMESPACE)
+        assert item is not None, f"{name} is not installed"
+        return item["spec"]["template"]["spec"]
+
+    def arguments(self, kind: str, name: str, container: str) -> list[str]:
+        """Return the arguments of a container."""
+        containers = self.pod_spec(kind, name)["containers"]
+        words: list[str] = next(one for one in containers if one["name"] == container)["args"]
+        return words
+
+    def configure(self, folder: Path) -> None:
+        """Write the plugin's configuration; only the address of its metrics is another one."""
+        item = self._api.get("configmaps", NAMESPACE, NAMESPACE)
+        assert item is not None, "the chart has no ConfigMap"
+        text = item["data"]["config.toml"]
+        assert "0.0.0.0:9809" in text, text
+        folder.mkdir(exist_ok=True)
+        (folder / "config.toml").write_text(text.replace("0.0.0.0:9809", free_address()))
+
+    def controller_pod(self) -> str:
+        """Return the name of the controller's pod, which the sidecars need for their objects."""
+        deployment = self._api.get("deployments", CONTROLLER, NAMESPACE)
+        assert deployment is not None, "the Deployment is not installed"
+        current = deployment["spec"]["template"]["metadata"]["annotations"]
+
+        def running(pods: list[Any]) -> str:
+            for pod in pods:
+                name = str(pod["metadata"]["name"])
+                if name.startswith(CONTROLLER) and _annotations(pod) == current:
+                    if pod["status"].get("phase") == "Running":
+                        return name
+            return ""
+
+        return self._api.until("pods", running, "the controller's pod runs", namespace=NAMESPACE)
+
+
+class Controller:
+    """The containers of the chart's Deployment, and the snapshot controller of the cluster."""
+
+    def __init__(self, folder: Path, control: ControlPlane) -> None:
+        self._folder, self._control = folder, control
+        self._config = folder / "plugin-controller"
+        self.machine = NamespaceMachine({"/csi": "", "/etc/zfsilo-csi": self._config})
+        logs = folder / "logs"
+        words = python_program("zfsilo_csi", "controller")
+        self.plugin = Program(logs / "plugin-controller.log", self.machine, words, PYTHON)
+        self.sidecars = {name: Container(logs / f"{name}.log", []) for name in SIDECARS}
+        self.snapshot_controller = Container(logs / "snapshot-controller.log", [])
+
+    def start(self, release: ChartRelease) -> None:
+        """Start the plugin and the sidecars with what the chart says."""
+        release.configure(self._config)
+        self._write_secret()
+        self._write_account()
+        self.plugin.start()
+        programs = self._control.kube.parent
+        host, _colon, port = self._control.address.partition(":")
+        environment = {
+            "KUBERNETES_SERVICE_HOST": host,
+            "KUBERNETES_SERVICE_PORT": port,
+            "NAMESPACE": NAMESPACE,
+            "POD_NAME": release.controller_pod(),
+        }
+        for name, sidecar in self.sidecars.items():
+            arguments = release.arguments("deployments", CONTROLLER, name)
+            sidecar.words = self.machine.words(programs / f"csi-{name}", *arguments)
+            sidecar.environment = environment
+            sidecar.start()
+
+    def start_snapshot_controller(self) -> None:
+        """Start the snapshot controller with its own account."""
+        token = self._token(*SNAPSHOTS)
+        path = self._folder / "snapshot-controller.kubeconfig"
+        authority = self._control.authority.certificate
+        config = kubeconfig(path, self._control.address, authority, {"token": token})
+        program = self._control.kube.with_name("snapshot-controller")
+        self.snapshot_controller.words = [
+            str(program),
+            f"--kubeconfig={config}",
+            "--leader-election=false",
+            "--feature-gates=CSIVolumeGroupSnapshot=true",
+        ]
+        self.snapshot_controller.start()
+
+    def restart_plugin(self) -> None:
+        """Kill the plugin and start it again."""
+        self.plugin.kill()
+        self.plugin.start()
+
+    def end(self) -> None:
+        """End the containers of the Deployment."""
+        for sidecar in self.sidecars.values():
+            sidecar.end()
+        self.plugin.end()
+
+    def _write_secret(self) -> None:
+        """Write the files of the Secret, as kubelet does."""
+        backends = self._config / "backends"
+        backends.mkdir(exist_ok=True)
+        secret = self._control.api.get("secrets", f"{NAMESPACE}-backends", NAMESPACE)
+        assert secret is not None, "the Secret of the backends is missing"
+        for name, encoded in secret["data"].items():
+            (backends / name).write_bytes(base64.b64decode(encoded))
+
+    def _write_account(self) -> None:
+        folder = self.machine.root / ACCOUNT
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "token").write_text(self._token(NAMESPACE, CONTROLLER))
+        (folder / "namespace").write_text(NAMESPACE)
+        (folder / "ca.crt").write_bytes(self._control.authority.certificate.read_bytes())
+
+    def _token(self, namespace: str, account: str) -> str:
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        answer = self._control.api.ask("POST", path, {"spec": {"expirationSeconds": TOKEN_S}})
+        return str(answer["status"]["token"])
+
+
+def _annotations(pod: Any) -> Any:
+    return pod["metadata"].get("annotations")
