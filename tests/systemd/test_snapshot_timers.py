@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,18 @@ MANAGER = (
     "org.freedesktop.systemd1.Manager",
 )
 START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
+SANDBOX = re.compile(
+    r"^(?:CapabilityBoundingSet|NoNewPrivileges|Lock|Memory|Private|Proc|Protect|Restrict|SystemCall)"
+    r"\w*=.*",
+    re.M,
+)
+# Prints why these are no calendars, as the daemon asks on a real host.
+CALENDARS = """
+import sys
+sys.path.insert(0, "/usr/lib/zfsilo")
+from zfsilod.host.real import real_host
+print(*map(real_host(None).calendar_problem, ("daily", "often", "2020-01-01")), sep="|")
+"""
 CREATE = ("schedule", "create", "nightly", "--keep", "7x1d", "--calendar")
 
 
@@ -133,3 +146,12 @@ def test_a_failed_run_fails_its_unit(sd: SystemdHost) -> None:
     assert sd.run("systemctl", "start", SERVICE, check=False).rc != 0
     assert show(sd, SERVICE, "Result") == "exit-code"
     sd.run("systemctl", "reset-failed", SERVICE)
+
+
+def test_the_sandbox_of_the_daemon_lets_it_check_a_calendar(sd: SystemdHost) -> None:
+    unit = (sd.root / "usr/lib/systemd/system/zfsilod.service").read_text()
+    settings = SANDBOX.findall(unit)
+    assert len(settings) > 20
+    options = [word for setting in settings for word in ("-p", setting)]
+    argv = ("systemd-run", "--wait", "--pipe", *options, "/usr/bin/python3", "-c", CALENDARS)
+    assert sd.run(*argv).stdout == "|systemd cannot parse it|it is never due\n"
