@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # are of a task of the daemon that may run meanwhile. All of the export is probed before its first
 # write, since its actions are marked together: six probes more, with the secrets of the ACL, and
 # two files, those of groups and of access. One is the guard that gRPC and HTTP share.
-FILES = 46
+FILES = 50
 CHANGES_OF_FILE = 385  # the order in which tasks wake varies by machine
 TRANSACTIONS = {"daemon read": 1, "daemon change": 1, "worker read": 3, "worker change": 2}
 READS = {"Volume": 2, "Host": 2, "Operation": 4}

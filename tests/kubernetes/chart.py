@@ -69,7 +69,7 @@ class ChartRelease:
         return self._api.until("pods", running, "the controller's pod runs", namespace=NAMESPACE)
 
 
-class Controller:
+class ControllerPod:
     """The containers of the chart's Deployment, and the snapshot controller of the cluster."""
 
     def __init__(self, folder: Path, control: ControlPlane) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.api import NotInTime
-from tests.kubernetes.chart import ChartRelease, Controller
+from tests.kubernetes.chart import ChartRelease, ControllerPod
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import KubeNode
 from tests.kubernetes.storage import PROJECT, PoolHost
@@ -52,7 +52,7 @@ class KubeCluster:
             KubeNode(self.folder, self.control, number, zone, disks)
             for number, zone in enumerate(NODES, start=1)
         ]
-        self.controller = Controller(self.folder, self.control)
+        self.controller = ControllerPod(self.folder, self.control)
         self.release = ChartRelease(self.api)
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.kubernetes.cluster import KubeCluster, commands_of
 from tests.kubernetes.storage import PROJECT
-from tests.kubernetes.workload import Namespace
+from tests.kubernetes.workload import KubeNamespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,10 +52,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[KubeCluster]:
 
 
 @pytest.fixture
-def ns(cluster: KubeCluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+def ns(cluster: KubeCluster, request: pytest.FixtureRequest) -> Iterator[KubeNamespace]:
     """A namespace, which is deleted after the test; test_nothing_left.py waits for its end."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:63].strip("-")
-    namespace = Namespace(cluster, name)
+    namespace = KubeNamespace(cluster, name)
     yield namespace
     for event in cluster.api.objects("events", name):
         if event["type"] == "Warning":

@@ -9,19 +9,19 @@ import pytest
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 ONE, TWO = "node1.example", "node2.example"
 
 
-def test_a_raw_device_for_writers_on_two_nodes(ns: Namespace) -> None:
+def test_a_raw_device_for_writers_on_two_nodes(ns: KubeNamespace) -> None:
     ns.claim("disk", modes=("ReadWriteMany",), block=True)
     for name, node in (("one", ONE), ("two", TWO)):
         ns.pod(name, "disk", node=node, block=True)
     ns.running("one", "two")
 
 
-def test_a_restored_filesystem_for_readers_on_two_nodes(ns: Namespace) -> None:
+def test_a_restored_filesystem_for_readers_on_two_nodes(ns: KubeNamespace) -> None:
     ns.claim("source")
     ns.pod("writer", "source", node=ONE)
     (ns.path("writer", "source") / "file").write_text("to read")
@@ -34,7 +34,7 @@ def test_a_restored_filesystem_for_readers_on_two_nodes(ns: Namespace) -> None:
             file.write_text("written")
 
 
-def test_one_pod_alone(ns: Namespace) -> None:
+def test_one_pod_alone(ns: KubeNamespace) -> None:
     ns.claim("data", modes=("ReadWriteOncePod",))
     ns.pod("one", "data")
     ns.running("one")
@@ -44,7 +44,7 @@ def test_one_pod_alone(ns: Namespace) -> None:
     ns.running("two")
 
 
-def test_a_volume_goes_over_to_another_node_with_its_data(ns: Namespace) -> None:
+def test_a_volume_goes_over_to_another_node_with_its_data(ns: KubeNamespace) -> None:
     ns.claim("data")
     ns.pod("one", "data", node=ONE)
     (ns.path("one", "data") / "file").write_text("moved")
@@ -54,7 +54,9 @@ def test_a_volume_goes_over_to_another_node_with_its_data(ns: Namespace) -> None
     assert (ns.path("two", "data") / "file").read_text() == "moved"
 
 
-def test_a_volume_of_one_node_becomes_one_of_one_pod(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_volume_of_one_node_becomes_one_of_one_pod(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     """The steps of Kubernetes' own documentation: keep the volume, change it, claim it again."""
     api = cluster.api
     ns.claim("data")

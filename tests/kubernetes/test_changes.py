@@ -12,18 +12,18 @@ from tests.kubernetes.workload import capacity
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 CLAIMS = "persistentvolumeclaims"
 ARCHIVE = "zfsilo-archive"
 
 
-def resize(ns: Namespace, claim: str, size: str) -> None:
+def resize(ns: KubeNamespace, claim: str, size: str) -> None:
     change = {"spec": {"resources": {"requests": {"storage": size}}}}
     ns.api.patch(CLAIMS, claim, change, ns.name)
 
 
-def change_class(ns: Namespace, claim: str, name: str) -> None:
+def change_class(ns: KubeNamespace, claim: str, name: str) -> None:
     change = {"spec": {"volumeAttributesClassName": name}}
     ns.api.patch(CLAIMS, claim, change, ns.name)
 
@@ -37,7 +37,7 @@ def modification(claim: Object) -> str:
 
 
 @pytest.mark.parametrize("block", [False, True], ids=["filesystem", "block"])
-def test_a_volume_grows_under_its_pod(ns: Namespace, block: bool) -> None:
+def test_a_volume_grows_under_its_pod(ns: KubeNamespace, block: bool) -> None:
     ns.claim("data", block=block)
     ns.pod("pod", "data", block=block)
     ns.running("pod")
@@ -45,7 +45,7 @@ def test_a_volume_grows_under_its_pod(ns: Namespace, block: bool) -> None:
     ns.until(CLAIMS, "data", lambda claim: capacity(claim) == "2Gi", "has 2 GiB")
 
 
-def test_a_volume_grows_without_a_pod(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_volume_grows_without_a_pod(cluster: KubeCluster, ns: KubeNamespace) -> None:
     """The server grows it at once, the filesystem grows with the next pod."""
     ns.claim("data")
     ns.pod("pod", "data")
@@ -64,7 +64,7 @@ def test_a_volume_grows_without_a_pod(cluster: KubeCluster, ns: Namespace) -> No
     ns.until(CLAIMS, "data", lambda claim: capacity(claim) == "2Gi", "has 2 GiB")
 
 
-def test_another_class_of_attributes(cluster: KubeCluster, ns: Namespace) -> None:
+def test_another_class_of_attributes(cluster: KubeCluster, ns: KubeNamespace) -> None:
     attributes_class(cluster, "infeasible", {"zfs.compression": "nonsense"})
     ns.claim("data")
     ns.pod("pod", "data")
@@ -77,7 +77,7 @@ def test_another_class_of_attributes(cluster: KubeCluster, ns: Namespace) -> Non
     ns.until(CLAIMS, "data", lambda c: modification(c) == "None", "has its class again")
 
 
-def test_a_class_of_attributes_from_the_start(ns: Namespace) -> None:
+def test_a_class_of_attributes_from_the_start(ns: KubeNamespace) -> None:
     ns.claim("data", volumeAttributesClassName=ARCHIVE)
     ns.pod("pod", "data")
     ns.running("pod")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.node import KubeNode
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 DEFAULT, OTHER, ANNEX = "node1.example", "node2.example", "node3.example"
 OUT_OF_SERVICE = {
@@ -44,7 +44,7 @@ def without_mounts(node: KubeNode, volume: str) -> bool:
 
 
 def test_the_controller_is_killed_while_claims_come_and_go(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     storage_class(cluster, "immediate", volumeBindingMode="Immediate")
     for number in range(ROUNDS):
@@ -56,7 +56,9 @@ def test_the_controller_is_killed_while_claims_come_and_go(
     cluster.no_volume_of(ns.name)
 
 
-def test_both_plugins_are_killed_while_a_pod_starts(cluster: KubeCluster, ns: Namespace) -> None:
+def test_both_plugins_are_killed_while_a_pod_starts(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
     cluster.api.until(
@@ -72,7 +74,7 @@ def test_both_plugins_are_killed_while_a_pod_starts(cluster: KubeCluster, ns: Na
 
 
 @pytest.mark.parametrize("sidecar", ["provisioner", "attacher", "resizer", "snapshotter"])
-def test_a_sidecar_is_killed(cluster: KubeCluster, ns: Namespace, sidecar: str) -> None:
+def test_a_sidecar_is_killed(cluster: KubeCluster, ns: KubeNamespace, sidecar: str) -> None:
     """It starts again, takes its lease after the old one has ended, and goes on."""
     ns.claim("source")
     ns.pod("writer", "source")
@@ -86,7 +88,7 @@ def test_a_sidecar_is_killed(cluster: KubeCluster, ns: Namespace, sidecar: str) 
 
 
 def test_kubelet_is_killed_and_its_pod_deleted_meanwhile(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
@@ -105,7 +107,7 @@ def test_kubelet_is_killed_and_its_pod_deleted_meanwhile(
 
 
 def test_zfsilod_of_a_node_is_down_while_a_pod_is_deleted(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=DEFAULT)
@@ -118,7 +120,9 @@ def test_zfsilod_of_a_node_is_down_while_a_pod_is_deleted(
     ns.detached(volume, LONG_S)
 
 
-def test_a_server_that_is_down_stops_only_its_own_zone(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_server_that_is_down_stops_only_its_own_zone(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     annex, far = cluster.servers["annex"], cluster.node(ANNEX)
     annex.process.kill()
     ns.claim("near")
@@ -137,7 +141,7 @@ def test_a_server_that_is_down_stops_only_its_own_zone(cluster: KubeCluster, ns:
 
 
 def test_a_pod_ends_while_its_server_is_down_and_kubelet_restarts(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     """Unmounting is the node's own work; only the detach waits for the server."""
     ns.claim("data")
@@ -154,7 +158,7 @@ def test_a_pod_ends_while_its_server_is_down_and_kubelet_restarts(
     assert without_mounts(node, volume)
 
 
-def test_a_lost_node_gives_its_volume_to_another(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_lost_node_gives_its_volume_to_another(cluster: KubeCluster, ns: KubeNamespace) -> None:
     """By the out-of-service taint; the lost node comes back and cleans up by itself."""
     ns.claim("data")
     ns.pod("one", "data", node=OTHER)
@@ -181,7 +185,9 @@ def test_a_lost_node_gives_its_volume_to_another(cluster: KubeCluster, ns: Names
     cluster.until(lambda: not node.zfsilod.facts(), "the old node has no session", LONG_S)
 
 
-def test_a_node_that_reboots_mounts_its_volumes_again(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_node_that_reboots_mounts_its_volumes_again(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     ns.claim("data")
     ns.pod("pod", "data", node=OTHER)
     (ns.path("pod", "data") / "file").write_text("kept")

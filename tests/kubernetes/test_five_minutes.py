@@ -11,7 +11,7 @@ from tests.kubernetes.workload import is_running
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 SMALL = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 SET_NAME = "web"
@@ -42,7 +42,7 @@ def test_the_page_has_the_commands_of_the_readme() -> None:
     assert commands_of(PAGE, "## Install") == commands_of(*README)
 
 
-def test_the_shipped_class_serves_a_stateful_set(ns: Namespace) -> None:
+def test_the_shipped_class_serves_a_stateful_set(ns: KubeNamespace) -> None:
     pod = {
         "containers": [
             {

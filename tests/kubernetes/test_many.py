@@ -9,14 +9,14 @@ from tests.kubernetes.workload import is_running
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 PODS = 30  # the two nodes of the zone may have 40 volumes
 ZONE = {"topology.zfsilo.io/zone": "default"}
 LONG_S = 400.0
 
 
-def all_run(ns: Namespace, number: int) -> float:
+def all_run(ns: KubeNamespace, number: int) -> float:
     """Return after how many seconds all pods of a namespace run."""
     started = time.monotonic()
     ns.api.until(
@@ -29,7 +29,7 @@ def all_run(ns: Namespace, number: int) -> float:
     return time.monotonic() - started
 
 
-def test_thirty_claims_at_once(ns: Namespace, note: list[str]) -> None:
+def test_thirty_claims_at_once(ns: KubeNamespace, note: list[str]) -> None:
     for number in range(PODS):
         ns.pod(f"pod-{number}", nodeSelector=ZONE)
     without_s = all_run(ns, PODS)
@@ -47,7 +47,9 @@ def test_thirty_claims_at_once(ns: Namespace, note: list[str]) -> None:
     ns.cluster.no_volume_of(ns.name)
 
 
-def test_a_node_with_as_many_volumes_as_it_may_have(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_node_with_as_many_volumes_as_it_may_have(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     node = "node3.example"
     csi_node = cluster.api.get("csinodes", node)
     assert csi_node is not None

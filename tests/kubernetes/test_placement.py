@@ -11,7 +11,7 @@ from tests.kubernetes.workload import from_claim
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 ZONE = "topology.zfsilo.io/zone"
 FULL = ("did not have enough free storage", "ResourceExhausted")
@@ -46,14 +46,14 @@ def test_the_shipped_class_has_a_capacity_in_each_zone(cluster: KubeCluster) -> 
         assert [(owner["kind"], owner["name"]) for owner in owners] == [("Deployment", CONTROLLER)]
 
 
-def test_a_claim_larger_than_any_pool_is_not_scheduled(ns: Namespace) -> None:
+def test_a_claim_larger_than_any_pool_is_not_scheduled(ns: KubeNamespace) -> None:
     ns.claim("huge", "900Ti")
     ns.pod("pod", "huge")
     ns.warned("pod", "did not have enough free storage")
 
 
 def test_two_reserved_claims_stay_in_the_zone_of_their_pods(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     """Each fits alone; together they do not, and the second must not move to another zone."""
     storage_class(cluster, "reserved", {"thin": "false"})
@@ -79,7 +79,7 @@ def test_two_reserved_claims_stay_in_the_zone_of_their_pods(
 
 
 def test_a_restore_and_a_clone_take_their_pods_to_the_zone_of_the_source(
-    cluster: KubeCluster, ns: Namespace
+    cluster: KubeCluster, ns: KubeNamespace
 ) -> None:
     ns.claim("source")
     ns.pod("writer", "source", node=ANNEX)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kubernetes.cluster import PAGE, commands_of
 from tests.kubernetes.objects import storage_class
-from tests.kubernetes.workload import Namespace
+from tests.kubernetes.workload import KubeNamespace
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import KubeCluster
@@ -19,7 +19,7 @@ LONGEST = ".".join(("l" * 50, "m" * 60, "n" * 60, "o" * 60))  # 233 characters
 LONG_POD = ".".join(letter * 60 for letter in "pqr")
 
 
-def test_a_filesystem_for_two_pods_of_a_node(ns: Namespace) -> None:
+def test_a_filesystem_for_two_pods_of_a_node(ns: KubeNamespace) -> None:
     ns.claim("data")
     ns.pod("one", "data", securityContext={"fsGroup": 2000})
     node = ns.node_of("one")
@@ -36,7 +36,7 @@ def test_a_filesystem_for_two_pods_of_a_node(ns: Namespace) -> None:
     assert not [path for path in node.csi_mounts() if volume["metadata"]["name"] in path]
 
 
-def test_a_raw_device(ns: Namespace) -> None:
+def test_a_raw_device(ns: KubeNamespace) -> None:
     ns.claim("disk", block=True)
     ns.pod("pod", "disk", block=True)
     uid, node = ns.running("pod")["metadata"]["uid"], ns.node_of("pod")
@@ -46,7 +46,9 @@ def test_a_raw_device(ns: Namespace) -> None:
     assert stat.S_ISBLK(int(kind, 16))
 
 
-def test_an_immediate_claim_takes_its_pod_to_its_zone(cluster: KubeCluster, ns: Namespace) -> None:
+def test_an_immediate_claim_takes_its_pod_to_its_zone(
+    cluster: KubeCluster, ns: KubeNamespace
+) -> None:
     storage_class(cluster, "immediate", volumeBindingMode="Immediate")
     ns.claim("data", storage_class="immediate")
     ns.bound("data")
@@ -55,7 +57,7 @@ def test_an_immediate_claim_takes_its_pod_to_its_zone(cluster: KubeCluster, ns: 
 
 
 @pytest.mark.parametrize("zone", ["default", "annex"])
-def test_a_zone_of_the_class(cluster: KubeCluster, ns: Namespace, zone: str) -> None:
+def test_a_zone_of_the_class(cluster: KubeCluster, ns: KubeNamespace, zone: str) -> None:
     terms = [{"matchLabelExpressions": [{"key": ZONE, "values": [zone]}]}]
     storage_class(cluster, f"in-{zone}", allowedTopologies=terms, volumeBindingMode="Immediate")
     ns.claim("data", storage_class=f"in-{zone}")
@@ -63,7 +65,7 @@ def test_a_zone_of_the_class(cluster: KubeCluster, ns: Namespace, zone: str) -> 
     assert ns.backend("data") == server.name
 
 
-def test_a_backend_of_the_class(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_backend_of_the_class(cluster: KubeCluster, ns: KubeNamespace) -> None:
     storage_class(cluster, "on-annex", {"backend": "annex"})
     ns.claim("data", storage_class="on-annex")
     ns.pod("pod", "data")
@@ -71,7 +73,7 @@ def test_a_backend_of_the_class(cluster: KubeCluster, ns: Namespace) -> None:
     assert ns.backend("data") == "annex"
 
 
-def test_xfs_with_mount_options(cluster: KubeCluster, ns: Namespace) -> None:
+def test_xfs_with_mount_options(cluster: KubeCluster, ns: KubeNamespace) -> None:
     options = ["noatime", "discard"]
     parameters = {"csi.storage.k8s.io/fstype": "xfs"}
     storage_class(cluster, "xfs", parameters, mountOptions=options)
@@ -97,7 +99,7 @@ def test_xfs_with_mount_options(cluster: KubeCluster, ns: Namespace) -> None:
 )
 def test_a_wrong_claim_is_told_why(
     cluster: KubeCluster,
-    ns: Namespace,
+    ns: KubeNamespace,
     parameters: dict[str, str],
     fields: dict[str, Any],
     claim: dict[str, Any],
@@ -109,12 +111,12 @@ def test_a_wrong_claim_is_told_why(
     assert not [volume for volume in cluster.api.objects("persistentvolumes") if claims(volume, ns)]
 
 
-def claims(volume: dict[str, Any], ns: Namespace) -> bool:
+def claims(volume: dict[str, Any], ns: KubeNamespace) -> bool:
     return bool(volume["spec"].get("claimRef", {}).get("namespace") == ns.name)
 
 
 def test_names_as_long_as_they_may_be(cluster: KubeCluster) -> None:
-    ns = Namespace(cluster, "s" * 63)
+    ns = KubeNamespace(cluster, "s" * 63)
     ns.claim(LONGEST)
     ns.pod(LONG_POD, LONGEST)
     ns.running(LONG_POD)
@@ -122,7 +124,7 @@ def test_names_as_long_as_they_may_be(cluster: KubeCluster) -> None:
     cluster.api.delete("namespaces", ns.name)
 
 
-def test_an_ephemeral_volume_goes_with_its_pod(ns: Namespace) -> None:
+def test_an_ephemeral_volume_goes_with_its_pod(ns: KubeNamespace) -> None:
     template = {
         "spec": {
             "storageClassName": "zfsilo",
@@ -141,7 +143,7 @@ def test_an_ephemeral_volume_goes_with_its_pod(ns: Namespace) -> None:
     ns.gone("persistentvolumeclaims", "pod-v")
 
 
-def test_an_inline_volume_is_refused(ns: Namespace) -> None:
+def test_an_inline_volume_is_refused(ns: KubeNamespace) -> None:
     mount = {"name": "v", "mountPath": "/d"}
     ns.pod(
         "pod",
@@ -157,7 +159,7 @@ def test_a_volume_that_was_created_by_hand(cluster: KubeCluster) -> None:
     create, apply = commands_of(PAGE, "## Existing volumes")
     cluster.servers["give"].ctl(*create.split()[2:])
     cluster.type_in(apply)
-    default = Namespace(cluster, "default")
+    default = KubeNamespace(cluster, "default")
     default.pod("static", "existing")
     assert default.node_of("static").zone == "default"
     default.delete("pods", "static")

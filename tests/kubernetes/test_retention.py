@@ -11,10 +11,10 @@ from tests.kubernetes.objects import storage_class
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 
-def retained(cluster: KubeCluster, ns: Namespace) -> str:
+def retained(cluster: KubeCluster, ns: KubeNamespace) -> str:
     """Write in a volume of a class that retains, delete its claim, and return the volume."""
     storage_class(cluster, "retained", reclaimPolicy="Retain")
     ns.claim("data", storage_class="retained")
@@ -26,7 +26,7 @@ def retained(cluster: KubeCluster, ns: Namespace) -> str:
     return volume
 
 
-def test_a_retained_volume_is_claimed_again(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_retained_volume_is_claimed_again(cluster: KubeCluster, ns: KubeNamespace) -> None:
     volume = retained(cluster, ns)
     unclaimed: Object = {"spec": {"claimRef": None}}
     cluster.api.patch("persistentvolumes", volume, unclaimed)
@@ -37,7 +37,7 @@ def test_a_retained_volume_is_claimed_again(cluster: KubeCluster, ns: Namespace)
     cluster.api.patch("persistentvolumes", volume, deleted)
 
 
-def test_a_lost_volume_is_found(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_lost_volume_is_found(cluster: KubeCluster, ns: KubeNamespace) -> None:
     """By the commands of the page."""
     volume = retained(cluster, ns)
     item = named(cluster.api.objects("persistentvolumes"), volume)

@@ -10,25 +10,25 @@ from tests.kubernetes.workload import CLASS, capacity, from_claim, from_snapshot
 if TYPE_CHECKING:
     from tests.kubernetes.api import Object
     from tests.kubernetes.cluster import KubeCluster
-    from tests.kubernetes.workload import Namespace
+    from tests.kubernetes.workload import KubeNamespace
 
 GROUP = {"matchLabels": {"group": "g"}}
 
 
-def write(ns: Namespace, claim: str, text: str) -> None:
+def write(ns: KubeNamespace, claim: str, text: str) -> None:
     """Write a file in a new claim, by a pod of its own."""
     ns.claim(claim)
     ns.pod(f"writer-{claim}", claim)
     (ns.path(f"writer-{claim}", claim) / "file").write_text(text)
 
 
-def read(ns: Namespace, claim: str) -> str:
+def read(ns: KubeNamespace, claim: str) -> str:
     """Return what is in the file of a claim, by a pod of its own."""
     ns.pod(f"reader-{claim}", claim)
     return (ns.path(f"reader-{claim}", claim) / "file").read_text()
 
 
-def test_restore_and_clone_outlive_their_source(ns: Namespace) -> None:
+def test_restore_and_clone_outlive_their_source(ns: KubeNamespace) -> None:
     write(ns, "source", "before")
     snapshot = ns.snapshot("s", "source")
     (ns.path("writer-source", "source") / "file").write_text("after")
@@ -43,7 +43,7 @@ def test_restore_and_clone_outlive_their_source(ns: Namespace) -> None:
     assert (ns.path("reader-restored", "restored") / "file").read_text() == "before"
 
 
-def test_a_restore_that_is_too_small_is_told_why(ns: Namespace) -> None:
+def test_a_restore_that_is_too_small_is_told_why(ns: KubeNamespace) -> None:
     ns.claim("source", "2Gi")
     ns.pod("pod", "source")
     ns.running("pod")
@@ -52,7 +52,7 @@ def test_a_restore_that_is_too_small_is_told_why(ns: Namespace) -> None:
     ns.warned("small", "less than the size")
 
 
-def test_a_snapshot_that_was_taken_by_hand(cluster: KubeCluster, ns: Namespace) -> None:
+def test_a_snapshot_that_was_taken_by_hand(cluster: KubeCluster, ns: KubeNamespace) -> None:
     give = cluster.servers["give"]
     give.ctl("volume", "create", "by-hand", "1G")
     give.ctl("snapshot", "create", "by-hand", "taken")
@@ -70,7 +70,7 @@ def test_a_snapshot_that_was_taken_by_hand(cluster: KubeCluster, ns: Namespace) 
     give.ctl("volume", "delete", "by-hand", "--yes")
 
 
-def test_an_unknown_snapshot_is_told(ns: Namespace) -> None:
+def test_an_unknown_snapshot_is_told(ns: KubeNamespace) -> None:
     static_snapshot(ns, "unknown", "give/nothing", "Delete")
     ns.until(
         "volumesnapshots",
@@ -81,7 +81,7 @@ def test_an_unknown_snapshot_is_told(ns: Namespace) -> None:
     ns.delete("volumesnapshots", "unknown")
 
 
-def test_a_group_is_taken_restored_and_deleted_as_one(ns: Namespace) -> None:
+def test_a_group_is_taken_restored_and_deleted_as_one(ns: KubeNamespace) -> None:
     for claim in ("one", "two"):
         ns.claim(claim)
         ns.api.patch(
@@ -110,7 +110,7 @@ def test_a_group_is_taken_restored_and_deleted_as_one(ns: Namespace) -> None:
     )
 
 
-def static_snapshot(ns: Namespace, name: str, handle: str, policy: str) -> None:
+def static_snapshot(ns: KubeNamespace, name: str, handle: str, policy: str) -> None:
     """Create a snapshot object for a handle."""
     content = f"{ns.name}-{name}"
     spec: Object = {

@@ -20,7 +20,7 @@ ONE_NODE = ("ReadWriteOnce",)
 TOLD = 12  # events in an error
 
 
-class Namespace:
+class KubeNamespace:
     """One namespace of the cluster."""
 
     def __init__(self, cluster: KubeCluster, name: str) -> None:
