@@ -169,6 +169,7 @@ class TestNvmeFenced:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestNvmePowerCut:
     """The server loses power while a client writes."""
@@ -192,6 +193,7 @@ class TestNvmePowerCut:
         assert leak_check.leaks(pair) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestNvmeKeys:
     """Keys that differ, in each direction, and a host that is not allowed."""
