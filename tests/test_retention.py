@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -139,7 +138,7 @@ async def test_a_volume_that_was_deleted_by_a_wrong_clock_has_its_week(
     """Behind: the week had passed when the clock was set. Ahead: it never passed."""
     async with service_fixture(tmp_path, SETTINGS.but(trash_retention_s=WEEK_S)) as built:
         clock = built.clock
-        monkeypatch.setattr("zfsilod.service.context.time", SimpleNamespace(time=clock.now))
+        monkeypatch.setattr(built.service.context, "clock", clock)
         clock.synchronised = False
         clock.leap(-behind_s)
         await built.do(CREATE, DeleteVolume(id="data"))

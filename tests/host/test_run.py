@@ -226,5 +226,6 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_every_tool_has_a_package() -> None:
     xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
-    commands = {"journalctl", "systemctl"}  # of audit, attach and setup
+    # Of audit; of attach and setup; of the daemon, which checks calendars.
+    commands = {"journalctl", "systemctl", "systemd-analyze"}
     assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)

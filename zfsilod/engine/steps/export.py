@@ -190,8 +190,9 @@ class Reopened(OneWay, tag="Reopened", part="TARGET"):
     portals: tuple[str, ...]
 
     def probe(self, host: HostAdapters) -> bool:
-        adapter = target_adapter(host, self.target)
-        return not adapter.list_acls(self.target) or adapter.has_portals(self.target, self.portals)
+        if not target_adapter(host, self.target).list_acls(self.target):
+            return True
+        return target_adapter(host, self.target).has_portals(self.target, self.portals)
 
     def do(self, host: HostAdapters) -> None:
         target_adapter(host, self.target).add_portals(self.target, self.portals)
