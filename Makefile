@@ -99,10 +99,10 @@ cockpit-test: stubs
 ## make lab-test       a real kernel with ZFS and iSCSI, in two virtual machines: the main paths
 lab-test: stubs
 	$(PYTHON) tests/setup lab
-	$(PYTEST) --numprocesses 2 --dist loadscope tests/lab/test_contract.py
+	$(PYTEST) --numprocesses 2 --dist loadscope -m "not long" tests/lab/test_contract.py
 	$(PYTEST) tests/lab -m "not long" --ignore tests/lab/test_contract.py
 
-## make lab-long       the rest of it: neighbours, CSI, fencing, rotation, snapshots, the package
+## make lab-long       the rest of it: NVMe, neighbours, CSI, fencing, rotation, schedules, the package
 lab-long: stubs deb
 	$(PYTHON) tests/setup lab
 	$(PYTEST) tests/lab -m long

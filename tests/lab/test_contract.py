@@ -60,6 +60,7 @@ class TestServer:
         assert run(pair.give, "server", "iscsi") >= MIN_SERVER_CASES
         assert leak_check.leaks(pair) == []
 
+    @pytest.mark.long
     def test_step_contract_over_nvme(self, pair: Pair) -> None:
         assert run(pair.give, "server", "nvme") >= MIN_NVME_CASES
         assert leak_check.leaks(pair) == []
@@ -83,6 +84,7 @@ class TestClient:
         run(give, "clean-up", "unpublish")
         assert leak_check.leaks(pair) == []
 
+    @pytest.mark.long
     def test_step_contract_over_nvme(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         run(give, "prepare", "nvme-unpublish")
