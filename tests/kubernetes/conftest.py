@@ -41,14 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(request: pytest.FixtureRequest) -> Iterator[KubeCluster]:
     """The cluster, installed by the commands of the README, then upgraded to two zones."""
     cluster = KubeCluster()
+    keep = True  # the logs of a cluster that does not start
     try:
         cluster.start()
         cluster.install(commands_of(*README))
         cluster.add_zone()
         yield cluster
+        keep = bool(request.session.testsfailed)
     finally:
         notes.append(f"restarts of containers: {cluster.restarts()}")
-        cluster.end(keep=bool(request.session.testsfailed))
+        cluster.end(keep=keep)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class NamespaceMachine:
     def words(self, *words: str | Path) -> list[str]:
         """Return the command that runs another one in the machine."""
         assert self._init is not None, "the machine is off"
-        enter = ["nsenter", "--mount", "--root", "--wd=/", f"--target={self._init.pid}"]
+        enter = ["nsenter", "--mount", "--root", "--wdns=/", f"--target={self._init.pid}"]
         return [*enter, *map(str, words)]
 
     def run(self, *words: str | Path) -> str:

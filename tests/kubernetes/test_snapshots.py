@@ -66,6 +66,7 @@ def test_a_snapshot_that_was_taken_by_hand(cluster: KubeCluster, ns: KubeNamespa
     ns.delete("persistentvolumeclaims", "data")
     ns.delete("volumesnapshots", "taken")
     cluster.api.delete("volumesnapshotcontents", f"{ns.name}-taken")
+    cluster.no_volume_of(ns.name)  # the clone is deleted after its claim
     give.ctl("snapshot", "delete", "taken")
     give.ctl("volume", "delete", "by-hand", "--yes")
 

@@ -5,7 +5,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -95,7 +94,7 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	if err := addRuntime(ctx, deps, configuration); err != nil {
+	if err := addRuntime(ctx, s.root, deps, configuration); err != nil {
 		return err
 	}
 	server := &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *configuration}
@@ -130,6 +129,7 @@ func configure(s settings) (*options.KubeletFlags, *kubeletConfiguration, error)
 	configuration.ReadOnlyPort = 0
 	configuration.EnableControllerAttachDetach = true
 	configuration.LocalStorageCapacityIsolation = false
+	configuration.MakeIPTablesUtilChains = false // they would be rules of the host
 	configuration.NodeStatusUpdateFrequency.Duration = statusEvery
 	configuration.NodeLeaseDurationSeconds = leaseSeconds
 	return flags, configuration, nil
@@ -179,12 +179,9 @@ func volumePlugins() []volume.VolumePlugin {
 
 // addRuntime serves a container runtime that starts nothing, over a socket as a real one.
 func addRuntime(
-	ctx context.Context, deps *kubelet.Dependencies, configuration *kubeletConfiguration,
+	ctx context.Context, root string, deps *kubelet.Dependencies, configuration *kubeletConfiguration,
 ) error {
-	endpoint, err := fakeremote.GenerateEndpoint()
-	if err != nil {
-		return fmt.Errorf("endpoint of the container runtime: %w", err)
-	}
+	endpoint := "unix://" + filepath.Join(root, "runtime.sock")
 	configuration.ContainerRuntimeEndpoint = endpoint
 	configuration.ImageServiceEndpoint = endpoint
 	runtime := fakeremote.NewFakeRemoteRuntime()
