@@ -27,7 +27,7 @@ NIX = ROOT / "nix"
 HOSTS = ("give", "take", "both")
 EXPECTED: dict[str, dict[str, Any]] = {
     "give": {
-        "ports": [3260, 3261, 9750],
+        "ports": [3260, 3261, 4420, 9750],
         "filesystems": ["zfs"],
         "openiscsi": {},
         "udev": ["/the/zfs", "/the/zvol-id"],
