@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.ctl.shell import Shell
 
+DAY_S = 86400
 
-def test_the_life_of_a_schedule(ctl: Shell) -> None:
+
+def a_day_later(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the clock by which snapshots get their names."""
+    context = ctl.daemon.front.service.context
+    present = context.clock.now()
+    monkeypatch.setattr(context, "clock", SimpleNamespace(now=lambda: present + DAY_S))
+
+
+def test_the_life_of_a_schedule(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     ctl.ok("volume create data 1G -l app=db")
     ctl.ok("volume create log 1G -l app=db")
     assert ctl.ok("schedule list -q") == ""
@@ -51,6 +63,7 @@ def test_the_life_of_a_schedule(ctl: Shell) -> None:
     assert policy["max_delay_seconds"] == 0
     assert ctl.ok("schedule run nightly") == "nightly selects no volume\n"
     ctl.ok("schedule update nightly --single -l tier-")
+    a_day_later(ctl, monkeypatch)  # the names of snapshots have seconds
     assert ctl("schedule run nightly --json").json["policy"]["volumes"] == [
         "volumes/data",
         "volumes/log",
