@@ -14,7 +14,9 @@ from tests.host.doubles import FakeConfigfs
 from tests.service_fixture import ServiceFixture, administrator, service_fixture
 from zfsilod.host.lio import RealLio
 from zfsilod.host.run import Completed, Runner
+from zfsilod.host.zfs import UID
 from zfsilod.host.zvol_survey import SurveyedZfs
+from zfsilod.model.marks import EPOCH
 from zfsilod.model.records import Volume
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
@@ -44,9 +46,15 @@ class CountingRunner(Runner):
         lines = ["tank/zfsilo\ttype\tfilesystem\t-"]
         for volume in (view.volume for view in views):
             assert volume is not None
-            values = {"type": "volume", "guid": volume.guid, "volsize": str(volume.capacity_bytes)}
+            values = {
+                "type": "volume",
+                "guid": volume.guid,
+                "volsize": str(volume.capacity_bytes),
+                "sync": "always",
+            }
             lines += [f"{volume.dataset}\t{name}\t{value}\t-" for name, value in values.items()]
-            lines.append(f"{volume.dataset}\tzfsilo:uid\t{volume.uid}\tlocal")
+            marks = {UID: volume.uid, EPOCH: str(volume.epoch)}
+            lines += [f"{volume.dataset}\t{name}\t{value}\tlocal" for name, value in marks.items()]
         self.output = "\n".join([*lines, ""])
 
     def __call__(self, argv: list[str], **_how: object) -> Completed:
