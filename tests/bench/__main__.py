@@ -19,7 +19,6 @@ BENCHES = (
     "lifecycle",
     "metrics",
     "many",
-    "idle",
     "cli",
     "memory",
     "csi",
