@@ -64,8 +64,9 @@ class RealHost:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs
 
-        copy = RealHost(self.chap, self._run)
-        copy.zfs = SurveyedZfs(self._run, datasets)
+        zfs = SurveyedZfs(self._run, datasets)
+        copy = RealHost(self.chap, zfs.run)
+        copy.zfs = zfs
         return copy
 
     def _make(self, name: str) -> object:

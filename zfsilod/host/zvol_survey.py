@@ -2,11 +2,12 @@
 
 The answers are those of one moment, which is correct where no other process changes the datasets
 meanwhile: in a worker, whose operations have claimed them, and in the daemon, where an outdated
-answer only starts a worker that probes again.
+answer only starts a worker that probes again. A dataset that this process changes is asked again.
 """
 
 from __future__ import annotations
 
+from zfsilod.host.run import Runner
 from zfsilod.host.zfs import ANY, UID, RealZfs
 from zfsilod.host.zfs_output import Properties, table
 from zfsilod.model.errors import ZfsiloError
@@ -15,17 +16,39 @@ from zfsilod.model.marks import EPOCH
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
-    from zfsilod.host.run import Runner
+    from typing import Any
+
+    from zfsilod.host.run import Completed
 
 TIMEOUT_S = 120
+READS = ("get", "list")  # commands of zfs(8) that change nothing
 SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync")
 
 
+class WatchingRunner(Runner):
+    """A runner that remembers the datasets that zfs was told to change."""
+
+    def __init__(self, run: Runner) -> None:
+        super().__init__()
+        self._wrapped = run
+        self.changed: set[str] = set()
+
+    def __call__(self, argv: list[str], **how: Any) -> Completed:
+        """Run a tool. What a command failed to do may be done in part, so all commands count."""
+        if argv[0] == "zfs" and argv[1] not in READS:
+            self.changed.update(word.partition("@")[0] for word in argv[2:])
+        return self._wrapped(argv, **how)
+
+
 class SurveyedZfs(RealZfs):
-    """The zvols of this host; the SURVEYED properties of some are read in advance, once."""
+    """The zvols of this host; the SURVEYED properties of some are read in advance, once.
+
+    The other adapters of the host have to run their tools by `run`.
+    """
 
     def __init__(self, run: Runner, datasets: tuple[str, ...]) -> None:
-        super().__init__(run)
+        self.run = WatchingRunner(run)
+        super().__init__(self.run)
         self._properties: dict[str, Properties] = {}
         self._errors: dict[str, ZfsiloError] = {}
         self._parents = sorted({_parent(check_dataset(dataset)) for dataset in datasets})
@@ -52,6 +75,8 @@ class SurveyedZfs(RealZfs):
     def _get(self, dataset: str, *names: str) -> Properties:
         """Return properties from the survey where it has them, otherwise from zfs."""
         parent = _parent(dataset)
+        if dataset in self.run.changed:
+            return super()._get(dataset, *names)
         if parent in self._errors:
             raise self._errors[parent]
         properties = self._properties.get(dataset, {})

@@ -1,0 +1,85 @@
+"""A survey of zvols answers for what this process did not change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.host.doubles import UID
+from tests.host.zfs_tool import ZfsTool
+from zfsilod.host.real import RealHost
+from zfsilod.host.zvol_survey import SURVEYED
+
+if TYPE_CHECKING:
+    from zfsilod.host import HostAdapters
+
+NEW, OLD = "tank/z/new", "tank/z/old"
+
+
+class SurveyTool(ZfsTool):
+    """A pool whose `zfs get -r` lists the children of tank/z, and that makes clones."""
+
+    def __init__(self) -> None:
+        super().__init__("tank")
+        self.add("tank/z", "filesystem")
+        self.add(OLD, "volume", {"zfsilo:uid": UID, "zfsilo:operation": "op"})
+
+    def do_get(self, words: list[str]) -> tuple[int, str, str]:
+        if "-r" in words:
+            children = [name for name in self.datasets if name.startswith("tank/z/")]
+            words = ["-o", "name,property,value,source", ",".join(SURVEYED), "tank/z", *children]
+        return super().do_get(words)
+
+    def do_clone(self, words: list[str]) -> tuple[int, str, str]:
+        self.add(words[-1], "volume", {"zfsilo:uid": UID})
+        return 0, "", ""
+
+
+@pytest.fixture
+def tool() -> SurveyTool:
+    return SurveyTool()
+
+
+@pytest.fixture
+def host(tool: SurveyTool) -> HostAdapters:
+    return RealHost(lambda _volume: None, tool).surveyed((NEW, OLD))  # type: ignore[arg-type,return-value]
+
+
+def test_the_survey_answers_for_many(tool: SurveyTool, host: HostAdapters) -> None:
+    assert host.zfs.has_zvol(OLD, uid=UID, guid="")
+    assert not host.zfs.exists(NEW)
+    assert tool.starts == ["get"]
+
+
+def test_a_zvol_that_was_created_is_there(host: HostAdapters) -> None:
+    assert not host.zfs.exists(NEW)
+    marks = (("zfsilo:uid", UID),)
+    host.zfs.create_zvol(
+        NEW, size_bytes=1 << 20, thin=True, volblocksize=16384, properties=(), marks=marks
+    )
+    assert host.zfs.exists(NEW)
+
+
+def test_a_clone_that_was_made_is_there(host: HostAdapters) -> None:
+    assert not host.zfs.exists(NEW)
+    host.zfs.run(["zfs", "clone", f"{OLD}@a", NEW], timeout_s=1)  # type: ignore[attr-defined]
+    assert host.zfs.exists(NEW)
+
+
+def test_a_zvol_that_was_destroyed_is_gone(tool: SurveyTool, host: HostAdapters) -> None:
+    guid = tool.datasets[OLD]["guid"][0]
+    assert host.zfs.has_zvol(OLD, uid=UID, guid=guid)
+    host.zfs.destroy_zvol(OLD, uid=UID, guid=guid)
+    assert not host.zfs.has_zvol(OLD, uid=UID, guid=guid)
+
+
+def test_a_property_that_was_set_is_read_again(host: HostAdapters) -> None:
+    assert host.zfs.properties(OLD, ("sync",))["sync"][0] == "-"
+    host.zfs.set_property(OLD, "sync", "always")
+    assert host.zfs.properties(OLD, ("sync",))["sync"][0] == "always"
+
+
+def test_all_tools_of_a_surveyed_host_are_watched(host: HostAdapters) -> None:
+    """Snapshots and clones change datasets too: their adapter runs its tools by the same runner."""
+    assert host.snapshots._run is host.zfs.run  # type: ignore[attr-defined]
