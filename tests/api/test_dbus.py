@@ -29,6 +29,7 @@ from zfsilod.api.dbus.contract import (
     NAME,
     OPERATION,
     ROOT,
+    SNAPSHOT_POLICY,
     VOLUME,
     path_of,
     split,
@@ -136,6 +137,7 @@ async def test_busctl(fixture: BusFixture) -> None:
         path_of("host", "other"),
         path_of("host", "take"),
         "/org/zfsilo1/operation",
+        "/org/zfsilo1/policy",
         "/org/zfsilo1/snapshot",
         "/org/zfsilo1/volume",
         DATA,
@@ -169,6 +171,42 @@ async def test_hosts(fixture: BusFixture) -> None:
     assert [signal.body[0] for signal in await client.heard("InterfacesRemoved", 4)].count(
         path
     ) == 1
+
+
+async def test_snapshot_policies(fixture: BusFixture) -> None:
+    """A policy is created, changed, run and deleted; its snapshots stay."""
+    client = await fixture.client()
+    await create(fixture)
+    path = path_of("policy", "nightly")
+    typed = ("nightly", "daily", "7x1d", options(max_delay_seconds=("u", 60)))
+    await client.done(ROOT, MANAGER, "CreateSnapshotPolicy", "sssa{sv}", *typed)
+    appeared = await client.heard("InterfacesAdded", 2)
+    assert [signal.body[0] for signal in appeared].count(path) == 1
+    assert await client.manager("GetSnapshotPolicy", "s", "nightly") == path
+    (rows,) = await client.call(ROOT, MANAGER, "ListSnapshotPolicies")
+    assert rows == [["nightly", path, "daily", "7x1d"]]
+
+    etag = await client.get(path, "Etag")
+    update = options(selector=("a{ss}", {"app": "db"}), etag=("s", etag))
+    await client.done(path, SNAPSHOT_POLICY, "Update", "a{sv}", update)
+    stale = await client.try_call(path, SNAPSHOT_POLICY, "Update", "a{sv}", update)
+    assert (stale.error, stale.body[1]) == (f"{NAME}.Error.Busy", "ETAG")
+    assert await client.call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {}) == [[]]
+    everything = options(selector=("a{ss}", {}))
+    await client.done(path, SNAPSHOT_POLICY, "Update", "a{sv}", everything)
+    ((taken,),) = await client.call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {})
+    assert await client.end(taken) == "DONE"
+
+    (known,) = await client.call(path, PROPERTIES, "GetAll", "s", SNAPSHOT_POLICY)
+    values = {name: variant.value for name, variant in known.items()}
+    assert (values["Selector"], values["MaxDelaySeconds"], values["Failures"]) == ({}, 60, [])
+    assert 0 < values["SucceededAt"] == values["RunAt"]
+    (snapshots, _token) = await client.call(ROOT, MANAGER, "ListSnapshots", "a{sv}", {})
+    assert [row[2] for row in snapshots] == ["data"]
+    await client.done(path, SNAPSHOT_POLICY, "Delete", "a{sv}", {})
+    gone = await client.try_call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {})
+    assert gone.error == f"{NAME}.Error.NotFound"
+    assert (await client.call(ROOT, MANAGER, "ListSnapshots", "a{sv}", {}))[0] == snapshots
 
 
 # Signals

@@ -26,6 +26,7 @@ from zfsilod.api.dbus.contract import (
     OPERATION,
     ROOT,
     SNAPSHOT,
+    SNAPSHOT_POLICY,
     VOLUME,
     escape,
     interfaces,
@@ -33,7 +34,8 @@ from zfsilod.api.dbus.contract import (
     split,
     unescape,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, QUERIES, make_request
+from zfsilod.api.dbus.methods import QUERIES, RUNS
+from zfsilod.api.dbus.mutations import MUTATIONS, make_request
 from zfsilod.api.dbus.options import OPTIONS
 from zfsilod.api.dbus.properties import READERS
 from zfsilod.model.errors import BY_NAME
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-INTERFACES = (MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION)
+INTERFACES = (MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, HOST, OPERATION)
 SAMPLES = {
     "s": "text",
     "as": ("a", "b"),
@@ -93,11 +95,14 @@ async def test_introspection_is_the_contract(tmp_path: Path) -> None:
         made = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         data = path_of("volume", "data")
         await client.done(data, VOLUME, "Snapshot", "sa{sv}", "monday", {})
+        nightly = ("nightly", "daily", "7x1d", {})
+        await client.done(ROOT, MANAGER, "CreateSnapshotPolicy", "sssa{sv}", *nightly)
         contract = written()
         for path, name in (
             (ROOT, MANAGER),
             (path_of("volume", "data"), VOLUME),
             (path_of("snapshot", "monday"), SNAPSHOT),
+            (path_of("policy", "nightly"), SNAPSHOT_POLICY),
             (path_of("host", "take"), HOST),
             (made, OPERATION),
         ):
@@ -170,13 +175,13 @@ def test_every_interface_is_documented() -> None:
 def test_every_method_is_served_and_guarded() -> None:
     """Every method is in one table, and is annotated with the action that its caller needs."""
     methods = {f"{i}.{m}" for i in INTERFACES for m in interfaces()[i].methods}
-    assert methods == set(MUTATIONS) | set(QUERIES)
-    assert not set(MUTATIONS) & set(QUERIES)
+    served = [*MUTATIONS, *QUERIES, *RUNS]
+    assert sorted(methods) == sorted(served)
     for interface, element, _comment in members():
         if element.tag == "method":
             (action,) = (a.attrib for a in element.iter("annotation") if a.attrib["name"] == ACTION)
             assert action["value"] in (READ, MANAGE, DESTROY)
-            changes = f"{interface}.{element.attrib['name']}" in MUTATIONS
+            changes = f"{interface}.{element.attrib['name']}" in {**MUTATIONS, **RUNS}
             assert not (changes and action["value"] == READ)
 
 

@@ -23,11 +23,13 @@ from zfsilod.api.dbus.contract import (
     OPERATION,
     ROOT,
     SNAPSHOT,
+    SNAPSHOT_POLICY,
     VOLUME,
     interfaces,
     path_of,
 )
-from zfsilod.api.dbus.methods import MUTATIONS, QUERIES
+from zfsilod.api.dbus.methods import QUERIES, RUNS
+from zfsilod.api.dbus.mutations import MUTATIONS
 from zfsilod.engine import worker
 from zfsilod.model.records import Volume
 from zfsilod.requests.attach import MountAt, Stage
@@ -35,6 +37,7 @@ from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish
+from zfsilod.requests.snapshot_policies import CreateSnapshotPolicy
 from zfsilod.requests.snapshots import CreateSnapshot
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.security import certificates
@@ -192,6 +195,10 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{MANAGER}.BindMachine": (ROOT, (True,)),
     f"{MANAGER}.DeleteHost": (ROOT, ("spare",)),
     f"{HOST}.Update": (path_of("host", "spare"), ()),
+    f"{MANAGER}.CreateSnapshotPolicy": (ROOT, ("hourly", "hourly", "24x1h")),
+    f"{SNAPSHOT_POLICY}.Run": (path_of("policy", "nightly"), ()),
+    f"{SNAPSHOT_POLICY}.Update": (path_of("policy", "nightly"), ()),
+    f"{SNAPSHOT_POLICY}.Delete": (path_of("policy", "nightly"), ()),
     f"{VOLUME}.Snapshot": (path_of("volume", "data"), ("new",)),
     f"{SNAPSHOT}.Delete": (path_of("snapshot", "monday"), ()),
     f"{VOLUME}.Delete": (path_of("volume", "lone"), ()),
@@ -215,6 +222,7 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
 MORE_OPTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     f"{MANAGER}.RegisterHost": {"iqn": ("s", "iqn.2024-01.lab:other")},
     f"{HOST}.Update": {"labels": ("a{ss}", {"a": "b"})},
+    f"{SNAPSHOT_POLICY}.Update": {"grouped": ("b", True)},
     f"{VOLUME}.Update": {"labels": ("a{ss}", {"a": "b"})},
 }
 
@@ -235,11 +243,12 @@ async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) ->
     context.settings = settings
     await fixture.do(CreateSnapshot(volume="cut", id="monday"))
     await fixture.do(CreateHost(id="spare", iqn="iqn.2024-01.lab:spare"))
+    await fixture.do(CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d"))
     return await make_strange(fixture, monkeypatch)
 
 
 def test_every_change_on_the_bus_has_options() -> None:
-    changes = {name for name in (*MUTATIONS, *QUERIES) if ACTIONS[name] != READ}
+    changes = {name for name in (*MUTATIONS, *QUERIES, *RUNS) if ACTIONS[name] != READ}
     assert changes == set(CALLS)
 
 

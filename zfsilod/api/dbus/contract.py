@@ -14,8 +14,9 @@ from typing import NamedTuple
 from zfsilod.security.authorization import ACTIONS
 
 NAME = "org.zfsilo1"
-MANAGER, VOLUME, SNAPSHOT, HOST, OPERATION = (
-    f"{NAME}.{kind}" for kind in ("Manager", "Volume", "Snapshot", "Host", "Operation")
+MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, HOST, OPERATION = (
+    f"{NAME}.{kind}"
+    for kind in ("Manager", "Volume", "Snapshot", "SnapshotPolicy", "Host", "Operation")
 )
 ACTION = f"{NAME}.Action"
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
@@ -72,6 +73,7 @@ ROOT = "/org/zfsilo1"
 KINDS = {
     "host": HOST,
     "operation": OPERATION,
+    "policy": SNAPSHOT_POLICY,
     "snapshot": SNAPSHOT,
     "volume": VOLUME,
 }  # the collections below ROOT

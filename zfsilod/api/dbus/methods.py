@@ -1,33 +1,27 @@
-"""The D-Bus methods: mutations as a table of requests, queries as functions."""
+"""The D-Bus methods: mutations submit the request of mutations.py, queries are functions."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from zfsilod.api.dbus.contract import HOST, MANAGER, OPERATION, SNAPSHOT, VOLUME, path_of
+from zfsilod.api.dbus.contract import MANAGER, OPERATION, SNAPSHOT_POLICY, VOLUME, path_of
+from zfsilod.api.dbus.mutations import MUTATIONS, make_request
 from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.host_facts import SECTIONS
-from zfsilod.model.records import Host, Operation, Snapshot
+from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
 from zfsilod.model.ulid import first_ulid
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, OperationState
-from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
-from zfsilod.requests.connect import Connect
-from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
-from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.requests.orphans import RemoveOrphans
-from zfsilod.requests.publications import Publish, Unpublish
-from zfsilod.requests.rotate_secrets import RotateSecrets
-from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
+from zfsilod.requests.snapshot_policies import (
+    need_policy,
+)
 from zfsilod.requests.sync import SyncVolume
-from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_host
-from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
+from zfsilod.requests.volumes import need_host
 from zfsilod.service.drift import check_facts
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.ownership import bind_machine
@@ -40,6 +34,7 @@ if TYPE_CHECKING:
 
     from dbus_next import Variant
 
+    from zfsilod.api.dbus.mutations import Mutation
     from zfsilod.api.dbus.objects import Objects
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
@@ -48,95 +43,6 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-NOT_IN_MASK = ("id", "etag", "limit_bytes")  # fields that an update mask never contains
-
-
-class Mutation(NamedTuple):
-    """A method that submits a request: the fields of its arguments, and its options."""
-
-    request: type[Request[Any]] | type[ZvolToAdopt]
-    arguments: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    fixed: tuple[tuple[str, object], ...] = ()
-
-
-# The first argument of a method of an object other than the Manager is the id of the object.
-MUTATIONS = {
-    f"{MANAGER}.CreateVolume": Mutation(
-        CreateVolume,
-        ("id", "capacity_bytes"),
-        (
-            "limit_bytes",
-            "thin",
-            "mode",
-            "properties",
-            "labels",
-            "hosts",
-            "access_modes",
-            "transport",
-            "source_snapshot",
-            "source_volume",
-        ),
-    ),
-    f"{MANAGER}.UndeleteVolume": Mutation(UndeleteVolume, ("id",), ("uid",)),
-    f"{MANAGER}.AdoptVolume": Mutation(ZvolToAdopt, ("dataset",), ("id", "accept_copy")),
-    f"{MANAGER}.Attach": Mutation(
-        AttachVolume,
-        ("server", "volume", "path"),
-        (
-            "local_name",
-            "state",
-            "restore",
-            "publish_if_needed",
-            "transport",
-            "epoch",
-            "staging_path",
-            "fs_type",
-            "mount_options",
-            "readonly",
-        ),
-    ),
-    f"{MANAGER}.Connect": Mutation(
-        Connect,
-        ("server", "volume"),
-        ("local_name", "restore", "publish_if_needed", "transport", "epoch"),
-    ),
-    f"{MANAGER}.RegisterHost": Mutation(
-        CreateHost,
-        ("id",),
-        ("iqn", "nqn", "addresses", "labels", "max_attachments"),
-        (("register", True),),
-    ),
-    f"{MANAGER}.RemoveOrphans": Mutation(RemoveOrphans, ("names",), ("force",)),
-    f"{MANAGER}.DeleteHost": Mutation(DeleteHost, ("id",), ("etag",)),
-    f"{HOST}.Update": Mutation(
-        UpdateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments", "etag")
-    ),
-    f"{VOLUME}.Snapshot": Mutation(CreateSnapshot, ("volume", "id"), ("labels",)),
-    f"{SNAPSHOT}.Delete": Mutation(DeleteSnapshot, ("id",), ("etag",)),
-    f"{VOLUME}.Delete": Mutation(
-        DeleteVolume, ("id",), ("etag", "dependents", "record_only", "unpublish")
-    ),
-    f"{VOLUME}.Update": Mutation(
-        UpdateVolume,
-        ("id",),
-        ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", "etag"),
-    ),
-    f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
-    f"{VOLUME}.Publish": Mutation(
-        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
-    ),
-    f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
-    f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
-    f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force")),
-    f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
-    f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
-    f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),
-    f"{VOLUME}.Mount": Mutation(MountAt, ("id", "path"), ("readonly",)),
-    f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path"), ("force",)),
-    f"{VOLUME}.Grow": Mutation(Grow, ("id",)),
-    f"{VOLUME}.Sync": Mutation(SyncVolume, ("id",)),
-}
 
 
 class Methods:
@@ -150,6 +56,8 @@ class Methods:
         """Call a method by its full name; the first argument is the id of its object, if any."""
         mutation = MUTATIONS.get(method)
         if mutation is None:
+            if method in RUNS:
+                return await RUNS[method](self, *arguments, caller=caller)
             return await QUERIES[method](self, *arguments)
         *arguments, options = arguments
         fields = read_options(options, (*mutation.options, "validate_only"))
@@ -211,6 +119,26 @@ class Methods:
         )
         rows = [(s.id, path_of("snapshot", s.id), s.volume, s.size_bytes) for s in snapshots]
         return [rows, next_page]
+
+    async def get_policy(self, policy_id: str) -> list[Any]:
+        with self.service.context.store.read() as txn:
+            return [path_of("policy", need_policy(txn, policy_id).id)]
+
+    async def list_policies(self) -> list[Any]:
+        with self.service.context.store.read() as txn:
+            policies = list(txn.scan(SnapshotPolicy))
+        return [[(p.id, path_of("policy", p.id), p.calendar, p.grid) for p in policies]]
+
+    async def run_policy(
+        self, policy_id: str, options: dict[str, Variant], *, caller: Caller
+    ) -> list[Any]:
+        policies = self.service.policies
+        if _only_plan(options):
+            planned = await policies.plan(policy_id, caller=caller)
+            return [[self.objects.plan(operation) for operation in planned.operations]]
+        done = await policies.run(policy_id, caller=caller)
+        done.check(policy_id)
+        return [[path_of("operation", operation.id) for operation in done.operations]]
 
     async def get_host(self, host_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:
@@ -310,6 +238,8 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.ListVolumes": Methods.list_volumes,
     f"{MANAGER}.GetSnapshot": Methods.get_snapshot,
     f"{MANAGER}.ListSnapshots": Methods.list_snapshots,
+    f"{MANAGER}.GetSnapshotPolicy": Methods.get_policy,
+    f"{MANAGER}.ListSnapshotPolicies": Methods.list_policies,
     f"{MANAGER}.GetHost": Methods.get_host,
     f"{MANAGER}.ListHosts": Methods.list_hosts,
     f"{MANAGER}.GetOperation": Methods.get_operation,
@@ -324,20 +254,10 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{OPERATION}.Repair": Methods.repair,
     f"{OPERATION}.Abandon": Methods.abandon,
 }
-
-
-def make_request(
-    mutation: Mutation, arguments: list[Any], options: dict[str, Any]
-) -> Request[Any] | ZvolToAdopt:
-    """Return the request of a call."""
-    values = (tuple(value) if isinstance(value, list) else value for value in arguments)
-    fields: dict[str, Any] = dict(zip(mutation.arguments, values, strict=True))
-    fields |= options | dict(mutation.fixed)
-    if mutation.request in (AttachVolume, Connect):
-        fields.setdefault("id", fields["volume"])
-    if "mask" in mutation.request.FIELDS:
-        fields["mask"] = tuple(name for name in fields if name not in NOT_IN_MASK)
-    return mutation.request(**fields)
+# Methods that submit several requests, in the name of their caller.
+RUNS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
+    f"{SNAPSHOT_POLICY}.Run": Methods.run_policy,
+}
 
 
 def _only_plan(options: dict[str, Variant]) -> bool:

@@ -16,21 +16,29 @@ from zfsilod.api.dbus.contract import (
     OPERATION,
     ROOT,
     SNAPSHOT,
+    SNAPSHOT_POLICY,
     VOLUME,
     escape,
     interfaces,
     path_of,
     split,
 )
-from zfsilod.api.dbus.properties import READERS, ManagerInfo, ShownOperation, clean
+from zfsilod.api.dbus.properties import (
+    READERS,
+    ManagerInfo,
+    ShownOperation,
+    ShownPolicy,
+    clean,
+)
 from zfsilod.model.errors import InvalidArgument, NotFound
-from zfsilod.model.records import Host, Operation, Snapshot
+from zfsilod.model.records import Host, Operation, PolicyOutcome, Snapshot, SnapshotPolicy
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.service.service import Service
+    from zfsilod.storage.transaction import Transaction
 
 MAX_OBJECTS = 5000
 MAX_PLANNED = 64
@@ -90,6 +98,9 @@ class Objects:
                 case "snapshot":
                     taken = txn.get(Snapshot, name)
                     return snapshot(taken) if taken else None
+                case "policy":
+                    kept = txn.get(SnapshotPolicy, name)
+                    return policy(txn, kept) if kept else None
                 case "host":
                     record = txn.get(Host, name)
                     return host(record) if record else None
@@ -111,6 +122,7 @@ class Objects:
             below = chain(
                 map(volume, volume_views(txn)),
                 map(snapshot, txn.scan(Snapshot)),
+                (policy(txn, kept) for kept in txn.scan(SnapshotPolicy)),
                 map(host, txn.scan(Host)),
                 map(operation, txn.live()),
             )
@@ -134,6 +146,7 @@ class Objects:
             records: dict[str, Iterable[Any]] = {
                 "volume": volume_views(txn),
                 "snapshot": txn.scan(Snapshot),
+                "policy": txn.scan(SnapshotPolicy),
                 "host": txn.scan(Host),
                 "operation": txn.live(),
             }
@@ -154,6 +167,12 @@ def volume(view: VolumeView) -> BusObject:
 def snapshot(record: Snapshot) -> BusObject:
     """Return the object of a snapshot."""
     return BusObject(path_of("snapshot", record.id), SNAPSHOT, record)
+
+
+def policy(txn: Transaction, record: SnapshotPolicy) -> BusObject:
+    """Return the object of a snapshot policy."""
+    outcome = txn.get(PolicyOutcome, record.id) or PolicyOutcome(id=record.id)
+    return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, ShownPolicy(record, outcome))
 
 
 def host(record: Host) -> BusObject:

@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dbus_next import Variant
 
-from zfsilod.api.dbus.contract import HOST, MANAGER, NAME, OPERATION, SNAPSHOT, VOLUME, path_of
+from zfsilod.api.dbus.contract import (
+    HOST,
+    MANAGER,
+    NAME,
+    OPERATION,
+    SNAPSHOT,
+    SNAPSHOT_POLICY,
+    VOLUME,
+    path_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.ownership import Hold
-    from zfsilod.model.records import Operation, Publication
+    from zfsilod.model.records import Operation, PolicyOutcome, Publication, SnapshotPolicy
     from zfsilod.storage.volume_view import VolumeView
 
 
@@ -29,6 +38,13 @@ class ShownOperation(NamedTuple):
 
     operation: Operation
     planned: bool
+
+
+class ShownPolicy(NamedTuple):
+    """A snapshot policy, and the outcome of its last run."""
+
+    policy: SnapshotPolicy
+    outcome: PolicyOutcome
 
 
 def clean(value: Any) -> Any:
@@ -144,6 +160,20 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Labels": lambda snapshot: dict(snapshot.labels),
         "Etag": lambda snapshot: str(snapshot.revision),
         "CreatedAt": lambda snapshot: snapshot.created_at,
+    },
+    SNAPSHOT_POLICY: {
+        "Id": lambda shown: shown.policy.id,
+        "Calendar": lambda shown: shown.policy.calendar,
+        "Grid": lambda shown: shown.policy.grid,
+        "Selector": lambda shown: dict(shown.policy.selector),
+        "Grouped": lambda shown: shown.policy.grouped,
+        "MaxDelaySeconds": lambda shown: shown.policy.max_delay_seconds,
+        "RunAt": lambda shown: shown.outcome.ran_at,
+        "SucceededAt": lambda shown: shown.outcome.succeeded_at,
+        "Failures": lambda shown: [*shown.outcome.failures, *shown.outcome.prune_failures],
+        "Etag": lambda shown: str(shown.policy.revision),
+        "CreatedAt": lambda shown: shown.policy.created_at,
+        "UpdatedAt": lambda shown: shown.policy.updated_at,
     },
     HOST: {
         "Id": lambda host: host.id,

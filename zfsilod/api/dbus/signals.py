@@ -23,6 +23,7 @@ KIND_BY_BUCKET = {
     "publication": "volume",
     "host": "host",
     "snapshot": "snapshot",
+    "snapshotpolicy": "policy",
 }
 
 
