@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,9 @@ from zfsilo.v1 import operation_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, connect, create, publish, refused
+from zfsilod.model.errors import Unavailable
 from zfsilod.model.records import Dependent, Publication, Volume
+from zfsilod.service import stats
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -218,6 +221,42 @@ async def test_trash(front: Front) -> None:
         await volumes.UndeleteVolume(pb.UndeleteVolumeRequest(name=DATA))
     with refused("FAILED_PRECONDITION", "DEPENDENTS"):
         await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA))
+
+
+async def test_a_list_with_what_volumes_use(front: Front) -> None:
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create("thin"))
+    await volumes.CreateVolume(create("thick", thin=False))
+    asked = pb.ListVolumesRequest(show_usage=True)
+    listed = {volume.id: volume for volume in (await volumes.ListVolumes(asked)).volumes}
+    assert listed["thin"].HasField("used_bytes")
+    assert (listed["thin"].used_bytes, listed["thick"].used_bytes) == (0, GIB)
+    plain = (await volumes.ListVolumes(pb.ListVolumesRequest())).volumes
+    assert not any(volume.HasField("used_bytes") for volume in plain)
+
+
+async def test_a_list_while_the_pool_does_not_answer(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volumes are listed without what they use; one listing of zfs waits, whoever asks."""
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    asks, answer = 0, threading.Event()
+
+    def usages(_root: str) -> dict[str, tuple[int, int, int]]:
+        nonlocal asks
+        asks += 1
+        answer.wait(20)
+        raise Unavailable("the pool is suspended")
+
+    monkeypatch.setattr(stats, "LISTING_S", 0.01)
+    monkeypatch.setattr(front.service.context.machine.zfs, "usages", usages)
+    asked = pb.ListVolumesRequest(show_usage=True)
+    for _time in range(3):
+        (volume,) = (await volumes.ListVolumes(asked)).volumes
+        assert not volume.HasField("used_bytes")
+    assert asks == 1
+    answer.set()
 
 
 BAD: list[tuple[str, Any, str]] = [

@@ -58,6 +58,7 @@ def on_server() -> Any:
             )
         ],
     )
+    volume.used_bytes = 211 << 20
     at(volume.create_time, 90)
     at(volume.publications[0].create_time, 86400 * 3)
     return volume
@@ -92,9 +93,9 @@ def test_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         capsys.readouterr().out
         == """\
-NAME     SIZE  STATE      FILESYSTEM  PUBLISHED TO  SERVER  MOUNTED AT      AGE
-data  1.5 GiB  published  ext4        take          -       -               1m
-logs  1.0 GiB  mounted    block       -             give    /srv/a, /srv/b  -
+NAME     SIZE       USED  STATE      FILESYSTEM  PUBLISHED TO  SERVER  MOUNTED AT      AGE
+data  1.5 GiB  211.0 MiB  published  ext4        take          -       -               1m
+logs  1.0 GiB          -  mounted    block       -             give    /srv/a, /srv/b  -
 """
     )
 
@@ -238,7 +239,7 @@ def test_long_names_are_cut_in_the_middle_and_numbers_never(
     assert max(len(head), len(row)) <= 60
     assert row.split()[0].endswith("end")
     assert "…" in row.split()[0]
-    assert "  1.5 GiB  published  " in row
+    assert "  1.5 GiB  211.0 MiB  published  " in row
 
 
 def test_colours_only_on_a_terminal_without_no_color(

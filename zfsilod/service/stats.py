@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 SERVER_S = 5.0
+LISTING_S = 3.0  # that a list of volumes waits for what they use
 BLOCKS = "the filesystem of {name} does not answer: its disk may be lost"
 
 
@@ -44,6 +45,7 @@ class StatsReader:
         self.session_problems = SessionProblems(context)
         self._context = context
         self._blocking: set[str] = set()
+        self._listing: asyncio.Task[dict[str, int]] | None = None  # that runs, or ran last
 
     async def sample(self, view: VolumeView) -> Stats:
         """Return the figures of a volume: of its filesystem when staged, else of its zvol."""
@@ -59,6 +61,27 @@ class StatsReader:
             figures = {"volsize": attachment.disk.size_bytes}
             stats = Stats(figures=figures, problems=await self._session(attachment))
         return stats._replace(problems=(*pool, *stats.problems))
+
+    async def usages(self) -> dict[str, int]:
+        """Return the bytes that each zvol uses, by dataset; none while the pool does not answer.
+
+        One listing runs at a time; calls that come meanwhile share it.
+        """
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self._list_usages())
+        try:
+            async with asyncio.timeout(LISTING_S):
+                return await asyncio.shield(self._listing)
+        except TimeoutError:
+            return {}
+
+    async def _list_usages(self) -> dict[str, int]:
+        zfs, root = self._context.machine.zfs, self._context.settings.root
+        try:
+            rows = await self._context.look(partial(zfs.usages, root))
+        except ZfsiloError:  # status and metrics say why
+            return {}
+        return {dataset: used for dataset, (_size, used, _referenced) in rows.items()}
 
     async def pool_problem(self) -> ZfsiloError | None:
         """Return the problem of the pool of a server."""

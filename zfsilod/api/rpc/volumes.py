@@ -80,6 +80,8 @@ class VolumeMethods:
                 scan(txn, page.after), page, key=lambda view: view.key, wanted=wanted, show=show
             )
         )
+        if message.show_usage:
+            await _add_usage(call, volumes)
         return volume_pb2.ListVolumesResponse(
             volumes=volumes, next_page_token=self._pages.token(page, after)
         )
@@ -223,6 +225,15 @@ class VolumeMethods:
             complaints=result.complaints,
             unknown=result.unknown,
         )
+
+
+async def _add_usage(call: Call, volumes: list[volume_pb2.Volume]) -> None:
+    """Add what each volume uses in the pool; nothing while the pool does not answer."""
+    if any(volume.dataset for volume in volumes):
+        used = await call.service.stats.usages()
+        for volume in volumes:
+            if volume.dataset in used:
+                volume.used_bytes = used[volume.dataset]
 
 
 def need_view(call: Call, volume_id: str) -> VolumeView:

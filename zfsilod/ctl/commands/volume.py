@@ -46,6 +46,7 @@ def list_volumes(args: Namespace) -> None:
     wanted = all_of(args.filter, state, *label_filters(args.label))
     with dial(args) as server:
         request = pb.ListVolumesRequest(filter=wanted, show_deleted=args.deleted)
+        request.show_usage = not args.quiet
         volumes = server.ask_all("ListVolumes", request, "volumes")
     show_all(
         args,

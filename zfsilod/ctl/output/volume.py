@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 RESTORE = {pb.RESTORE_BOOT: "restored", pb.RESTORE_NEVER: "not restored"}
-LIST = ("NAME", "SIZE", "STATE", "FILESYSTEM", "PUBLISHED TO", "SERVER", "MOUNTED AT", "AGE")
+LIST = (
+    "NAME",
+    "SIZE",
+    "USED",
+    "STATE",
+    "FILESYSTEM",
+    "PUBLISHED TO",
+    "SERVER",
+    "MOUNTED AT",
+    "AGE",
+)
 
 
 def show_list(volumes: Sequence[Any], *, deleted: bool = False) -> None:
@@ -39,6 +49,7 @@ def _row(volume: Any) -> list[str]:
     return [
         volume.id,
         show_size(size_of(volume)),
+        show_size(volume.used_bytes) if volume.HasField("used_bytes") else "",
         state(volume.state),
         "block" if is_block else volume.filesystem.type or attachment.filesystem.type,
         commas(bare(publication.host, "hosts") for publication in volume.publications),

@@ -220,12 +220,12 @@ class FakeZfs:
         return SIMULATED_BYTES - used, SIMULATED_BYTES
 
     def usage(self, dataset: str) -> dict[str, int]:
-        zvol = self._zvol(dataset)
-        return {"volsize": zvol["size"], "used": 0, "referenced": 0}
+        size, used, referenced = _usage(self._zvol(dataset))
+        return {"volsize": size, "used": used, "referenced": referenced}
 
     def usages(self, root: str) -> dict[str, tuple[int, int, int]]:
         self._need_pool(root)
-        return {name: (zvol["size"], 0, 0) for name, zvol in self.facts.of_kind("zvol").items()}
+        return {name: _usage(zvol) for name, zvol in self.facts.of_kind("zvol").items()}
 
     def is_receiving(self, dataset: str) -> bool:
         return "receiving" in self._zvol(dataset)
@@ -251,3 +251,8 @@ class FakeZfs:
                 f"the dataset {dataset} does not exist", reason="NO_DATASET", dataset=dataset
             )
         return zvol
+
+
+def _usage(zvol: dict[str, Any]) -> tuple[int, int, int]:
+    """Return volsize, used and referenced: nothing was written, and a thick zvol is reserved."""
+    return zvol["size"], 0 if zvol["thin"] else zvol["size"], 0
