@@ -12,6 +12,7 @@ from tests.cockpit.machine import GUEST, SESSIONS, axe_source
 from tests.cockpit.page import NARROW, SHORT, WIDE
 from tests.systemd.simulated import FACTS, ctl, delete_volumes, light_fuse
 from zfsilod.host.fake import Facts
+from zfsilod.security.join_file import parse_join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +28,10 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(autouse=True)
 def no_volumes(sd: SystemdHost) -> Iterator[None]:
-    """Delete snapshots and volumes after each test."""
+    """Delete schedules, snapshots and volumes after each test."""
     yield
+    for policy in json.loads(ctl(sd, "schedule", "list", "--json").stdout)["policies"]:
+        ctl(sd, "schedule", "delete", policy["id"])
     for snapshot in json.loads(ctl(sd, "snapshot", "list", "--json").stdout)["snapshots"]:
         ctl(sd, "snapshot", "delete", snapshot["id"])
     delete_volumes(sd)
@@ -36,11 +39,12 @@ def no_volumes(sd: SystemdHost) -> Iterator[None]:
 
 @pytest.fixture
 def filled(sd: SystemdHost) -> None:
-    """Some volumes, of which one is published and has a snapshot."""
+    """Some volumes, of which one is published and has a snapshot, and a schedule."""
     for name, size in (("backup", "200G"), ("data", "100G"), ("mail", "40G"), ("www", "20G")):
         ctl(sd, "volume", "create", name, size)
     ctl(sd, "volume", "publish", "data", "take")
     ctl(sd, "snapshot", "create", "data", "monday")
+    ctl(sd, "schedule", "create", "nightly", "--calendar", "daily", "--keep", "7x1d 4x1w")
 
 
 def test_the_life_of_a_volume(page: CockpitPage) -> None:
@@ -207,6 +211,59 @@ def test_clients_are_registered_and_removed(page: CockpitPage) -> None:
     page.see_no_more("third")
 
 
+def test_a_schedule_is_created_changed_run_and_deleted(sd: SystemdHost, page: CockpitPage) -> None:
+    ctl(sd, "volume", "create", "data", "1G", "--label", "app=db")
+    ctl(sd, "volume", "create", "mail", "1G")
+    page.open("/schedules")
+    page.click("Create schedule")
+    page.fill("Name", "nightly")
+    page.fill("When", "every so often")
+    page.click("Create", inside=DIALOG)
+    page.see("invalid calendar 'every so often'")
+    page.fill("When", "daily")
+    page.click("Create", inside=DIALOG)
+    page.dialog_closes()
+    assert "all volumes 2 never" in " ".join(page.row("nightly").split())
+
+    page.choose("nightly", "Change")
+    page.fill("Volumes with these labels", "app=db")
+    page.click("Change", inside=DIALOG)
+    page.dialog_closes()
+    page.until(lambda: "app=db" in page.row("nightly"), "not changed")
+    page.choose("nightly", "Run now")
+    page.click("Run", inside=DIALOG)
+    page.dialog_closes()
+    page.until(lambda: "ago" in page.row("nightly"), "it did not run")
+    (snapshot,) = json.loads(ctl(sd, "snapshot", "list", "--json").stdout)["snapshots"]
+    assert (snapshot["volume"], snapshot["policy"]) == ("volumes/data", "snapshotPolicies/nightly")
+
+    page.choose("nightly", "Delete")
+    page.click("Delete", inside=DIALOG)
+    page.dialog_closes()
+    page.see("No schedules")
+
+
+def test_a_join_file_is_downloaded(sd: SystemdHost, page: CockpitPage) -> None:
+    ctl(sd, "pki", "init")
+    downloads = sd.root / "tmp/downloads"
+    where = {"behavior": "allow", "downloadPath": "/tmp/downloads"}
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    page.open("/clients")
+    page.click("Issue a certificate")
+    page.fill("Name", "Not A Name")
+    page.click("Download join file", inside=DIALOG)
+    page.see("invalid")
+    page.fill("Name", "third")
+    page.click("Download join file", inside=DIALOG)
+    page.dialog_closes()
+    page.until((downloads / "third.join").exists, "not downloaded")
+    access = parse_join((downloads / "third.join").read_text())
+    (downloads / "third.join").unlink()
+    assert access.address == "127.0.0.1:9750"
+    assert access.key
+    assert access.key not in page.browser.page_source
+
+
 def test_polkit_refuses_a_guest(page: CockpitPage) -> None:
     page.open("/volumes", SESSIONS["guest"])
     page.see(f"uid {GUEST} needs a password for org.zfsilo1.read")
@@ -248,7 +305,7 @@ def test_the_shell_of_cockpit_has_the_page(page: CockpitPage) -> None:
     page.picture("shell")
 
 
-PLACES = ("/", "/volumes", "/volumes/data", "/clients", "/operations")
+PLACES = ("/", "/volumes", "/volumes/data", "/schedules", "/clients", "/operations")
 
 
 @pytest.mark.usefixtures("filled")
@@ -260,7 +317,13 @@ def test_pages_are_accessible_and_fit(page: CockpitPage, theme: str, size: tuple
     problems = []
     for place in PLACES:
         page.open(place, theme=theme)
-        page.see({"/": "Nothing needs attention", "/clients": "Certificates"}.get(place, "data"))
+        page.see(
+            {
+                "/": "Nothing needs attention",
+                "/schedules": "nightly",
+                "/clients": "Certificates",
+            }.get(place, "data")
+        )
         if place == "/volumes/data":
             page.see("target has an ACL of", "monday", "Operations of the last day")
         name = place.strip("/").replace("/", "-") or "overview"

@@ -6,11 +6,15 @@ import { OpenTask, TaskDialog, type Task } from "./dialog";
 import { OperationPage, OperationsPage } from "./operations";
 import { Overview } from "./overview";
 import { FailureAlert } from "./parts";
+import { SchedulesPage } from "./schedules";
 import { useSilo } from "./silo";
 import { VolumePage } from "./volume";
 import { VolumesPage } from "./volumes";
 
-const PAGES = [["", "Overview"], ["volumes", "Volumes"], ["clients", "Clients"], ["operations", "Operations"]] as const;
+const PAGES = [
+    ["", "Overview"], ["volumes", "Volumes"], ["schedules", "Schedules"], ["clients", "Clients"],
+    ["operations", "Operations"],
+] as const;
 
 function useAddress(): string[] {
     const read = () => window.location.hash.split("/").slice(1).map(decodeURIComponent);
@@ -53,5 +57,6 @@ export function App() {
 function Content({ page, id }: { page: string; id: string }) {
     if (page === "volumes") return id ? <VolumePage key={id} id={id} /> : <VolumesPage />;
     if (page === "operations") return id ? <OperationPage key={id} id={id} /> : <OperationsPage />;
+    if (page === "schedules") return <SchedulesPage />;
     return page === "clients" ? <ClientsPage /> : <Overview />;
 }

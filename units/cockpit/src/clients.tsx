@@ -4,7 +4,7 @@ import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
 import { useOpenTask } from "./dialog";
 import { age, word } from "./format";
 import type { Host, Volume } from "./objects";
-import { Command, Nothing, Section, TaskMenu, VolumeLink } from "./parts";
+import { Nothing, Section, TaskMenu, VolumeLink } from "./parts";
 import { useSilo } from "./silo";
 import * as tasks from "./tasks";
 
@@ -20,9 +20,10 @@ export function ClientsPage() {
             {hosts.length === 0 ? <Nothing title="No registered clients" /> : <HostsTable hosts={hosts} volumes={volumes} />}
             <Section title="Certificates">
                 <Content component="p">
-                    A client that runs zfsilo needs a join file, which is a secret: it is written on this host, and not shown here.
+                    A client that runs zfsilo needs a join file, which is a secret: zfsiloctl makes it on this host. It needs
+                    administrative access, and does not pass over D-Bus.
                 </Content>
-                <Command text="zfsiloctl pki issue host NAME --address SERVER --file NAME.join" />
+                <Button variant="secondary" onClick={() => open(tasks.issueCertificate)}>Issue a certificate</Button>
             </Section>
         </main>
     );

@@ -21,7 +21,7 @@ declare const cockpit: {
     };
     spawn(
         argv: string[],
-        options: { superuser: "try"; err: "message" },
+        options: { superuser: "try" | "require"; err: "message" },
     ): Promise<string> & { close(): void };
     message(problem: string): string;
 };

@@ -21,14 +21,15 @@ export interface Field {
     help?: string;
 }
 
-/** What a user can do: a title, fields, and the change that their values ask for. */
+/** What a user can do: a title, fields, and the change that their values ask for, or what they deliver. */
 export interface Task {
     title: string;
     verb: string; // on the button
     text?: string;
     danger?: boolean;
     fields?: Field[];
-    change(values: Values): Change;
+    change?(values: Values): Change;
+    deliver?(values: Values): Promise<void>;
 }
 
 export const OpenTask = createContext<(task: Task) => void>(() => undefined);
@@ -64,7 +65,8 @@ export function TaskDialog({ task, onClose }: { task: Task; onClose: () => void 
         setFailure(null);
         setPlan(null);
         try {
-            const path = await silo.submit(task.change(values), planOnly);
+            await task.deliver?.(values);
+            const path = task.change ? await silo.submit(task.change(values), planOnly) : "";
             if (planOnly) setPlan(path ? await silo.operation(path) : "accepted");
             else if (path) setRunning(path);
             else onClose();
@@ -109,9 +111,11 @@ export function TaskDialog({ task, onClose }: { task: Task; onClose: () => void 
                 >
                     {task.verb}
                 </Button>
-                <Button variant="secondary" isDisabled={busy || Boolean(running)} onClick={() => void submit(true)}>
-                    Dry run
-                </Button>
+                {task.change && (
+                    <Button variant="secondary" isDisabled={busy || Boolean(running)} onClick={() => void submit(true)}>
+                        Dry run
+                    </Button>
+                )}
                 <Button variant="link" onClick={onClose}>{running ? "Close" : "Cancel"}</Button>
             </ModalFooter>
         </Modal>

@@ -35,3 +35,8 @@ export function word(value: string): string {
 export function capitalised(text: string): string {
     return text.charAt(0).toUpperCase() + text.slice(1);
 }
+
+/** Returns labels as text: "app=db, tier=1". */
+export function labelsOf(labels: Record<string, string>): string {
+    return Object.entries(labels).map(([name, value]) => `${name}=${value}`).join(", ");
+}

@@ -49,6 +49,20 @@ export interface Snapshot {
     CreatedAt: number;
 }
 
+export interface Policy {
+    path: string;
+    Id: string;
+    Calendar: string;
+    Grid: string;
+    Selector: Record<string, string>;
+    Grouped: boolean;
+    MaxDelaySeconds: number;
+    RunAt: number;
+    SucceededAt: number;
+    Failures: string[];
+    Etag: string;
+}
+
 export interface Host {
     path: string;
     Id: string;

@@ -3,7 +3,7 @@ import { useSyncExternalStore } from "react";
 import { Bus, Failure, ROOT, type Interfaces, type Options, type Signal, type Variant } from "./bus";
 import {
     isSettled, unpack,
-    type Host, type Operation, type Properties, type Snapshot, type Volume,
+    type Host, type Operation, type Policy, type Properties, type Snapshot, type Volume,
 } from "./objects";
 
 export interface Status {
@@ -18,6 +18,7 @@ export interface State {
     failure: Failure | null;
     volumes: Volume[];
     snapshots: Snapshot[];
+    policies: Policy[];
     hosts: Host[];
     operations: Operation[]; // that have not ended
     status: Status | null;
@@ -27,7 +28,7 @@ export interface State {
 /** A change: a method with its arguments, the last of which are its options. */
 export interface Change {
     path?: string; // default: the manager
-    on: "Manager" | "Volume" | "Snapshot" | "Host" | "Operation";
+    on: "Manager" | "Volume" | "Snapshot" | "SnapshotPolicy" | "Host" | "Operation";
     method: string;
     type?: string; // of the arguments before the options
     args?: unknown[];
@@ -51,7 +52,7 @@ class Silo {
     private missed: Signal[] = []; // since that reading began
     state: State = {
         ready: false, failure: null, status: null, version: "",
-        volumes: [], snapshots: [], hosts: [], operations: [],
+        volumes: [], snapshots: [], policies: [], hosts: [], operations: [],
     };
 
     start(): void {
@@ -96,14 +97,15 @@ class Silo {
         return this.bus.call(path, on, method, type, ...args);
     }
 
-    /** Starts a change and returns the path of its operation; `planOnly`: a dry run. */
+    /** Starts a change and returns the path of its (first) operation; `planOnly`: a dry run. */
     async submit(change: Change, planOnly = false): Promise<string> {
         const options = { ...change.options, ...(planOnly && { validate_only: { t: "b", v: true } }) };
         const args = [...(change.args ?? []), options];
         const type = `${change.type ?? ""}a{sv}`;
         const body = await this.bus.call(change.path ?? ROOT, change.on, change.method, type, ...args);
         if (!planOnly) this.refresh();
-        return typeof body[0] === "string" ? body[0] : "";
+        const [path] = [body[0]].flat();
+        return typeof path === "string" ? path : "";
     }
 
     async operation(path: string): Promise<Operation> {
@@ -162,6 +164,7 @@ class Silo {
             ...this.state,
             volumes: this.all<Volume>("Volume"),
             snapshots: this.all<Snapshot>("Snapshot"),
+            policies: this.all<Policy>("SnapshotPolicy"),
             hosts: this.all<Host>("Host"),
             operations: this.all<Operation>("Operation"),
             ...change,

@@ -1,14 +1,23 @@
 /** The changes that the page offers, each a method of org.zfsilo1 with the same refusals as elsewhere. */
 import type { Options } from "./bus";
 import { bytesOf, type Field, type Task } from "./dialog";
-import { size } from "./format";
-import type { Host, Operation, Snapshot, Volume } from "./objects";
+import { joinFile } from "./join_file";
+import { labelsOf, size } from "./format";
+import type { Host, Operation, Policy, Snapshot, Volume } from "./objects";
 
 const text = (v: string) => ({ t: "s", v });
 const flag = (value: string | undefined) => ({ t: "b", v: value === "yes" });
 const list = (value: string | undefined) => ({ t: "as", v: words(value) });
 const words = (value: string | undefined) => (value ?? "").split(/[\s,]+/).filter(Boolean);
+const count = (value: string | undefined) => ({ t: "u", v: Math.round(Number(value || 0)) });
+const labels = (value: string | undefined) => ({ t: "a{ss}", v: Object.fromEntries(words(value).map(splitLabel)) });
 const unchanged = (etag: string): Options => ({ etag: text(etag) });
+/** Splits NAME=VALUE; without "=" the value is empty. */
+function splitLabel(label: string): [name: string, value: string] {
+    const [name = "", ...value] = label.split("=");
+    return [name, value.join("=")];
+}
+
 const NAME: Field = { name: "id", label: "Name", kind: "text" };
 
 export const createVolume: Task = {
@@ -152,6 +161,86 @@ export const deleteSnapshot = (snapshot: Snapshot): Task => ({
     danger: true,
     change: () => ({ path: snapshot.path, on: "Snapshot", method: "Delete", options: unchanged(snapshot.Etag) }),
 });
+
+/** The fields of a schedule, with the values of one or those of a new one. */
+const policyFields = (policy?: Policy): Field[] => [
+    {
+        name: "calendar", label: "When", kind: "text", value: policy?.Calendar ?? "daily",
+        help: "As systemd writes it: hourly, daily, Mon..Fri 02:30.",
+    },
+    {
+        name: "grid", label: "Keeps", kind: "text", value: policy?.Grid ?? "7x1d 4x1w 12x1mon",
+        help: "7x1d keeps one snapshot of each of 7 days; h, d, w, mon and y are the units.",
+    },
+    {
+        name: "selector", label: "Volumes with these labels", kind: "text",
+        value: policy ? labelsOf(policy.Selector) : "", help: "NAME=VALUE, separated by commas; empty: all volumes.",
+    },
+    {
+        name: "grouped", label: "All volumes at the same moment", kind: "flag", value: policy?.Grouped ? "yes" : "",
+        help: "Their snapshots are one group.",
+    },
+    {
+        name: "delay", label: "Random delay in seconds", kind: "text", value: String(policy?.MaxDelaySeconds ?? 0),
+        help: "At most so much later, so that schedules do not run together.",
+    },
+];
+
+const policyOptions = (values: Record<string, string>): Options => ({
+    selector: labels(values["selector"]),
+    grouped: flag(values["grouped"]),
+    max_delay_seconds: count(values["delay"]),
+});
+
+export const createPolicy: Task = {
+    title: "Create schedule",
+    verb: "Create",
+    text: "Takes snapshots of volumes by a timer, and deletes its old ones.",
+    fields: [NAME, ...policyFields()],
+    change: (values) => ({
+        on: "Manager", method: "CreateSnapshotPolicy", type: "sss",
+        args: [values["id"], values["calendar"], values["grid"]], options: policyOptions(values),
+    }),
+};
+
+export const changePolicy = (policy: Policy): Task => ({
+    title: `Change schedule ${policy.Id}`,
+    verb: "Change",
+    fields: policyFields(policy),
+    change: (values) => ({
+        path: policy.path, on: "SnapshotPolicy", method: "Update",
+        options: {
+            calendar: text(values["calendar"] ?? ""), grid: text(values["grid"] ?? ""),
+            ...policyOptions(values), ...unchanged(policy.Etag),
+        },
+    }),
+});
+
+export const runPolicy = (policy: Policy): Task => ({
+    title: `Run schedule ${policy.Id} now`,
+    verb: "Run",
+    text: "Takes its snapshots now, as its timer does.",
+    change: () => ({ path: policy.path, on: "SnapshotPolicy", method: "Run" }),
+});
+
+export const deletePolicy = (policy: Policy): Task => ({
+    title: `Delete schedule ${policy.Id}`,
+    verb: "Delete",
+    danger: true,
+    text: "Its snapshots are kept, and no timer deletes them any more.",
+    change: () => ({ path: policy.path, on: "SnapshotPolicy", method: "Delete", options: unchanged(policy.Etag) }),
+});
+
+export const issueCertificate: Task = {
+    title: "Issue a certificate",
+    verb: "Download join file",
+    text: "The join file holds the key of the client. Copy it to the client over a safe way, run zfsiloctl join there, and delete it.",
+    fields: [
+        NAME,
+        { name: "address", label: "Address of this server", kind: "text", value: window.location.hostname },
+    ],
+    deliver: (values) => joinFile(values["id"] ?? "", values["address"] ?? ""),
+};
 
 export const registerHost: Task = {
     title: "Register client",

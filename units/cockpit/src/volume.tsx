@@ -5,7 +5,7 @@ import {
 } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
 import { useOpenTask } from "./dialog";
-import { age, capitalised, size, when, word } from "./format";
+import { age, capitalised, labelsOf, size, when, word } from "./format";
 import { idOf, type Volume } from "./objects";
 import { OperationsTable } from "./operations";
 import { FailureAlert, Nothing, OperationLink, Prose, Section, Terms, TaskMenu, useReading } from "./parts";
@@ -65,8 +65,6 @@ export function VolumePage({ id }: { id: string }) {
 
 function Details({ volume }: { volume: Volume }) {
     const [state, type, uuid] = volume.Filesystem;
-    const pairs = (values: Record<string, string>) =>
-        Object.entries(values).map(([name, value]) => `${name}=${value}`).join(", ");
     return (
         <Section title="Details">
             <Terms rows={[
@@ -74,8 +72,8 @@ function Details({ volume }: { volume: Volume }) {
                 ["Used as", word(volume.Mode)],
                 ["Filesystem", state === "NONE" ? "none" : `${type} ${word(state)} ${uuid}`],
                 ["Dataset", volume.Dataset],
-                ["Properties", pairs(volume.Properties)],
-                ["Labels", pairs(volume.Labels)],
+                ["Properties", labelsOf(volume.Properties)],
+                ["Labels", labelsOf(volume.Labels)],
                 ["Clients that may publish", volume.Hosts.join(", ")],
                 ["Access modes", volume.AccessModes.map(word).join(", ")],
                 ["Server", volume.Server && `${volume.Server} (volume ${volume.ServerVolume})`],
