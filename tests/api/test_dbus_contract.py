@@ -95,7 +95,7 @@ async def test_introspection_is_the_contract(tmp_path: Path) -> None:
         made = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
         data = path_of("volume", "data")
         await client.done(data, VOLUME, "Snapshot", "sa{sv}", "monday", {})
-        nightly = ("nightly", "daily", "7x1d", {})
+        nightly: tuple[Any, ...] = ("nightly", "daily", "7x1d", {})
         await client.done(ROOT, MANAGER, "CreateSnapshotPolicy", "sssa{sv}", *nightly)
         contract = written()
         for path, name in (

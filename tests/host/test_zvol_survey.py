@@ -9,10 +9,11 @@ import pytest
 from tests.host.doubles import UID
 from tests.host.zfs_tool import ZfsTool
 from zfsilod.host.real import RealHost
-from zfsilod.host.zvol_survey import SURVEYED
+from zfsilod.host.snapshots import RealSnapshots
+from zfsilod.host.zvol_survey import SURVEYED, SurveyedZfs
 
 if TYPE_CHECKING:
-    from zfsilod.host import HostAdapters
+    from zfsilod.model.chap import Chap
 
 NEW, OLD = "tank/z/new", "tank/z/old"
 
@@ -42,44 +43,52 @@ def tool() -> SurveyTool:
 
 
 @pytest.fixture
-def host(tool: SurveyTool) -> HostAdapters:
-    return RealHost(lambda _volume: None, tool).surveyed((NEW, OLD))  # type: ignore[arg-type,return-value]
+def zfs(tool: SurveyTool) -> SurveyedZfs:
+    return SurveyedZfs(tool, (NEW, OLD))
 
 
-def test_the_survey_answers_for_many(tool: SurveyTool, host: HostAdapters) -> None:
-    assert host.zfs.has_zvol(OLD, uid=UID, guid="")
-    assert not host.zfs.exists(NEW)
+def test_the_survey_answers_for_many(tool: SurveyTool, zfs: SurveyedZfs) -> None:
+    assert zfs.has_zvol(OLD, uid=UID, guid="")
+    assert not zfs.exists(NEW)
     assert tool.starts == ["get"]
 
 
-def test_a_zvol_that_was_created_is_there(host: HostAdapters) -> None:
-    assert not host.zfs.exists(NEW)
+def test_a_zvol_that_was_created_is_there(zfs: SurveyedZfs) -> None:
+    assert not zfs.exists(NEW)
     marks = (("zfsilo:uid", UID),)
-    host.zfs.create_zvol(
+    zfs.create_zvol(
         NEW, size_bytes=1 << 20, thin=True, volblocksize=16384, properties=(), marks=marks
     )
-    assert host.zfs.exists(NEW)
+    assert zfs.exists(NEW)
 
 
-def test_a_clone_that_was_made_is_there(host: HostAdapters) -> None:
-    assert not host.zfs.exists(NEW)
-    host.zfs.run(["zfs", "clone", f"{OLD}@a", NEW], timeout_s=1)  # type: ignore[attr-defined]
-    assert host.zfs.exists(NEW)
+def test_a_clone_that_was_made_is_there(zfs: SurveyedZfs) -> None:
+    assert not zfs.exists(NEW)
+    zfs.run(["zfs", "clone", f"{OLD}@a", NEW], timeout_s=1)
+    assert zfs.exists(NEW)
 
 
-def test_a_zvol_that_was_destroyed_is_gone(tool: SurveyTool, host: HostAdapters) -> None:
+def test_a_zvol_that_was_destroyed_is_gone(tool: SurveyTool, zfs: SurveyedZfs) -> None:
     guid = tool.datasets[OLD]["guid"][0]
-    assert host.zfs.has_zvol(OLD, uid=UID, guid=guid)
-    host.zfs.destroy_zvol(OLD, uid=UID, guid=guid)
-    assert not host.zfs.has_zvol(OLD, uid=UID, guid=guid)
+    assert zfs.has_zvol(OLD, uid=UID, guid=guid)
+    zfs.destroy_zvol(OLD, uid=UID, guid=guid)
+    assert not zfs.has_zvol(OLD, uid=UID, guid=guid)
 
 
-def test_a_property_that_was_set_is_read_again(host: HostAdapters) -> None:
-    assert host.zfs.properties(OLD, ("sync",))["sync"][0] == "-"
-    host.zfs.set_property(OLD, "sync", "always")
-    assert host.zfs.properties(OLD, ("sync",))["sync"][0] == "always"
+def test_a_property_that_was_set_is_read_again(zfs: SurveyedZfs) -> None:
+    assert zfs.properties(OLD, ("sync",))["sync"][0] == "-"
+    zfs.set_property(OLD, "sync", "always")
+    assert zfs.properties(OLD, ("sync",))["sync"][0] == "always"
 
 
-def test_all_tools_of_a_surveyed_host_are_watched(host: HostAdapters) -> None:
+def test_all_tools_of_a_surveyed_host_are_watched(tool: SurveyTool) -> None:
     """Snapshots and clones change datasets too: their adapter runs its tools by the same runner."""
-    assert host.snapshots._run is host.zfs.run  # type: ignore[attr-defined]
+    host = RealHost(no_secrets, tool).surveyed((NEW, OLD))
+    zfs, snapshots = host.zfs, host.snapshots
+    assert isinstance(zfs, SurveyedZfs)
+    assert isinstance(snapshots, RealSnapshots)
+    assert snapshots._run is zfs.run
+
+
+def no_secrets(volume: str) -> Chap:
+    raise AssertionError(f"no step of this test needs the secrets of {volume}")
