@@ -204,7 +204,7 @@ class NodeService:
             raise not_found(f"volume {handle} is not attached to this node")
         attachment = volume.attachment
         paths = (attachment.staging_path, *(mount.path for mount in attachment.mounts))
-        if PurePosixPath(path) not in map(PurePosixPath, filter(None, paths)):
+        if _published(path) not in map(PurePosixPath, filter(None, paths)):
             raise not_found(f"volume {handle} is neither staged nor mounted at {path[:200]}")
         return handle, volume
 
@@ -212,6 +212,19 @@ class NodeService:
 def _local(handle: ids.Handle) -> str:
     """Return the resource name of a volume on this node."""
     return f"volumes/{ids.local_name(handle)}"
+
+
+def _published(path: str) -> PurePosixPath:
+    """Return where a volume is mounted that kubelet names by a path of its own.
+
+    kubelet asks for the usage of a raw device at volumeDevices/PV/dev/POD, its own bind mount of
+    volumeDevices/publish/PV/POD, which is the path of NodePublishVolume.
+    """
+    match PurePosixPath(path).parts:
+        case (*folder, "volumeDevices", volume, "dev", pod):
+            return PurePosixPath(*folder, "volumeDevices/publish", volume, pod)
+        case parts:
+            return PurePosixPath(*parts)
 
 
 def _capability(

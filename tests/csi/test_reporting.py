@@ -101,6 +101,19 @@ async def test_a_raw_device_has_a_size(cluster: Cluster) -> None:
         await plugin.stats(volume_id, "elsewhere")
 
 
+async def test_a_raw_device_has_a_size_at_the_path_of_kubelet(cluster: Cluster) -> None:
+    """Which asks at its own bind mount of the path where the plugin has mounted the device."""
+    plugin = cluster.plugin
+    volume_id = (await plugin.create(volume_capabilities=[block()])).volume_id
+    context = await plugin.publish(volume_id, volume_capability=block())
+    await plugin.stage(volume_id, context, block())
+    await plugin.mount(volume_id, "volumeDevices/publish/pv/pod", block())
+    assert (await plugin.stats(volume_id, "volumeDevices/pv/dev/pod")).usage[0].total == GIB
+    for other in ("volumeDevices/pv/dev/other", "volumeDevices/other/dev/pod"):
+        with fails("NOT_FOUND"):
+            await plugin.stats(volume_id, other)
+
+
 async def test_advertised_capabilities(cluster: Cluster) -> None:
     plugin = cluster.plugin
     request = csi.GetPluginCapabilitiesRequest()

@@ -49,7 +49,7 @@ def test_a_volume_goes_over_to_another_node_with_its_data(ns: KubeNamespace) -> 
     ns.pod("one", "data", node=ONE)
     (ns.path("one", "data") / "file").write_text("moved")
     ns.pod("two", "data", node=TWO)
-    ns.warned("two", "Multi-Attach error")
+    ns.warned("two", "already used by pod")
     ns.delete("pods", "one")
     assert (ns.path("two", "data") / "file").read_text() == "moved"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.kubernetes.api import named
 from tests.kubernetes.cluster import PAGE, commands_of
 from tests.kubernetes.conftest import README
-from tests.kubernetes.workload import is_running
+from tests.kubernetes.workload import GRACE_S, is_running
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import KubeCluster
@@ -51,7 +51,7 @@ def test_the_shipped_class_serves_a_stateful_set(ns: KubeNamespace) -> None:
                 "volumeMounts": [{"name": "data", "mountPath": "/data"}],
             }
         ],
-        "terminationGracePeriodSeconds": 0,
+        "terminationGracePeriodSeconds": GRACE_S,
         "automountServiceAccountToken": False,
     }
     spec = {

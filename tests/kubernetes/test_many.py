@@ -16,27 +16,18 @@ ZONE = {"topology.zfsilo.io/zone": "default"}
 LONG_S = 400.0
 
 
-def all_run(ns: KubeNamespace, number: int) -> float:
-    """Return after how many seconds all pods of a namespace run."""
-    started = time.monotonic()
-    ns.api.until(
-        "pods",
-        lambda pods: sum(map(is_running, pods)) == number,
-        f"{number} pods run",
-        namespace=ns.name,
-        within_s=LONG_S,
-    )
-    return time.monotonic() - started
-
-
 def test_thirty_claims_at_once(ns: KubeNamespace, note: list[str]) -> None:
+    started = time.monotonic()
     for number in range(PODS):
         ns.pod(f"pod-{number}", nodeSelector=ZONE)
-    without_s = all_run(ns, PODS)
+    ns.all_running(PODS, LONG_S)
+    without_s = time.monotonic() - started
+    started = time.monotonic()
     for number in range(PODS):
         ns.claim(f"claim-{number}")
         ns.pod(f"claimed-{number}", f"claim-{number}", nodeSelector=ZONE)
-    with_s = all_run(ns, 2 * PODS)
+    ns.all_running(2 * PODS, LONG_S)
+    with_s = time.monotonic() - started
     note.append(
         f"{PODS} pods run after {without_s:.0f} s without volumes and {with_s:.0f} s with a new "
         f"one each: {60 * PODS / with_s:.0f} a minute, {with_s / without_s:.1f} times as long"
@@ -59,13 +50,7 @@ def test_a_node_with_as_many_volumes_as_it_may_have(
     for number in range(most + 1):
         ns.claim(f"claim-{number}")
         ns.pod(f"pod-{number}", f"claim-{number}", node=node)
-    ns.api.until(
-        "pods",
-        lambda pods: sum(map(is_running, pods)) == most,
-        "as many pods run as may",
-        namespace=ns.name,
-        within_s=LONG_S,
-    )
+    ns.all_running(most, LONG_S)
     last = next(pod for pod in ns.api.objects("pods", ns.name) if not is_running(pod))
     name = str(last["metadata"]["name"])
     ns.warned(name, "exceed max volume count")

@@ -35,7 +35,7 @@ def test_no_volume_is_left_on_a_server(cluster: KubeCluster) -> None:
 
 def test_no_session_and_no_mount_is_left_on_a_node(cluster: KubeCluster) -> None:
     for node in cluster.nodes:
-        assert node.zfsilod.facts() == {}, node.name
+        cluster.until(lambda n=node: not n.zfsilod.facts(), f"{node.name} is empty", LONG_S)  # type: ignore[misc]
         assert node.csi_mounts() == [], node.name
 
 

@@ -76,7 +76,9 @@ def test_an_unknown_snapshot_is_told(ns: KubeNamespace) -> None:
     ns.until(
         "volumesnapshots",
         "unknown",
-        lambda snapshot: "NotFound" in str((snapshot.get("status") or {}).get("error")),
+        lambda snapshot: (
+            "can not find snapshot" in str((snapshot.get("status") or {}).get("error"))
+        ),
         "has an error",
     )
     ns.delete("volumesnapshots", "unknown")

@@ -18,6 +18,7 @@ CLASS = "zfsilo"
 SNAPSHOTS = "snapshot.storage.k8s.io"
 ONE_NODE = ("ReadWriteOnce",)
 TOLD = 12  # events in an error
+GRACE_S = 1  # with 0 a pod is deleted before kubelet has unmounted its volumes
 
 
 class KubeNamespace:
@@ -66,7 +67,7 @@ class KubeNamespace:
         content: Object = {
             "containers": [{"name": "main", "image": "busybox", kind: uses}],
             "volumes": volumes,
-            "terminationGracePeriodSeconds": 0,
+            "terminationGracePeriodSeconds": GRACE_S,
             "automountServiceAccountToken": False,
         }
         if node:
@@ -123,6 +124,18 @@ class KubeNamespace:
         for pod in pods:
             item = self.until("pods", pod, is_running, "runs", within_s)
         return item
+
+    def all_running(self, number: int, within_s: float) -> None:
+        """Wait until exactly so many pods of the namespace run."""
+
+        def run(pods: list[Object]) -> bool:
+            return sum(map(is_running, pods)) == number
+
+        text = f"{number} pods run"
+        try:
+            self.api.until("pods", run, text, namespace=self.name, within_s=within_s)
+        except NotInTime as error:
+            raise NotInTime("\n".join([str(error), *self.told()])) from None
 
     def delete(self, kind: str, *names: str) -> None:
         """Delete objects and wait until they are gone."""
