@@ -27,6 +27,7 @@ SECRETS = (
     "dhchap_secret",
     "dhchap_ctrl_secret",
 )  # options of a connect, attributes of a controller
+ANOTHER = {"duplicate_connect": ""}  # beside a controller of the same subsystem at the portal
 REFUSED = {
     errno.EIO: "this host, or does not have the subsystem",
     errno.ENOKEY: "this host without a key",
@@ -51,7 +52,7 @@ def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -
 
 def send_options(fabrics: str, options: dict[str, str]) -> int:
     """Write the options of a connect, and return the errno; 0 when it is connected."""
-    text = ",".join(f"{name}={value}" for name, value in options.items())
+    text = ",".join(f"{name}={value}" if value else name for name, value in options.items())
     try:
         descriptor = os.open(fabrics, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
