@@ -86,6 +86,14 @@ def test_a_kernel_without_the_second_transport_is_good(name: str, tmp_path: Path
     assert doctor.nvme(host(tmp_path, path), name).name == f"kernel module {name}"
 
 
+@pytest.mark.parametrize(("shown", "told"), [("N", True), ("Y", False)])
+def test_a_kernel_without_native_multipath_is_told(
+    tmp_path: Path, shown: str, *, told: bool
+) -> None:
+    files = host(tmp_path, {"sys/module/nvme_core/parameters/multipath": f"{shown}\n"})
+    assert any(item.name.startswith("one path") for item in doctor.client(files)) == told
+
+
 WRONG_SETTINGS = {
     "multipath config_dir": {
         "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'

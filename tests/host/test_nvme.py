@@ -30,6 +30,7 @@ TAKE = host_nqn("take", UID)
 SIZE = 64 << 20
 DISK = Disk(target=TARGET, serial=UID, size_bytes=SIZE)
 HERE, FORMER = "10.77.0.1:4420", "10.77.0.9:4420"
+BESIDE, AWAY = "10.88.0.1:4420", "10.99.0.1:4420"
 KEYS = Chap.make_keys(host=TAKE, subsystem=TARGET)
 
 
@@ -245,9 +246,80 @@ def test_a_controller_follows_its_server(
     assert not kernel.adapter.follows(DISK, (HERE,))
     kernel.on_write(monkeypatch, 0)
     connect(kernel)
-    assert kernel.adapter.follows(DISK, (HERE,))
     assert (former / "delete_controller").read_text() == "1"
+    shutil.rmtree(former)
+    assert kernel.adapter.follows(DISK, (HERE,))
     assert kernel.adapter.portal(DISK) == HERE
+
+
+def answer_at(monkeypatch: pytest.MonkeyPatch, *portals: str) -> None:
+    """Let only these portals accept connections."""
+    monkeypatch.setattr("zfsilod.host.nvme_paths.accepts_connections", portals.__contains__)
+
+
+def test_each_portal_that_answers_is_a_path(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    written = kernel.on_write(monkeypatch, 0, 0)
+    connect(kernel, HERE, BESIDE, AWAY)
+    assert [options["traddr"] for options in written] == ["10.77.0.1", "10.88.0.1"]
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE, AWAY)), "nothing answers at the last one"
+    assert not kernel.adapter.problems([DISK])
+    assert kernel.adapter.has_queue_limit(DISK)
+
+
+def test_the_first_portal_may_be_away(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_at(monkeypatch, HERE)
+    kernel.on_write(monkeypatch, errno.ETIMEDOUT, 0)
+    connect(kernel, AWAY, HERE)
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_a_lost_path_is_a_problem_and_stays(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel connects it again; the disk works by the other one."""
+    answer_at(monkeypatch, HERE)
+    kernel.connect(0, portal=HERE)
+    kernel.connect(1, portal=BESIDE, state="connecting")
+    assert kernel.adapter.problems([DISK]) == {TARGET: "PATH_LOST"}
+    assert not kernel.adapter.is_lost(DISK)
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE))
+    assert not kernel.adapter.follows(DISK, (HERE,)), "a path at a former portal"
+
+
+def test_a_portal_that_is_back_becomes_a_path_again(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    kernel.connect(0, portal=HERE)
+    assert not kernel.adapter.follows(DISK, (HERE, BESIDE))
+    written = kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE, BESIDE)
+    assert [options["traddr"] for options in written] == ["10.88.0.1"]
+
+
+def test_a_further_path_that_is_refused_does_not_matter(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    kernel.on_write(monkeypatch, 0, errno.EIO)
+    connect(kernel, HERE, BESIDE)
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_without_native_multipath_there_is_one_path(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.multipath.write_text("N\n")
+    answer_at(monkeypatch, HERE, BESIDE)
+    written = kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE, BESIDE)
+    assert len(written) == 1
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE))
 
 
 def test_the_limit_is_set_on_the_disk_and_on_every_path(kernel: FakeKernel) -> None:

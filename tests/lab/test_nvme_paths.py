@@ -1,4 +1,4 @@
-"""NVMe/TCP under writes on real kernels: new keys for a live controller."""
+"""NVMe/TCP under writes on real kernels: several paths, moved portals, new keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab import leak_check
-from tests.lab.test_nvme import LIVE, NVMET, detach, publish, remove
+from tests.lab.test_nvme import LIMITS, LIVE, NVMET, detach, publish, remove
 from tests.lab.test_recovery import NAME, PATH, STEP_S, TEST_S, ctl
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ while True:
 """
 OF_TARGET = f"{NVMET}/hosts/*zfsilo*/{{dhchap_key,dhchap_ctrl_key}}"
 OF_CLIENT = "/sys/class/nvme/*/{dhchap_secret,dhchap_ctrl_secret}"
+FIRST, SECOND, THIRD = "10.77.0.1:4420", "10.88.0.1:4420", "10.77.0.9:4420"
+PORTALS_FILE = "/etc/zfsilo/zfsilod.toml.d/portals.toml"
+DEVICE = "$(ip -o -4 address show to 10.77.0.0/24 | awk '{print $2; exit}')"
+# The state and the address of each controller.
+PATHS = r"""
+for folder in /sys/class/nvme/nvme*; do
+    portal=$(tr , '\n' < $folder/address | sed -n 's/^tr[a-z]*=//p' | paste -sd:)
+    echo "$(cat $folder/state) $portal"
+done | sort
+"""
 NUMBERS = "ls -d /sys/class/nvme/nvme*"
 
 
@@ -62,6 +72,20 @@ def assert_no_errors(take: Machine) -> None:
     assert "I/O error" not in take.sh("dmesg").stdout
 
 
+def set_portals(give: Machine, *portals: str) -> None:
+    """Let the targets of the server listen at these portals."""
+    text = f"[server]\nnvme_portals = {json.dumps(portals)}\n"
+    give.put(PORTALS_FILE, text.encode(), 0o644)
+    give.run("systemctl", "restart", "zfsilod.service", timeout_s=STEP_S)
+
+
+def wait_for_paths(take: Machine, *paths: str) -> None:
+    """Wait until the client has exactly these controllers, as "STATE PORTAL"."""
+    wanted = "\n".join(sorted(paths))
+    waited = take.sh(f"until [ \"$({PATHS})\" = '{wanted}' ]; do sleep 0.5; done", timeout_s=STEP_S)
+    print(f"{', '.join(paths)}: after {waited.seconds:.1f} s")
+
+
 def keys(machine: Machine, files: str) -> str:
     """Return a digest of the keys in files, which must not be logged."""
     shown = machine.run("bash", "-c", f"cat {files} | sha256sum", timeout_s=STEP_S).stdout
@@ -74,6 +98,61 @@ def refreshed(take: Machine) -> None:
     take.sh(f"until {listed} | grep -q operations/; do sleep 0.5; done", timeout_s=STEP_S)
     (*_older, newest) = json.loads(take.sh(listed).stdout)["operations"]
     ctl(take, "operation", "wait", newest["name"].removeprefix("operations/"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(TEST_S, func_only=True)
+class TestNvmePaths:
+    """A volume under writes, whose server has two portals, and then others."""
+
+    def test_it_is_connected_at_both_portals(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        give.sh(f"ip address add 10.88.0.1/24 dev {DEVICE}")
+        take.sh(f"ip address add 10.88.0.2/24 dev {DEVICE}")
+        set_portals(give, FIRST, SECOND)
+        publish(give, take)
+        wait_for_paths(take, f"live {FIRST}", f"live {SECOND}")
+        assert {int(limit) for limit in take.sh(LIMITS).stdout.split()} == {1024}
+        assert take.sh("ls -d /sys/block/nvme*n* | wc -l").stdout.strip() == "1"
+        start_writer(take)
+        assert_writing(take)
+
+    def test_a_lost_path_costs_no_error_and_comes_back(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        give.sh(f"ip address del 10.88.0.1/24 dev {DEVICE}")
+        wait_for_paths(take, f"live {FIRST}", f"connecting {SECOND}")
+        assert "a path of the session" in take.sh("zfsiloctl status", check=False).stdout
+        assert_writing(take)
+        assert_no_errors(take)
+        give.sh(f"ip address add 10.88.0.1/24 dev {DEVICE}")
+        wait_for_paths(take, f"live {FIRST}", f"live {SECOND}")
+        assert "a path of the session" not in take.sh("zfsiloctl status", check=False).stdout
+        assert_writing(take)
+        print(f"longest write: {writes(take)[1]} ms")
+
+    def test_a_portal_that_appears_takes_the_place_of_another(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        give.sh(f"ip address add 10.77.0.9/24 dev {DEVICE}")
+        set_portals(give, SECOND, THIRD)
+        wait_for_paths(take, f"live {SECOND}", f"live {THIRD}")
+        assert_writing(take)
+        assert_no_errors(take)
+
+    def test_a_disk_with_one_path_follows_its_server(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        set_portals(give, THIRD)
+        wait_for_paths(take, f"live {THIRD}")
+        set_portals(give, FIRST)
+        wait_for_paths(take, f"live {FIRST}")
+        assert {int(limit) for limit in take.sh(LIMITS).stdout.split()} == {1024}
+        assert_writing(take)
+        assert_no_errors(take)
+
+    def test_nothing_is_left_of_the_paths(self, pair: Pair) -> None:
+        pair.take.sh("systemctl stop writer")
+        detach(pair.take)
+        remove(pair.give)
+        assert leak_check.leaks(pair) == []
 
 
 @pytest.mark.long

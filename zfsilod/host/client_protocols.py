@@ -94,14 +94,18 @@ class NvmeAdapter(SessionAdapter, Protocol):
         server: str,
         lost_session_s: int,
     ) -> None:
-        """Connect to the first of the portals that answers, and wait for the disk.
+        """Connect to each of the portals that answers, and wait for the disk.
 
-        Controllers that are lost at other portals are removed then. Raises PermissionDenied
+        Controllers that are lost at other portals are removed then. Without native multipath one
+        controller is enough. Raises PermissionDenied
         (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
         """
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        """Tell whether a controller is live, or none, or lost at one of these portals."""
+        """Tell whether each of these portals that answers has a controller, live or lost there.
+
+        True too when there is no controller at all; False when one is lost at another portal.
+        """
 
     def has_queue_limit(self, disk: Disk) -> bool:
         """Tell whether no request to the disk is larger than the server's target can take.

@@ -14,11 +14,11 @@ from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
-from zfsilod.host.nvme_paths import NvmePaths, is_limited, limit_requests
+from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
 from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import Conflict, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, nqn
+from zfsilod.model.names import nqn
 from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, names, read_text, remove_file
 
@@ -77,10 +77,9 @@ class RealNvme:
 
     def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
         self._check_owner(disk.target, server)
-        controllers = self._disks.controllers(disk.target)
-        if not any(one.state == LIVE for one in controllers):
-            for controller in controllers:
-                if controller.portal in map(check_portal, portals):
+        if not self._paths.is_live(disk.target):
+            for controller in self._disks.controllers(disk.target):
+                if controller.portal in canonical(portals):
                     raise recovering(disk.target, controller.state)
             return False
         device = self._disks.ready(disk.target)
@@ -89,10 +88,11 @@ class RealNvme:
         return device is not None
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        controllers = self._disks.controllers(disk.target)
-        present = set(map(check_portal, portals))
-        return not controllers or any(
-            one.state == LIVE or one.portal in present for one in controllers
+        target = disk.target
+        if not self._disks.controllers(target):
+            return True
+        return not self._paths.stale(target, portals) and not (
+            self._paths.is_live(target) and self._paths.missing(target, portals)
         )
 
     def connect(
@@ -106,13 +106,10 @@ class RealNvme:
     ) -> None:
         target = nqn(disk.target)
         self._check_owner(target, server)
-        before = self._disks.controllers(target)
-        if not any(one.state == LIVE for one in before):
-            self._load()
-            make_folder(self._marks)
-            write_private(f"{self._marks}/{target}", f"{server}\n".encode())
-            self._paths.connect(target, portals, chap, lost_session_s)
-        wanted = set(map(check_portal, portals))
+        self._load()
+        make_folder(self._marks)
+        write_private(f"{self._marks}/{target}", f"{server}\n".encode())
+        self._paths.connect(target, portals, chap, lost_session_s)
         device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
@@ -120,9 +117,9 @@ class RealNvme:
                 reason="NO_DEVICE",
                 target=target,
             )
-        for controller in before:  # its address is not one of the server any more
-            if controller.state != LIVE and controller.portal not in wanted:
-                controller.delete()
+        for controller in self._paths.stale(target, portals):
+            if any(one.state == LIVE and one.paths for one in self._disks.controllers(target)):
+                controller.delete()  # the disk has another path
         for controller in self._disks.controllers(target):
             controller.hide_secrets()
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
@@ -151,7 +148,7 @@ class RealNvme:
         return bool(self._disks.controllers(disk.target))
 
     def is_lost(self, disk: Disk) -> bool:
-        return not any(one.state == LIVE for one in self._disks.controllers(disk.target))
+        return not self._paths.is_live(disk.target)
 
     def sessions(self, prefix: str = "") -> list[str]:
         targets = {controller.target for controller in self._disks.controllers()}
@@ -236,6 +233,8 @@ class RealNvme:
                 problems[disk.target] = "LOST"
             elif (device := self._disks.find(disk.target)) is None or device.serial != disk.serial:
                 problems[disk.target] = "NO_DISK"
+            elif any(one.state != LIVE for one in self._disks.controllers(disk.target)):
+                problems[disk.target] = "PATH_LOST"
         return problems
 
     def _load(self) -> None:

@@ -175,6 +175,7 @@ AREAS: dict[str, dict[str, str]] = {
         "OTHER_MOUNT": "another filesystem is mounted at the path",
         "OTHER_PATH": "staged at another path",
         "OTHER_SIZE": "the disk has another size than recorded",
+        "PATH_LOST": "one of several paths to the disk is lost; I/O uses the others",
         "READ_ERROR": "the disk cannot be read",
         "NAME_NOT_RESOLVED": "the name of the server cannot be resolved",
         "CONNECTION_REFUSED": "nothing listens on the port of the server",

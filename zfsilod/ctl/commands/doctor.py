@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 CLIENT_MODULES = ("iscsi_tcp",)
+NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 # They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
@@ -179,6 +180,8 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
         problem = "" if files.has_module(name) else "this kernel does not have it"
         yield Prerequisite(f"kernel module {name}", problem)
     yield nvme(files, CLIENT_NVME)
+    if files.text(NATIVE_MULTIPATH).strip() == "N":
+        yield Prerequisite("one path to each disk over nvme: nvme_core.multipath is off")
     missing = missing_tools(CLIENT_TOOLS)
     yield from tools(missing)
     if "iscsiadm" in missing:
