@@ -77,6 +77,9 @@ class NvmeAdapter(SessionAdapter, Protocol):
     A controller is a session; the disk is the namespace that all controllers of a subsystem share.
     """
 
+    def is_available(self) -> bool:
+        """Tell whether the kernel of this host has NVMe/TCP."""
+
     def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
         """Tell whether a controller is live, and its disk has appeared with the right identity.
 

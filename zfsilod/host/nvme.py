@@ -12,6 +12,7 @@ from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_responsive
 from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
+from zfsilod.host.kernel_modules import has_module
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
 from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
@@ -72,6 +73,9 @@ class RealNvme:
             raise Conflict(
                 foreign_target(target, owner or ""), reason="FOREIGN_TARGET", target=target
             )
+
+    def is_available(self) -> bool:
+        return has_module("nvme_tcp")
 
     # Controllers
 

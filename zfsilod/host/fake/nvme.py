@@ -20,6 +20,9 @@ class FakeNvme(FakeSessions):
     prefix = "nqn."
     closed: tuple[str, ...] = ()  # portals at which nothing answers
 
+    def is_available(self) -> bool:
+        return True
+
     def owner(self, target: str) -> str | None:
         session = self.facts.get(f"session:{target}")
         return None if session is None else str(session.get("server", ""))
