@@ -12,7 +12,6 @@ from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_responsive
 from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
-from zfsilod.host.kernel_modules import has_module
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
 from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
@@ -75,6 +74,8 @@ class RealNvme:
             )
 
     def is_available(self) -> bool:
+        from zfsilod.host.kernel_modules import has_module  # no worker needs it
+
         return has_module("nvme_tcp")
 
     # Controllers

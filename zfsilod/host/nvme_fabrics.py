@@ -16,7 +16,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import nqn, portal_parts, uuid_of
+from zfsilod.model.names import host_id_of, nqn, portal_parts
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -44,7 +44,7 @@ def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -
         "trsvcid": str(port),
         "nqn": target,
         "hostnqn": nqn(chap.username),
-        "hostid": _host_id(chap.username),
+        "hostid": host_id_of(chap.username),
         "reconnect_delay": str(RECONNECT_DELAY_S),
         "ctrl_loss_tmo": str(lost_session_s or -1),
     } | secret_options(chap)
@@ -90,10 +90,3 @@ def connect_error(number: int, target: str, portal: str) -> ZfsiloError:
         reason="NO_LOGIN",
         **facts,
     )
-
-
-def _host_id(host_nqn: str) -> str:
-    """Return the id of a host name; the kernel refuses one id with two names."""
-    from hashlib import sha256
-
-    return uuid_of(sha256(host_nqn.encode()).hexdigest()[:32])

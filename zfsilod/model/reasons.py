@@ -131,6 +131,7 @@ AREAS: dict[str, dict[str, str]] = {
         "MAX_ATTACHMENTS": "the host has its maximum number of attachments",
         "NAME_TAKEN": "another host or server has this name",
         "NOT_PUBLISHED": "the volume is not published to this host",
+        "SECRETS_SHOWN": "the secrets of the publication were shown before",
         "NO_CONFIGFS": "the kernel's target is not available",
         "NO_IQN": "the host has no IQN",
         "NO_NVME_AUTH": "the kernel's NVMe target cannot authenticate hosts",

@@ -26,6 +26,7 @@ Restore = Literal["BOOT", "NEVER"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
 SessionProblem = Literal["NO_SESSION", "LOST", "NO_DISK", "PATH_LOST"]
 """Why a session or one of its paths is not usable; service/session_problems.py has the words."""
+ConnectionView = Literal["NAMES", "ONCE"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
     "RUNNING",  # its unit runs, or has a queued job
