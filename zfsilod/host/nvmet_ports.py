@@ -7,6 +7,7 @@ port of another program gets a link, and is never changed or removed.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
@@ -36,9 +37,13 @@ class NvmetPorts:
         """Return the portals of the ports that are linked to a subsystem."""
         return frozenset(self._portal(port) for port in self._all() if target in self._linked(port))
 
-    def canonical(self, portals: Iterable[str]) -> frozenset[str]:
-        """Return portals in the form in which they are compared."""
-        return frozenset(map(check_portal, portals))
+    def has(self, target: str, portals: Iterable[str]) -> bool:
+        """Tell whether a subsystem is linked to the ports of these portals, and to no other.
+
+        A portal whose address this host does not have now may be linked or not.
+        """
+        wanted = canonical(portals)
+        return served(wanted) <= self.portals(target) <= wanted
 
     def is_unused(self, target: str) -> bool:
         """Tell whether no port is linked to a subsystem, and none of zfsilo is without a link."""
@@ -49,13 +54,17 @@ class NvmetPorts:
         )
 
     def link(self, target: str, portals: Iterable[str]) -> None:
-        """Link a subsystem to the ports of these portals, and to no other."""
-        wanted = self.canonical(portals)  # all are checked first
+        """Link a subsystem to the ports of these portals, and to no other.
+
+        A portal whose address this host does not have is left out, if there is another one: the
+        loss of a network must not end the service by the others.
+        """
+        wanted = canonical(portals)  # all are checked first
         for port in self._all():
             if target in self._linked(port) and self._portal(port) not in wanted:
                 self._unlink(port, target)
         # IPv4 first, as for iSCSI: a wildcard of both families is one socket.
-        for portal in sorted(wanted, key=lambda portal: (portal.startswith("["), portal)):
+        for portal in sorted(served(wanted), key=lambda portal: (portal.startswith("["), portal)):
             port = self._port(portal)
             if target not in self._linked(port):
                 self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
@@ -140,6 +149,37 @@ class NvmetPorts:
             self._fs.remove(f"ports/{port}")
         except Busy:
             return  # another program has linked a subsystem meanwhile
+
+
+def canonical(portals: Iterable[str]) -> frozenset[str]:
+    """Return portals in the form in which they are compared."""
+    return frozenset(map(check_portal, portals))
+
+
+def served(portals: frozenset[str]) -> frozenset[str]:
+    """Return the portals whose addresses this host has; all of them when it has none."""
+    if len(portals) < 2:
+        return portals
+    return frozenset(filter(has_address, portals)) or portals
+
+
+def has_address(portal: str) -> bool:
+    """Tell whether this host has the address of a portal: bind(2)."""
+    from zfsilod.model.lean import socket
+
+    address, _port = portal_parts(portal)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError:
+        return False  # a kernel without IPv6
+    try:
+        probe.bind((address, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    finally:
+        probe.close()
+    return True
 
 
 def _is_own(port: str) -> bool:
