@@ -289,6 +289,20 @@ def test_a_lost_path_is_a_problem_and_stays(
     assert not kernel.adapter.follows(DISK, (HERE,)), "a path at a former portal"
 
 
+def test_a_live_path_at_a_former_portal_goes_after_another_has_joined(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE)
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    former = kernel.connect(0, portal=FORMER)
+    assert kernel.adapter.follows(DISK, (AWAY,)), "the disk needs it"
+    assert not kernel.adapter.follows(DISK, (HERE,))
+    kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE)
+    assert (former / "delete_controller").read_text() == "1"
+
+
 def test_a_portal_that_is_back_becomes_a_path_again(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,45 @@ def test_other_portals_take_the_place_of_former_ones(nvmet: RealNvmet, fs: FakeN
     assert len(fs.names("ports")) == 1
 
 
+@pytest.mark.parametrize(
+    ("former", "local"),
+    [
+        ("10.77.0.9:4420", "09004D0A:1144"),
+        ("[fd00::1]:4420", "000000FD000000000000000001000000:1144"),
+    ],
+)
+def test_a_former_portal_stays_while_clients_are_connected_to_it(
+    nvmet: RealNvmet, sockets: Path, former: str, local: str
+) -> None:
+    here = "10.77.0.1:4420"
+    nvmet.add_target(TARGET)
+    nvmet.add_portals(TARGET, (former,))
+    row = f"   1: {local} 02004D0A:C350 01 00000000:00000000\n"
+    table = sockets.parent / ("tcp6" if "[" in former else "tcp")
+    table.write_text(f"  sl  local_address\n{LISTENING}{row}")
+    nvmet.add_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here, former)), "it is still linked"
+    assert not nvmet.has_portals(TARGET, ())
+    table.write_text(f"  sl  local_address\n{LISTENING}")
+    assert not nvmet.has_portals(TARGET, (here,))
+    nvmet.add_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here,))
+
+
+def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
+    """The kernel refuses to listen at an address beside it."""
+    here = "10.77.0.1:4420"
+    nvmet.add_target(TARGET)
+    nvmet.add_portals(TARGET, ("0.0.0.0:4420",))
+    row = "   1: 01004D0A:1144 02004D0A:C350 01 00000000:00000000\n"
+    sockets.write_text(f"  sl  local_address\n{LISTENING}{row}")
+    assert not nvmet.has_portals(TARGET, (here,))
+    nvmet.add_portals(TARGET, (here,))
+    assert not nvmet.has_portals(TARGET, ("0.0.0.0:4420",))
+    assert nvmet.has_portals(TARGET, (here,))
+
+
 def test_a_portal_without_its_address_leaves_the_others(
     nvmet: RealNvmet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ for folder in /sys/class/nvme/nvme*; do
     echo "$(cat $folder/state) $portal"
 done | sort
 """
+LINKS = f"{NVMET}/ports/*/subsystems/nqn.*"
 NUMBERS = "ls -d /sys/class/nvme/nvme*"
 
 
@@ -138,10 +139,19 @@ class TestNvmePaths:
         assert_writing(take)
         assert_no_errors(take)
 
-    def test_a_disk_with_one_path_follows_its_server(self, pair: Pair) -> None:
+    def test_a_disk_with_one_path_moves_before_its_portal_goes(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
+        set_portals(give, SECOND)
+        wait_for_paths(take, f"live {SECOND}")
         set_portals(give, THIRD)
         wait_for_paths(take, f"live {THIRD}")
+        give.sh(f"until [ $(ls -d {LINKS} | wc -l) = 1 ]; do sleep 0.5; done", timeout_s=STEP_S)
+        assert_writing(take)
+        assert_no_errors(take)
+
+    def test_a_lost_path_follows_its_server(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        give.sh(f"ip address del 10.77.0.9/24 dev {DEVICE}")
         set_portals(give, FIRST)
         wait_for_paths(take, f"live {FIRST}")
         assert {int(limit) for limit in take.sh(LIMITS).stdout.split()} == {1024}

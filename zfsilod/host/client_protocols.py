@@ -99,7 +99,7 @@ class NvmeAdapter(SessionAdapter, Protocol):
     ) -> None:
         """Connect to each of the portals that answers, and wait for the disk.
 
-        Controllers that are lost at other portals are removed then. Without native multipath one
+        Controllers at other portals are removed then. Without native multipath one
         controller is enough. Raises PermissionDenied
         (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
         """
@@ -107,7 +107,8 @@ class NvmeAdapter(SessionAdapter, Protocol):
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         """Tell whether each of these portals that answers has a controller, live or lost there.
 
-        True too when there is no controller at all; False when one is lost at another portal.
+        True too when there is no controller at all; False when one is at another portal, and the
+        disk does not need it.
         """
 
     def has_queue_limit(self, disk: Disk) -> bool:

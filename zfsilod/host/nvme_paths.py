@@ -56,13 +56,17 @@ class NvmePaths:
         return any(one.state == LIVE for one in self._disks.controllers(target))
 
     def stale(self, target: str, portals: tuple[str, ...]) -> list[NvmeController]:
-        """Return the controllers that are lost at other portals than these.
+        """Return the controllers at other portals than these, unless the disk needs them.
 
-        None while one is lost at one of these, and none is live: it keeps the disk.
+        It needs a live one while there is no live path at these portals, and a lost one while
+        another is lost at one of these.
         """
         wanted, controllers = canonical(portals), self._disks.controllers(target)
+        others = [one for one in controllers if one.portal not in wanted]
+        if any(one.state == LIVE and one.paths for one in controllers if one.portal in wanted):
+            return others
         lost = [one for one in controllers if one.state != LIVE]
-        stale = [one for one in lost if one.portal not in wanted]
+        stale = [one for one in others if one.state != LIVE]
         return stale if len(stale) == len(lost) or self.is_live(target) else []
 
     def missing(self, target: str, portals: tuple[str, ...]) -> list[str]:

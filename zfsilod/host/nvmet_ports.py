@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OWN = range(0x7A00, 0x7B00)  # numbers of zfsilo's ports, of the 65536 that the kernel has
 ESTABLISHED = "01"  # include/net/tcp_states.h
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 REQUIRED = "required"  # addr_treq of a port that serves TLS only
 
 
@@ -40,10 +41,26 @@ class NvmetPorts:
     def has(self, target: str, portals: Iterable[str]) -> bool:
         """Tell whether a subsystem is linked to the ports of these portals, and to no other.
 
-        A portal whose address this host does not have now may be linked or not.
+        A portal whose address this host does not have now may be linked or not; one that clients
+        are still connected to may be linked.
         """
-        wanted = canonical(portals)
-        return served(wanted) <= self.portals(target) <= wanted
+        wanted, linked = canonical(portals), self.portals(target)
+        others = linked - wanted
+        return served(wanted) <= linked and all(self._lingers(one, wanted) for one in others)
+
+    def _lingers(self, portal: str, wanted: frozenset[str]) -> bool:
+        """Tell whether a former portal stays: its clients are to connect to the new ones first.
+
+        A client that is refused at a port gives its controller up, and the disk with the last one.
+        """
+        if not portal or not wanted or any(overlap(portal, one) for one in wanted):
+            return False
+        forms = socket_names(portal)
+        return any(
+            state == ESTABLISHED and any(local.endswith(form) for form in forms)
+            for table in ("tcp", "tcp6")
+            for local, state in self._sockets(table)
+        )
 
     def is_unused(self, target: str) -> bool:
         """Tell whether no port is linked to a subsystem, and none of zfsilo is without a link."""
@@ -57,11 +74,14 @@ class NvmetPorts:
         """Link a subsystem to the ports of these portals, and to no other.
 
         A portal whose address this host does not have is left out, if there is another one: the
-        loss of a network must not end the service by the others.
+        loss of a network must not end the service by the others. A former one that clients are
+        connected to stays.
         """
         wanted = canonical(portals)  # all are checked first
         for port in self._all():
-            if target in self._linked(port) and self._portal(port) not in wanted:
+            portal = self._portal(port)
+            linked = target in self._linked(port)
+            if linked and portal not in wanted and not self._lingers(portal, wanted):
                 self._unlink(port, target)
         # IPv4 first, as for iSCSI: a wildcard of both families is one socket.
         for portal in sorted(served(wanted), key=lambda portal: (portal.startswith("["), portal)):
@@ -161,6 +181,25 @@ def served(portals: frozenset[str]) -> frozenset[str]:
     if len(portals) < 2:
         return portals
     return frozenset(filter(has_address, portals)) or portals
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether the kernel refuses to listen at one portal beside another one."""
+    (address, port), (other_address, other_port) = portal_parts(one), portal_parts(other)
+    return port == other_port and bool({address, other_address} & set(WILDCARDS))
+
+
+def socket_names(portal: str) -> tuple[str, ...]:
+    """Return the ends of the local addresses of connections to a portal: proc_net_tcp(5)."""
+    from zfsilod.model.lean import socket
+
+    address, port = portal_parts(portal)
+    bare = address.partition("%")[0]
+    raw = socket.inet_pton(socket.AF_INET6 if ":" in bare else socket.AF_INET, bare)
+    words = [int.from_bytes(raw[start : start + 4], "little") for start in range(0, len(raw), 4)]
+    if address in WILDCARDS:
+        return (f":{port:04X}",)
+    return (f"{''.join(f'{word:08X}' for word in words)}:{port:04X}",)
 
 
 def has_address(portal: str) -> bool:

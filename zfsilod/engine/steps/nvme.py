@@ -64,8 +64,8 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
 class ControllerPortal(OneWay, tag="ControllerPortal", part="INITIATOR"):
     """Each portal of the server that answers has a controller: a path of one disk.
 
-    One that is lost at a former portal is removed when another one has joined the disk, so that
-    disk and mounts stay. One-way: a further path does no harm, and a former portal does not answer.
+    One at a former portal is removed when another one has joined the disk, so that disk and mounts
+    stay. One-way: a further path does no harm, and a former portal does not answer for long.
     """
 
     volatile = True
