@@ -498,7 +498,7 @@ COMMANDS = (
             Argument("--root", metavar="DATASET", default="",
                      text="serve volumes below this dataset (zfsilo in the only pool)"),
             repeatable("--portal", metavar="ADDRESS",
-                       text="address on which targets listen (all addresses)"),
+                       text="address on which targets of both transports listen (all addresses)"),
             flag("--client", text="only use volumes of other servers"),
             flag("-y", "--yes", text="do not ask for confirmation"),
             flag("--dry-run", text="print the plan and change nothing")),
