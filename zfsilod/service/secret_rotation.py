@@ -60,7 +60,7 @@ class SecretRotation:
             ]
             live = await self._context.look(lambda: _live(self._context.machine, attachments))
             lost = [one for one, _publication in known if one.id not in live]
-            moved = await self._moved([one for one, _publication in known if one.id in live])
+            moved = await self._moved(server, [one for one, _p in known if one.id in live])
             await asyncio.gather(*map(self._follow_server, (*lost, *moved)))
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
@@ -81,18 +81,15 @@ class SecretRotation:
         except ZfsiloError as error:
             log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
 
-    async def _moved(self, live: Sequence[Attachment]) -> list[Attachment]:
+    async def _moved(self, server: str, live: Sequence[Attachment]) -> list[Attachment]:
         """Return the live attachments over NVMe whose server has other portals now.
 
-        Their disks get the paths. The portals are the same for all volumes of a server, so one is
-        asked for. A live session over iSCSI stays, with the node record of its portal.
+        Their disks get the paths. A live session over iSCSI stays, with the node record of its
+        portal.
         """
         joined = [one for one in live if transport_of(one.disk.target) == "NVME"]
-        if not joined:
-            return []
-        sample = joined[0]
-        current, _chap = await self._context.servers.fetch(sample.server, sample.volume)
-        return [one for one in joined if one.portals != current.portals][:AT_ONCE]
+        portals = await self._context.servers.nvme_portals(server) if joined else ()
+        return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
 
     async def _follow_server(self, attachment: Attachment) -> None:
         """Move an attachment to the present portals of its server, if they are others."""
