@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tests.examples import HOW
-from tests.service_fixture import SETTINGS
+from tests.service_fixture import SETTINGS, administrator
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.records import Attachment, Condition
 from zfsilod.requests.attach import MountAt, Stage
@@ -97,6 +97,33 @@ async def test_a_live_session_is_left_alone(fixture: ServiceFixture) -> None:
     move(fixture, lose=False)
     await follow(fixture)
     assert fixture.facts == before
+
+
+async def test_a_live_disk_over_nvme_gets_the_paths(fixture: ServiceFixture) -> None:
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport="NVME"), *UP[2:])
+    mounts = {name: fixture.facts[name] for name in fixture.facts if name.startswith("mount:")}
+    more = (*HOW.nvme_portals, "10.88.0.1:4420")
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(nvme_portals=more))
+    await follow(fixture)
+    assert attachment(fixture).portals == more
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert session["beside"] == ["10.88.0.1:4420"]
+    assert mounts.items() <= fixture.facts.items()
+
+
+async def test_a_path_is_added_when_its_portal_answers(fixture: ServiceFixture) -> None:
+    fixture.host.nvme.closed = ("10.88.0.1:4420",)
+    more = (*HOW.nvme_portals, "10.88.0.1:4420")
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(nvme_portals=more))
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport="NVME"), *UP[2:])
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert "beside" not in session
+    await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    assert fixture.host.facts.of_kind("session") == {attachment(fixture).disk.target: session}
+    fixture.host.nvme.closed = ()
+    await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert session["beside"] == ["10.88.0.1:4420"]
 
 
 async def test_a_session_that_does_not_come_back_keeps_its_record(

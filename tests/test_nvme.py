@@ -10,7 +10,7 @@ from tests.examples import TAKE
 from tests.service_fixture import ServiceFixture, administrator, service_fixture
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.names import host_nqn
-from zfsilod.model.records import Attachment, Publication, Volume
+from zfsilod.model.records import Attachment, Host, Publication, Volume
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Disconnect
@@ -122,6 +122,38 @@ async def test_another_transport_follows_an_unpublication(fixture: ServiceFixtur
 async def test_an_iqn_of_another_name_does_not_matter(fixture: ServiceFixture) -> None:
     await fixture.do(CREATE, PUBLISH, UpdateHost(id="take", mask=("iqn",), iqn=OTHER.iqn))
     await fixture.do(PUBLISH, CONNECT)
+
+
+@pytest.mark.parametrize("available", [True, False])
+async def test_a_host_without_an_iqn_is_introduced_for_nvme(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, *, available: bool
+) -> None:
+    known: list[Host] = []
+
+    async def register(_server: str, host: Host, *, validate_only: bool) -> bool:
+        known.append(host)
+        return not validate_only
+
+    monkeypatch.setattr(fixture.server, "register", register)
+    monkeypatch.setattr(fixture.host.iscsi, "initiator", str)
+    monkeypatch.setattr(fixture.host.nvme, "is_available", lambda: available)
+    if available:
+        assert await fixture.service.introduce("give")
+        assert [host.iqn for host in known] == [""]
+        return
+    with pytest.raises(FailedPrecondition) as caught:
+        await fixture.service.introduce("give")
+    assert (caught.value.reason, known) == ("NO_IQN", [])
+
+
+async def test_a_host_without_an_iqn_uses_nvme_only(fixture: ServiceFixture) -> None:
+    await fixture.do(CreateHost(id="plain", register=True), CREATE.but(hosts=("plain",)))
+    with pytest.raises(FailedPrecondition) as caught:
+        await fixture.do(PUBLISH.but(host="plain", transport="ISCSI"))
+    assert caught.value.reason == "NO_IQN"
+    await fixture.do(PUBLISH.but(host="plain"))
+    (publication,) = publications(fixture)
+    assert publication.initiator == host_nqn("plain", volume(fixture).uid)
 
 
 async def test_an_attachment_is_repaired_after_a_reboot(fixture: ServiceFixture) -> None:

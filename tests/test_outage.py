@@ -182,6 +182,26 @@ async def test_a_lost_session_and_its_return_are_said_once(fixture: ServiceFixtu
     assert back == "data: the session with give is back"
 
 
+async def test_a_lost_path_is_said_and_leaves_the_session_alone(fixture: ServiceFixture) -> None:
+    await fixture.do(*BOOT)
+    watch, written = HostWatch(fixture.service), lines(fixture)
+    await watch.look()
+    name, fact = session(fixture)
+    fixture.host.facts.memory[name] = fact | {"lost_paths": ["10.88.0.1:3260"]}
+    before = fixture.facts
+    for _look in range(3):
+        await watch.look()
+    shown = await fixture.service.stats.broken_sessions()
+    assert shown["data"].endswith("is lost; I/O uses the others")
+    with fixture.service.context.read() as txn:
+        stats = await fixture.service.stats.sample(volume_view(txn, "data"))
+    assert [problem.reason for problem in stats.problems] == ["PATH_LOST"]
+    fixture.host.facts.memory[name] = fact
+    await watch.look()
+    assert written == [f"data: {shown['data']}", "data: the session with give is back"]
+    assert fixture.facts == before | {name: fact}
+
+
 async def test_a_session_that_was_lost_before_the_daemon_looked(fixture: ServiceFixture) -> None:
     await fixture.do(*BOOT)
     name, fact = session(fixture)

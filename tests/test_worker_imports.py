@@ -78,7 +78,7 @@ ADAPTERS = {
     "lio": f"{ZFS} host.configfs host.export_paths host.lio",
     "iscsi": f"{DISKS} host.iscsi host.locks host.node_records model.connection",
     "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvmet host.nvmet_ports",
-    "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics model.connection",
+    "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics host.nvme_paths model.connection",
     "block": f"{DISKS} host.all_disks host.block host.places host.superblock",
     "mounts": f"{DISKS} host.all_disks host.block host.filesystem_health host.mount "
     "host.mount_calls host.mountpoints host.places host.processes host.superblock",

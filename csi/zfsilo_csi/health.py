@@ -37,6 +37,7 @@ STATUSES: Mapping[str, tuple[csi.VolumeHealthErrorType, str]] = {
     "KEY_NOT_LOADED": (INACCESSIBLE, "KeyNotLoaded"),
     "FENCED": (INACCESSIBLE, "Fenced"),
     "SESSION_LOST": (INACCESSIBLE, "SessionLost"),
+    "PATH_LOST": (DEGRADED, "PathLost"),
     "NOT_MOUNTED": (INACCESSIBLE, "NotMounted"),
     "FILESYSTEM_FAILS": (INACCESSIBLE, "FilesystemFails"),
     "FILESYSTEM_HANGS": (INACCESSIBLE, "FilesystemHangs"),
@@ -51,6 +52,7 @@ OF_CLIENT = frozenset(
     (
         "FENCED",
         "SESSION_LOST",
+        "PATH_LOST",
         "NOT_MOUNTED",
         "FILESYSTEM_FAILS",
         "FILESYSTEM_HANGS",

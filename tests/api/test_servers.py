@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from zfsilo.v1 import volume_pb2
 
 from tests.api.running import UUID, create, made, publish
 from zfsilod.engine.steps.filesystem import Reported
@@ -91,6 +92,20 @@ async def test_new_secrets(front: Front, monkeypatch: pytest.MonkeyPatch) -> Non
     ]
     connection, after = await servers.fetch("give", "data")
     assert (connection.rotation, after == before) == (1, False)
+
+
+async def test_the_portals_of_a_server_cost_no_secret(front: Front) -> None:
+    """They are those of each connection over NVMe, and the call is not an audited one."""
+    records: list[object] = []
+    front.service.audit.write = lambda *record: records.append(record)
+    servers = front.service.context.servers
+    portals = await servers.nvme_portals("give")
+    assert portals == front.service.context.settings.export.nvme_portals
+    assert records == []
+    await front.root().volumes.CreateVolume(create())
+    await front.root().volumes.PublishVolume(publish(transport=volume_pb2.TRANSPORT_NVME))
+    connection, _chap = await servers.fetch("give", "data")
+    assert connection.portals == portals
 
 
 async def test_registering(front: Front) -> None:

@@ -375,6 +375,25 @@ async def test_the_connection_contains_the_secrets_of_a_publication(front: Front
         await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
 
 
+async def test_secrets_for_a_person_are_for_an_administrator(front: Front) -> None:
+    await front.root().volumes.CreateVolume(create(hosts=["take"]))
+    await front.root().volumes.PublishVolume(publish())
+    once = pb.FetchConnectionRequest(name=DATA, host=TAKE, view=pb.CONNECTION_VIEW_ONCE)
+    with refused("PERMISSION_DENIED", "ROLE"):
+        await front.role("host", "take").volumes.FetchConnection(once)
+    names = pb.FetchConnectionRequest(name=DATA, host=TAKE, view=pb.CONNECTION_VIEW_NAMES)
+    shown = await front.role("host", "take").volumes.FetchConnection(names)
+    assert (shown.chap.password, shown.chap.mutual_password) == ("", "")
+    first = await front.root().volumes.FetchConnection(once)
+    assert shown.chap.username == first.chap.username
+    assert shown.chap.mutual_username == first.chap.mutual_username
+    assert first.chap.password
+    with refused("FAILED_PRECONDITION", "SECRETS_SHOWN"):
+        await front.root().volumes.FetchConnection(once)
+    daemon = pb.FetchConnectionRequest(name=DATA)
+    assert (await front.role("host", "take").volumes.FetchConnection(daemon)).chap == first.chap
+
+
 async def test_the_default_access_mode_is_one_that_the_volume_allows(
     front: Front,
 ) -> None:

@@ -265,6 +265,15 @@ def move_server(machine: SimulatedMachine) -> None:
             machine.host.facts.memory[name] = fact | former_portal
 
 
+def add_portal(machine: SimulatedMachine) -> None:
+    """Let each live session be at another address than the present one of the server."""
+    move_server(machine)
+    for name, fact in machine.host.facts.memory.items():
+        if name.startswith("session:"):
+            live = {key: value for key, value in fact.items() if key != "lost"}
+            machine.host.facts.memory[name] = live
+
+
 SERVER = (
     Case("create", (HOST,), CREATE),
     Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
@@ -447,6 +456,15 @@ SHARED_NVME = (
     Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),
     Case("fence-one", (*BOTH_WRITE, CONNECT), UNPUBLISH.but(host="take", fence=True, grace_s=0)),
 )
+PATHS = (  # a session over iSCSI stays where it is
+    Case(
+        "follow-server-live",
+        MOUNTED,
+        FollowServer(id="data"),
+        damage=add_portal,
+        may_remain=(r"fact session:.* beside",),
+    ),
+)
 OVER_NVME = (
     "publish",
     "publish-again",
@@ -507,7 +525,9 @@ def over_nvme(case: Case) -> Case:
 
 
 ISCSI = (*SERVER, *CLIENT, *BOTH)
-NVME = tuple(map(over_nvme, (*(case for case in ISCSI if case.name in OVER_NVME), *SHARED_NVME)))
+NVME = tuple(
+    map(over_nvme, (*(case for case in ISCSI if case.name in OVER_NVME), *SHARED_NVME, *PATHS))
+)
 CASES = (*ISCSI, *NVME)
 
 

@@ -128,6 +128,15 @@ async def test_a_failed_filesystem_is_inaccessible_from_its_node(cluster: Cluste
     assert await of_node(plugin, volume_id) == set()
 
 
+async def test_a_lost_path_degrades_its_volume(cluster: Cluster) -> None:
+    plugin, facts = cluster.plugin, cluster.give.fixture.host.facts
+    volume_id = (await plugin.create()).volume_id
+    await up(plugin, volume_id)
+    (session,) = (name for name in cluster.facts if name.startswith("session:"))
+    facts.effect(session, facts.get(session) | {"lost_paths": ["10.88.0.1:4420"]})
+    assert await of_node(plugin, volume_id) == {(DEGRADED, "PathLost")}
+
+
 async def test_a_lost_session_is_a_problem_of_volume_and_storage(cluster: Cluster) -> None:
     plugin, facts = cluster.plugin, cluster.give.fixture.host.facts
     raw: Any = {"volume_capabilities": [block()]}

@@ -77,6 +77,16 @@ def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:
     assert problems(client(files)) == {}
 
 
+def test_a_client_with_nvme_only(tools: FakeTools, tmp_path: Path) -> None:
+    for name in CLIENT_TOOLS:
+        tools(name, "")
+    (tools.folder / "iscsiadm").unlink()
+    modules = "kernel/iscsi_tcp.ko\nkernel/nvme-tcp.ko\n"
+    files = host(tmp_path, {"lib/modules/6.1/modules.builtin": modules})
+    assert problems(client(files)) == {}
+    assert any(item.name.startswith("transport nvme only") for item in client(files))
+
+
 @pytest.mark.parametrize("name", ["nvmet_tcp", "nvme_tcp"])
 def test_a_kernel_without_the_second_transport_is_good(name: str, tmp_path: Path) -> None:
     without = doctor.nvme(host(tmp_path, {}), name)
@@ -84,6 +94,14 @@ def test_a_kernel_without_the_second_transport_is_good(name: str, tmp_path: Path
     assert without.name.startswith("transport iscsi only")
     path = {"lib/modules/6.1/modules.dep": f"kernel/{name.replace('_', '-')}.ko.xz:\n"}
     assert doctor.nvme(host(tmp_path, path), name).name == f"kernel module {name}"
+
+
+@pytest.mark.parametrize(("shown", "told"), [("N", True), ("Y", False)])
+def test_a_kernel_without_native_multipath_is_told(
+    tmp_path: Path, shown: str, *, told: bool
+) -> None:
+    files = host(tmp_path, {"sys/module/nvme_core/parameters/multipath": f"{shown}\n"})
+    assert any(item.name.startswith("one path") for item in doctor.client(files)) == told
 
 
 WRONG_SETTINGS = {

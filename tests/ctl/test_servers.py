@@ -88,12 +88,23 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     path = tmp_path / "initiatorname.iscsi"
     monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: path)
     monkeypatch.setattr("zfsilod.ctl.commands.server.simulated_iqn", lambda: "")
+    monkeypatch.setattr("zfsilod.ctl.commands.server.has_module", lambda _name: False)
     assert f"cannot read {path}; install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "has no InitiatorName" in ctl.fails(5, f"join {join}")
     path.write_text(f"## comment\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n")
     ctl.ok(f"join {join}")
     assert ctl("host show web --json").json["iqn"] == IQN == initiator_name(path)
+
+
+def test_a_host_with_nvme_only_joins_without_a_name(
+    ctl: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: tmp_path / "missing")
+    monkeypatch.setattr("zfsilod.ctl.commands.server.simulated_iqn", lambda: "")
+    monkeypatch.setattr("zfsilod.ctl.commands.server.has_module", "nvme_tcp".__eq__)
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')}")
+    assert ctl("host show web --json").json["iqn"] == ""
 
 
 def test_a_simulated_host_needs_no_initiator_name(

@@ -55,6 +55,7 @@ def test_setup_finds_the_pool(
     assert main(["setup", "--yes", "--portal", "10.0.0.1"]) == 0
     text = (tmp_path / "etc/zfsilod.toml").read_text()
     assert 'root = "tank/zfsilo"\nportals = ["10.0.0.1:3260"]\n' in text
+    assert 'nvme_portals = ["10.0.0.1:4420"]\n' in text
     assert "zfs create -o mountpoint=none tank/zfsilo" in tools.calls
     assert tools.calls[-1] == "systemctl restart zfsilod.service zfsilo-renew.timer"
     assert (tmp_path / "tls/host.pem").exists()

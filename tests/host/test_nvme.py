@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.host.doubles import UID, ScriptedRunner
 from zfsilod.host.all_disks import AllDisks
-from zfsilod.host.nvme import MAX_KB, RealNvme
+from zfsilod.host.nvme import RealNvme
 from zfsilod.host.nvme_disks import NvmeDisks
 from zfsilod.host.nvme_fabrics import send_options
+from zfsilod.host.nvme_paths import MAX_KB
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     Conflict,
@@ -24,14 +25,12 @@ from zfsilod.model.errors import (
 from zfsilod.model.host_facts import Disk
 from zfsilod.model.names import host_nqn, uuid_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
 TAKE = host_nqn("take", UID)
 SIZE = 64 << 20
 DISK = Disk(target=TARGET, serial=UID, size_bytes=SIZE)
 HERE, FORMER = "10.77.0.1:4420", "10.77.0.9:4420"
+BESIDE, AWAY = "10.88.0.1:4420", "10.99.0.1:4420"
 KEYS = Chap.make_keys(host=TAKE, subsystem=TARGET)
 
 
@@ -44,6 +43,9 @@ class FakeKernel:
             folder.mkdir(parents=True)
         self.fabrics, self.marks = self.dev / "nvme-fabrics", self.run / "marks"
         self.fabrics.write_text("")
+        self.multipath = self.sys / "module/nvme_core/parameters/multipath"
+        self.multipath.parent.mkdir(parents=True)
+        self.multipath.write_text("Y\n")
         self.disks = NvmeDisks(self.sys, self.dev, self.run)
         self.adapter = RealNvme(
             ScriptedRunner(), self.disks, fabrics=self.fabrics, marks=self.marks
@@ -99,10 +101,13 @@ class FakeKernel:
             seen.append(text)
             number = left.pop(0)
             if number == 0:
-                self.connect(len(seen), portal=f"{text['traddr']}:{text['trsvcid']}")
+                portal = f"{text['traddr']}:{text['trsvcid']}"
+                folder = self.connect(len(seen), portal=portal)
+                for name in ("dhchap_secret", "dhchap_ctrl_secret"):
+                    (folder / name).write_text(f"{text[name]}\n")
             return number
 
-        monkeypatch.setattr("zfsilod.host.nvme.send_options", send)
+        monkeypatch.setattr("zfsilod.host.nvme_paths.send_options", send)
         return seen
 
 
@@ -241,9 +246,94 @@ def test_a_controller_follows_its_server(
     assert not kernel.adapter.follows(DISK, (HERE,))
     kernel.on_write(monkeypatch, 0)
     connect(kernel)
-    assert kernel.adapter.follows(DISK, (HERE,))
     assert (former / "delete_controller").read_text() == "1"
+    shutil.rmtree(former)
+    assert kernel.adapter.follows(DISK, (HERE,))
     assert kernel.adapter.portal(DISK) == HERE
+
+
+def answer_at(monkeypatch: pytest.MonkeyPatch, *portals: str) -> None:
+    """Let only these portals accept connections."""
+    monkeypatch.setattr("zfsilod.host.nvme_paths.accepts_connections", portals.__contains__)
+
+
+def test_each_portal_that_answers_is_a_path(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    written = kernel.on_write(monkeypatch, 0, 0)
+    connect(kernel, HERE, BESIDE, AWAY)
+    assert [options["traddr"] for options in written] == ["10.77.0.1", "10.88.0.1"]
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE, AWAY)), "nothing answers at the last one"
+    assert not kernel.adapter.problems([DISK])
+    assert kernel.adapter.has_queue_limit(DISK)
+
+
+def test_the_first_portal_may_be_away(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_at(monkeypatch, HERE)
+    kernel.on_write(monkeypatch, errno.ETIMEDOUT, 0)
+    connect(kernel, AWAY, HERE)
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_a_lost_path_is_a_problem_and_stays(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel connects it again; the disk works by the other one."""
+    answer_at(monkeypatch, HERE)
+    kernel.connect(0, portal=HERE)
+    kernel.connect(1, portal=BESIDE, state="connecting")
+    assert kernel.adapter.problems([DISK]) == {TARGET: "PATH_LOST"}
+    assert not kernel.adapter.is_lost(DISK)
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE))
+    assert not kernel.adapter.follows(DISK, (HERE,)), "a path at a former portal"
+
+
+def test_a_live_path_at_a_former_portal_goes_after_another_has_joined(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE)
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    former = kernel.connect(0, portal=FORMER)
+    assert kernel.adapter.follows(DISK, (AWAY,)), "the disk needs it"
+    assert not kernel.adapter.follows(DISK, (HERE,))
+    kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE)
+    assert (former / "delete_controller").read_text() == "1"
+
+
+def test_a_portal_that_is_back_becomes_a_path_again(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    kernel.marks.mkdir()
+    (kernel.marks / TARGET).write_text("give\n")
+    kernel.connect(0, portal=HERE)
+    assert not kernel.adapter.follows(DISK, (HERE, BESIDE))
+    written = kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE, BESIDE)
+    assert [options["traddr"] for options in written] == ["10.88.0.1"]
+
+
+def test_a_further_path_that_is_refused_does_not_matter(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_at(monkeypatch, HERE, BESIDE)
+    kernel.on_write(monkeypatch, 0, errno.EIO)
+    connect(kernel, HERE, BESIDE)
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_without_native_multipath_there_is_one_path(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.multipath.write_text("N\n")
+    answer_at(monkeypatch, HERE, BESIDE)
+    written = kernel.on_write(monkeypatch, 0)
+    connect(kernel, HERE, BESIDE)
+    assert len(written) == 1
+    assert kernel.adapter.follows(DISK, (HERE, BESIDE))
 
 
 def test_the_limit_is_set_on_the_disk_and_on_every_path(kernel: FakeKernel) -> None:
@@ -291,6 +381,57 @@ def test_new_secrets_are_for_a_lost_controller_too(kernel: FakeKernel) -> None:
     kernel.adapter.set_session_secrets({TARGET: new})
     assert kernel.adapter.has_session_secrets({TARGET: new})
     assert kernel.adapter.has_session_secrets({"nqn.2026-01.org.zfsilo:none": new})
+
+
+def rotate(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, *answers: int) -> Chap:
+    """Give a live controller new keys; the kernel answers connects with these errnos."""
+    kernel.marks.mkdir()
+    kernel.connect()
+    kernel.on_write(monkeypatch, *answers)
+    monkeypatch.setattr(
+        "zfsilod.host.nvme_disks.NvmeController.delete", lambda one: shutil.rmtree(one.folder)
+    )
+    new = Chap.make_keys(host=TAKE, subsystem=TARGET)
+    kernel.adapter.set_session_secrets({TARGET: new})
+    return new
+
+
+def test_a_live_controller_is_replaced_by_one_with_the_new_keys(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write of one key to a live controller authenticates it with the other one as it was."""
+    new = rotate(kernel, monkeypatch, 0)
+    (controller,) = kernel.disks.controllers(TARGET)
+    assert controller.folder.endswith("nvme1")
+    assert kernel.adapter.has_session_secrets({TARGET: new})
+    assert kernel.adapter.portal(DISK) == HERE
+    (path,) = kernel.disks.paths(TARGET)
+    assert int((Path(path) / "queue/max_sectors_kb").read_text()) == MAX_KB
+    modes = {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
+    assert modes == {0o600}
+
+
+def test_a_replacement_that_was_cut_is_completed(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = rotate(kernel, monkeypatch, 0)
+    former = kernel.connect()  # as the worker leaves it that was killed before the removal
+    kernel.adapter.set_session_secrets({TARGET: new})
+    assert not former.exists()
+    assert len(kernel.disks.controllers(TARGET)) == 1
+
+
+@pytest.mark.parametrize("multipath", [True, False])
+def test_a_controller_that_cannot_be_replaced_gets_the_keys(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, *, multipath: bool
+) -> None:
+    """The connect fails, or the new controller would have a disk of its own."""
+    if not multipath:
+        kernel.multipath.write_text("N\n")
+    new = rotate(kernel, monkeypatch, errno.ECONNREFUSED if multipath else 0)
+    (controller,) = kernel.disks.controllers(TARGET)
+    assert controller.folder.endswith("nvme0")
+    assert kernel.adapter.has_session_secrets({TARGET: new})
 
 
 def test_a_disconnect_removes_the_controller_and_its_mark(

@@ -9,6 +9,7 @@ import pytest
 from tests.host.doubles import UID, FakeNvmetfs, ScriptedRunner
 from tests.host.test_lio import interrupt
 from zfsilod.host.nvmet import RealNvmet
+from zfsilod.host.nvmet_ports import has_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import ExportPath
@@ -59,6 +60,7 @@ def nvmet(
     monkeypatch.setattr("zfsilod.host.nvmet.check_unused", lambda _path, _name: None)
     monkeypatch.setattr("zfsilod.host.nvmet.dataset_of_device", lambda path: datasets.get(path, ""))
     monkeypatch.setattr("zfsilod.host.nvmet.RENAMED_S", 0)
+    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", lambda _portal: True)
     devices = {dataset: path for path, dataset in datasets.items()}
     proc = sockets.parents[2]
     lock = tmp_path / "lock"
@@ -229,6 +231,76 @@ def test_other_portals_take_the_place_of_former_ones(nvmet: RealNvmet, fs: FakeN
     nvmet.add_portals(TARGET, ("10.77.0.9:4420",))
     assert nvmet.has_portals(TARGET, ("10.77.0.9:4420",))
     assert len(fs.names("ports")) == 1
+
+
+@pytest.mark.parametrize(
+    ("former", "local"),
+    [
+        ("10.77.0.9:4420", "09004D0A:1144"),
+        ("[fd00::1]:4420", "000000FD000000000000000001000000:1144"),
+    ],
+)
+def test_a_former_portal_stays_while_clients_are_connected_to_it(
+    nvmet: RealNvmet, sockets: Path, former: str, local: str
+) -> None:
+    here = "10.77.0.1:4420"
+    nvmet.add_target(TARGET)
+    nvmet.add_portals(TARGET, (former,))
+    row = f"   1: {local} 02004D0A:C350 01 00000000:00000000\n"
+    table = sockets.parent / ("tcp6" if "[" in former else "tcp")
+    table.write_text(f"  sl  local_address\n{LISTENING}{row}")
+    nvmet.add_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here, former)), "it is still linked"
+    assert not nvmet.has_portals(TARGET, ())
+    table.write_text(f"  sl  local_address\n{LISTENING}")
+    assert not nvmet.has_portals(TARGET, (here,))
+    nvmet.add_portals(TARGET, (here,))
+    assert nvmet.has_portals(TARGET, (here,))
+
+
+def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
+    """The kernel refuses to listen at an address beside it."""
+    here = "10.77.0.1:4420"
+    nvmet.add_target(TARGET)
+    nvmet.add_portals(TARGET, ("0.0.0.0:4420",))
+    row = "   1: 01004D0A:1144 02004D0A:C350 01 00000000:00000000\n"
+    sockets.write_text(f"  sl  local_address\n{LISTENING}{row}")
+    assert not nvmet.has_portals(TARGET, (here,))
+    nvmet.add_portals(TARGET, (here,))
+    assert not nvmet.has_portals(TARGET, ("0.0.0.0:4420",))
+    assert nvmet.has_portals(TARGET, (here,))
+
+
+def test_a_portal_without_its_address_leaves_the_others(
+    nvmet: RealNvmet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a boot without one of two networks; later the portal is added."""
+    here, away = "10.77.0.1:4420", "10.88.0.1:4420"
+    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", here.__eq__)
+    nvmet.add_target(TARGET)
+    nvmet.add_portals(TARGET, (here, away))
+    assert nvmet.has_portals(TARGET, (here, away))
+    assert not nvmet.has_portals(TARGET, (away,)), "the other one is not wanted"
+    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", lambda _portal: True)
+    assert not nvmet.has_portals(TARGET, (here, away))
+    nvmet.add_portals(TARGET, (here, away))
+    assert nvmet.has_portals(TARGET, (here, away))
+    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", here.__eq__)
+    assert nvmet.has_portals(TARGET, (here, away)), "a link that exists stays"
+
+
+@pytest.mark.parametrize(
+    ("portal", "here"),
+    [
+        ("127.0.0.1:4420", True),
+        ("0.0.0.0:4420", True),
+        ("192.0.2.1:4420", False),
+        ("[2001:db8::1]:4420", False),
+    ],
+)
+def test_the_address_of_a_portal_is_one_of_the_host(portal: str, *, here: bool) -> None:
+    assert has_address(portal) == here
 
 
 # Sessions

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zfsilod.host.nvme import MAX_KB
+from zfsilod.host.nvme_paths import MAX_KB
 from zfsilod.host.nvmet import MODEL
 
 HOST = Path(__file__).parents[2] / "units/host"

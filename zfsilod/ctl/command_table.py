@@ -60,6 +60,7 @@ def flag(*names: str, text: str) -> Argument:
 
 
 TRANSPORTS = ("iscsi", "nvme")
+RECIPES = ("iscsiadm", "nvme", "esxi", "libvirt")
 ACCESS_MODES = (
     "single_node_writer",
     "single_node_reader_only",
@@ -254,6 +255,13 @@ COMMANDS = (
             READONLY,
             flag("--force", text="first end the publication, and the session, of another host"),
             ETAG, changes=True),
+    Command("volume recipe", "recipe:recipe",
+            "show how a host without zfsilo connects to a volume",
+            VOLUME,
+            Argument("host", metavar="HOST", offer="hosts", text="id of the host"),
+            Argument("--for", metavar="TOOL", dest="tool", choices=RECIPES, offer=RECIPES,
+                     text="iscsiadm, nvme, esxi or libvirt (iscsiadm or nvme)"),
+            flag("--secrets", text="with the secrets, which are shown once")),
     Command("volume unpublish", "volume:unpublish", "stop exporting a volume to a host",
             VOLUME,
             Argument("host", metavar="HOST", nargs="?", offer="hosts", text="id of the host"),
@@ -490,7 +498,7 @@ COMMANDS = (
             Argument("--root", metavar="DATASET", default="",
                      text="serve volumes below this dataset (zfsilo in the only pool)"),
             repeatable("--portal", metavar="ADDRESS",
-                       text="address on which targets listen (all addresses)"),
+                       text="address on which targets of both transports listen (all addresses)"),
             flag("--client", text="only use volumes of other servers"),
             flag("-y", "--yes", text="do not ask for confirmation"),
             flag("--dry-run", text="print the plan and change nothing")),

@@ -93,6 +93,7 @@ HINTS = {
     "POOL_FULL": ("zfsiloctl capacity",),
     "PUBLISHED": (f"{UNPUBLISH} {{host}}", f"{UNPUBLISH} --all"),
     "ROLE": ("on the server: zfsiloctl pki issue user NAME --role {needs}; here: -H NAME.join",),
+    "SECRETS_SHOWN": ("zfsiloctl rotate-secrets {volume} {host}",),
     "SERVER_CERTIFICATE": (REJOIN,),
     "SESSION_LIVE": ("on {host}: zfsiloctl volume disconnect {volume}",),
     "STAGED": ("zfsiloctl volume unstage {volume}",),

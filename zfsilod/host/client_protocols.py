@@ -77,6 +77,9 @@ class NvmeAdapter(SessionAdapter, Protocol):
     A controller is a session; the disk is the namespace that all controllers of a subsystem share.
     """
 
+    def is_available(self) -> bool:
+        """Tell whether the kernel of this host has NVMe/TCP."""
+
     def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
         """Tell whether a controller is live, and its disk has appeared with the right identity.
 
@@ -94,14 +97,19 @@ class NvmeAdapter(SessionAdapter, Protocol):
         server: str,
         lost_session_s: int,
     ) -> None:
-        """Connect to the first of the portals that answers, and wait for the disk.
+        """Connect to each of the portals that answers, and wait for the disk.
 
-        Controllers that are lost at other portals are removed then. Raises PermissionDenied
+        Controllers at other portals are removed then. Without native multipath one
+        controller is enough. Raises PermissionDenied
         (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
         """
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        """Tell whether a controller is live, or none, or lost at one of these portals."""
+        """Tell whether each of these portals that answers has a controller, live or lost there.
+
+        True too when there is no controller at all; False when one is at another portal, and the
+        disk does not need it.
+        """
 
     def has_queue_limit(self, disk: Disk) -> bool:
         """Tell whether no request to the disk is larger than the server's target can take.

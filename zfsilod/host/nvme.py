@@ -6,37 +6,24 @@ nvme-cli is used: its output changes between versions, and it takes secrets as a
 
 from __future__ import annotations
 
-import errno
 import os
 
-from zfsilod.host.attributes import write
 from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_responsive
 from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
-from zfsilod.host.nvme_fabrics import (
-    FABRICS,
-    SECRETS,
-    connect_error,
-    connect_options,
-    secret_options,
-    send_options,
-)
+from zfsilod.host.nvme_fabrics import FABRICS
+from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
 from zfsilod.model.connection import foreign_target
-from zfsilod.model.errors import (
-    Conflict,
-    PermissionDenied,
-    Unavailable,
-    ZfsiloError,
-)
+from zfsilod.model.errors import Conflict, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, nqn
+from zfsilod.model.names import nqn
 from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, names, read_text, remove_file
 
 if TYPE_CHECKING:
-    from zfsilod.host.nvme_disks import NvmeController, NvmeDisks
+    from zfsilod.host.nvme_disks import NvmeDisks
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
@@ -49,9 +36,6 @@ DISK_DEADLINE_S = 30
 END_DEADLINE_S = 30
 GROWTH_DEADLINE_S = 10
 RESPONSE_TIMEOUT_S = 5
-MAX_KB = 1024
-"""The largest request. The target of Linux 6.12 names no limit, and fails requests from 2 MiB on
-when it finds no memory for them: the client would see I/O errors."""
 
 
 class RealNvme:
@@ -68,6 +52,7 @@ class RealNvme:
         self._disks = disks
         self._fabrics = os.fspath(fabrics)
         self._marks = os.fspath(marks)
+        self._paths = NvmePaths(disks, self._fabrics)
 
     def owner(self, target: str) -> str | None:
         controllers = self._disks.controllers(target)
@@ -88,14 +73,18 @@ class RealNvme:
                 foreign_target(target, owner or ""), reason="FOREIGN_TARGET", target=target
             )
 
+    def is_available(self) -> bool:
+        from zfsilod.host.kernel_modules import has_module  # no worker needs it
+
+        return has_module("nvme_tcp")
+
     # Controllers
 
     def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
         self._check_owner(disk.target, server)
-        controllers = self._disks.controllers(disk.target)
-        if not any(one.state == LIVE for one in controllers):
-            for controller in controllers:
-                if controller.portal in map(check_portal, portals):
+        if not self._paths.is_live(disk.target):
+            for controller in self._disks.controllers(disk.target):
+                if controller.portal in canonical(portals):
                     raise recovering(disk.target, controller.state)
             return False
         device = self._disks.ready(disk.target)
@@ -104,10 +93,11 @@ class RealNvme:
         return device is not None
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        controllers = self._disks.controllers(disk.target)
-        present = set(map(check_portal, portals))
-        return not controllers or any(
-            one.state == LIVE or one.portal in present for one in controllers
+        target = disk.target
+        if not self._disks.controllers(target):
+            return True
+        return not self._paths.stale(target, portals) and not (
+            self._paths.is_live(target) and self._paths.missing(target, portals)
         )
 
     def connect(
@@ -121,13 +111,10 @@ class RealNvme:
     ) -> None:
         target = nqn(disk.target)
         self._check_owner(target, server)
-        before = self._disks.controllers(target)
-        if not any(one.state == LIVE for one in before):
-            self._load()
-            make_folder(self._marks)
-            write_private(f"{self._marks}/{target}", f"{server}\n".encode())
-            self._connect(target, portals, chap, lost_session_s)
-        wanted = set(map(check_portal, portals))
+        self._load()
+        make_folder(self._marks)
+        write_private(f"{self._marks}/{target}", f"{server}\n".encode())
+        self._paths.connect(target, portals, chap, lost_session_s)
         device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
@@ -135,27 +122,13 @@ class RealNvme:
                 reason="NO_DEVICE",
                 target=target,
             )
-        for controller in before:  # its address is not one of the server any more
-            if controller.state != LIVE and controller.portal not in wanted:
-                controller.delete()
+        for controller in self._paths.stale(target, portals):
+            if any(one.state == LIVE and one.paths for one in self._disks.controllers(target)):
+                controller.delete()  # the disk has another path
         for controller in self._disks.controllers(target):
-            _hide_secrets(controller)
+            controller.hide_secrets()
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
-
-    def _connect(
-        self, target: str, portals: tuple[str, ...], chap: Chap, lost_session_s: int
-    ) -> None:
-        error: ZfsiloError = Unavailable(f"{target} has no portal", target=target)
-        for portal in portals:
-            options = connect_options(target, portal, chap, lost_session_s)
-            number = send_options(self._fabrics, options)
-            if number in (0, errno.EALREADY):
-                return
-            error = connect_error(number, target, portal)
-            if isinstance(error, PermissionDenied):
-                break
-        raise error
 
     def logout(self, disk: Disk) -> None:
         controllers = self._disks.controllers(disk.target)
@@ -180,7 +153,7 @@ class RealNvme:
         return bool(self._disks.controllers(disk.target))
 
     def is_lost(self, disk: Disk) -> bool:
-        return not any(one.state == LIVE for one in self._disks.controllers(disk.target))
+        return not self._paths.is_live(disk.target)
 
     def sessions(self, prefix: str = "") -> list[str]:
         targets = {controller.target for controller in self._disks.controllers()}
@@ -202,18 +175,14 @@ class RealNvme:
 
     def has_queue_limit(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
-        limits = self._limits(device, disk) if device else []
-        return bool(limits) and all(int(read_text(path)) <= MAX_KB for path in limits)
+        return device is not None and all(map(is_limited, self._limited(device, disk)))
 
     def set_queue_limit(self, disk: Disk) -> None:
-        for path in self._limits(self._disks.need(disk), disk):
-            if int(read_text(path)) > MAX_KB:
-                write(path, str(MAX_KB))
+        limit_requests(self._limited(self._disks.need(disk), disk))
 
-    def _limits(self, device: Device, disk: Disk) -> list[str]:
-        """Return the limits of the disk and of its paths, where requests are merged again."""
-        folders = [device.folder, *self._disks.paths(disk.target)]
-        return [f"{folder}/queue/max_sectors_kb" for folder in folders]
+    def _limited(self, device: Device, disk: Disk) -> list[str]:
+        """Return the folders of the disk and of its paths, where requests are merged again."""
+        return [device.folder, *self._disks.paths(disk.target)]
 
     def is_responsive(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
@@ -249,17 +218,14 @@ class RealNvme:
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         return all(
-            read_text(f"{controller.folder}/{name}").strip() == secret
+            controller.has_secrets(chap)
             for target, chap in chaps.items()
             for controller in self._disks.controllers(target)
-            for name, secret in secret_options(chap).items()
         )
 
     def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
         for target, chap in chaps.items():
-            for controller in self._disks.controllers(target):
-                for name, secret in secret_options(chap).items():
-                    write(f"{controller.folder}/{name}", secret)
+            self._paths.renew(target, chap)
 
     # For the daemon
 
@@ -272,20 +238,13 @@ class RealNvme:
                 problems[disk.target] = "LOST"
             elif (device := self._disks.find(disk.target)) is None or device.serial != disk.serial:
                 problems[disk.target] = "NO_DISK"
+            elif any(one.state != LIVE for one in self._disks.controllers(disk.target)):
+                problems[disk.target] = "PATH_LOST"
         return problems
 
     def _load(self) -> None:
         if not exists(self._fabrics) or "nvme_tcp" not in names(f"{self._disks.sys}/module"):
             self._run(["modprobe", "nvme-tcp"], timeout_s=MODPROBE_TIMEOUT_S)
-
-
-def _hide_secrets(controller: NvmeController) -> None:
-    """Let only root read the secrets; sysfs shows them to any user otherwise."""
-    for name in SECRETS:
-        try:
-            os.chmod(f"{controller.folder}/{name}", 0o600)
-        except FileNotFoundError:
-            continue  # the controller is gone
 
 
 def _check_disk(device: Device, disk: Disk) -> None:

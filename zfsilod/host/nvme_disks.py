@@ -16,6 +16,7 @@ import os
 
 from zfsilod.host.attributes import read, write
 from zfsilod.host.disks import DETACH_WAIT_S, DEV, RUN, SYS, Device, Disks, check_serial
+from zfsilod.host.nvme_fabrics import SECRETS, secret_options
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 from zfsilod.model.names import HOST_NQN, join_portal
@@ -24,6 +25,7 @@ from zfsilod.storage.paths import exists, names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.storage.paths import AnyPath
 
@@ -54,6 +56,29 @@ class NvmeController:
         words = [part.partition("=") for part in read(f"{self.folder}/address").split(",")]
         parts = {name: value for name, _equals, value in words}
         return join_portal(parts.get("traddr", ""), parts.get("trsvcid", ""))
+
+    @property
+    def paths(self) -> list[str]:
+        """The folders of its paths, beside that of the disk itself."""
+        return [
+            f"{self.folder}/{name}"
+            for name in names(self.folder)
+            if name.startswith("nvme") and exists(f"{self.folder}/{name}/queue")
+        ]
+
+    def has_secrets(self, chap: Chap) -> bool:
+        """Tell whether it authenticates with these keys, now and when it connects again."""
+        return all(
+            read(f"{self.folder}/{name}") == secret for name, secret in secret_options(chap).items()
+        )
+
+    def hide_secrets(self) -> None:
+        """Let only root read its keys; sysfs shows them to any user otherwise."""
+        for name in SECRETS:
+            try:
+                os.chmod(f"{self.folder}/{name}", 0o600)
+            except FileNotFoundError:
+                continue  # the controller is gone
 
     @property
     def loss_wait(self) -> int:
@@ -125,12 +150,7 @@ class NvmeDisks:
 
     def paths(self, target: str) -> list[str]:
         """Return the folders of the paths of a disk, beside that of the disk itself."""
-        return [
-            f"{controller.folder}/{name}"
-            for controller in self.controllers(target)
-            for name in names(controller.folder)
-            if name.startswith("nvme") and exists(f"{controller.folder}/{name}/queue")
-        ]
+        return [path for controller in self.controllers(target) for path in controller.paths]
 
     def need(self, disk: Disk) -> Device:
         """Return the device of a disk, live and with the identity of the volume.

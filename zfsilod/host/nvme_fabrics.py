@@ -16,7 +16,7 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import nqn, portal_parts, uuid_of
+from zfsilod.model.names import host_id_of, nqn, portal_parts
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
@@ -27,6 +27,7 @@ SECRETS = (
     "dhchap_secret",
     "dhchap_ctrl_secret",
 )  # options of a connect, attributes of a controller
+ANOTHER = {"duplicate_connect": ""}  # beside a controller of the same subsystem at the portal
 REFUSED = {
     errno.EIO: "this host, or does not have the subsystem",
     errno.ENOKEY: "this host without a key",
@@ -43,7 +44,7 @@ def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -
         "trsvcid": str(port),
         "nqn": target,
         "hostnqn": nqn(chap.username),
-        "hostid": _host_id(chap.username),
+        "hostid": host_id_of(chap.username),
         "reconnect_delay": str(RECONNECT_DELAY_S),
         "ctrl_loss_tmo": str(lost_session_s or -1),
     } | secret_options(chap)
@@ -51,7 +52,7 @@ def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -
 
 def send_options(fabrics: str, options: dict[str, str]) -> int:
     """Write the options of a connect, and return the errno; 0 when it is connected."""
-    text = ",".join(f"{name}={value}" for name, value in options.items())
+    text = ",".join(f"{name}={value}" if value else name for name, value in options.items())
     try:
         descriptor = os.open(fabrics, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -89,10 +90,3 @@ def connect_error(number: int, target: str, portal: str) -> ZfsiloError:
         reason="NO_LOGIN",
         **facts,
     )
-
-
-def _host_id(host_nqn: str) -> str:
-    """Return the id of a host name; the kernel refuses one id with two names."""
-    from hashlib import sha256
-
-    return uuid_of(sha256(host_nqn.encode()).hexdigest()[:32])

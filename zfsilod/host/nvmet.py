@@ -193,7 +193,7 @@ class RealNvmet:
     # Portals
 
     def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return self._ports.portals(nqn(target)) == self._ports.canonical(portals)
+        return self._ports.has(nqn(target), portals)
 
     def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
         with host_lock(self._lock, LOCK_TIMEOUT_S):

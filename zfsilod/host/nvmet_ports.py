@@ -7,6 +7,7 @@ port of another program gets a link, and is never changed or removed.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OWN = range(0x7A00, 0x7B00)  # numbers of zfsilo's ports, of the 65536 that the kernel has
 ESTABLISHED = "01"  # include/net/tcp_states.h
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 REQUIRED = "required"  # addr_treq of a port that serves TLS only
 
 
@@ -36,9 +38,29 @@ class NvmetPorts:
         """Return the portals of the ports that are linked to a subsystem."""
         return frozenset(self._portal(port) for port in self._all() if target in self._linked(port))
 
-    def canonical(self, portals: Iterable[str]) -> frozenset[str]:
-        """Return portals in the form in which they are compared."""
-        return frozenset(map(check_portal, portals))
+    def has(self, target: str, portals: Iterable[str]) -> bool:
+        """Tell whether a subsystem is linked to the ports of these portals, and to no other.
+
+        A portal whose address this host does not have now may be linked or not; one that clients
+        are still connected to may be linked.
+        """
+        wanted, linked = canonical(portals), self.portals(target)
+        others = linked - wanted
+        return served(wanted) <= linked and all(self._lingers(one, wanted) for one in others)
+
+    def _lingers(self, portal: str, wanted: frozenset[str]) -> bool:
+        """Tell whether a former portal stays: its clients are to connect to the new ones first.
+
+        A client that is refused at a port gives its controller up, and the disk with the last one.
+        """
+        if not portal or not wanted or any(overlap(portal, one) for one in wanted):
+            return False
+        forms = socket_names(portal)
+        return any(
+            state == ESTABLISHED and any(local.endswith(form) for form in forms)
+            for table in ("tcp", "tcp6")
+            for local, state in self._sockets(table)
+        )
 
     def is_unused(self, target: str) -> bool:
         """Tell whether no port is linked to a subsystem, and none of zfsilo is without a link."""
@@ -49,13 +71,20 @@ class NvmetPorts:
         )
 
     def link(self, target: str, portals: Iterable[str]) -> None:
-        """Link a subsystem to the ports of these portals, and to no other."""
-        wanted = self.canonical(portals)  # all are checked first
+        """Link a subsystem to the ports of these portals, and to no other.
+
+        A portal whose address this host does not have is left out, if there is another one: the
+        loss of a network must not end the service by the others. A former one that clients are
+        connected to stays.
+        """
+        wanted = canonical(portals)  # all are checked first
         for port in self._all():
-            if target in self._linked(port) and self._portal(port) not in wanted:
+            portal = self._portal(port)
+            linked = target in self._linked(port)
+            if linked and portal not in wanted and not self._lingers(portal, wanted):
                 self._unlink(port, target)
         # IPv4 first, as for iSCSI: a wildcard of both families is one socket.
-        for portal in sorted(wanted, key=lambda portal: (portal.startswith("["), portal)):
+        for portal in sorted(served(wanted), key=lambda portal: (portal.startswith("["), portal)):
             port = self._port(portal)
             if target not in self._linked(port):
                 self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
@@ -140,6 +169,56 @@ class NvmetPorts:
             self._fs.remove(f"ports/{port}")
         except Busy:
             return  # another program has linked a subsystem meanwhile
+
+
+def canonical(portals: Iterable[str]) -> frozenset[str]:
+    """Return portals in the form in which they are compared."""
+    return frozenset(map(check_portal, portals))
+
+
+def served(portals: frozenset[str]) -> frozenset[str]:
+    """Return the portals whose addresses this host has; all of them when it has none."""
+    if len(portals) < 2:
+        return portals
+    return frozenset(filter(has_address, portals)) or portals
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether the kernel refuses to listen at one portal beside another one."""
+    (address, port), (other_address, other_port) = portal_parts(one), portal_parts(other)
+    return port == other_port and bool({address, other_address} & set(WILDCARDS))
+
+
+def socket_names(portal: str) -> tuple[str, ...]:
+    """Return the ends of the local addresses of connections to a portal: proc_net_tcp(5)."""
+    from zfsilod.model.lean import socket
+
+    address, port = portal_parts(portal)
+    bare = address.partition("%")[0]
+    raw = socket.inet_pton(socket.AF_INET6 if ":" in bare else socket.AF_INET, bare)
+    words = [int.from_bytes(raw[start : start + 4], "little") for start in range(0, len(raw), 4)]
+    if address in WILDCARDS:
+        return (f":{port:04X}",)
+    return (f"{''.join(f'{word:08X}' for word in words)}:{port:04X}",)
+
+
+def has_address(portal: str) -> bool:
+    """Tell whether this host has the address of a portal: bind(2)."""
+    from zfsilod.model.lean import socket
+
+    address, _port = portal_parts(portal)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError:
+        return False  # a kernel without IPv6
+    try:
+        probe.bind((address, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    finally:
+        probe.close()
+    return True
 
 
 def _is_own(port: str) -> bool:

@@ -86,6 +86,13 @@ def host_nqn(host: str, uid: str) -> str:
     return f"{HOST_NQN}{host}:{uid}"
 
 
+def host_id_of(host: str) -> str:
+    """Return the id of an NVMe host name; the kernel refuses one id with two names."""
+    from hashlib import sha256
+
+    return uuid_of(sha256(host.encode()).hexdigest()[:32])
+
+
 def nqn(name: str) -> str:
     """Return the name of an NVMe subsystem or host. Raises InvalidArgument."""
     if not is_nqn(name):

@@ -160,6 +160,7 @@ class Publication(Stored, tag="Publication"):
     client_operation: str = ""  # operation of the client that published, for its release
     rotation: int = 0  # number of its secrets, which may change during a session
     rotation_due: bool = False  # new secrets are requested; the host fetches them
+    shown: int = -1  # the rotation whose secrets were shown to a person; -1: none
     created_at: int = 0
 
     @property

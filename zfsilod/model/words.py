@@ -24,8 +24,9 @@ AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
 Restore = Literal["BOOT", "NEVER"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
-SessionProblem = Literal["NO_SESSION", "LOST", "NO_DISK"]
-"""Why the session of a disk is not usable; service/session_problems.py has the words."""
+SessionProblem = Literal["NO_SESSION", "LOST", "NO_DISK", "PATH_LOST"]
+"""Why a session or one of its paths is not usable; service/session_problems.py has the words."""
+ConnectionView = Literal["NAMES", "ONCE"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]
 OperationState = Literal[
     "RUNNING",  # its unit runs, or has a queued job

@@ -296,7 +296,9 @@ def is_outdated(attachment: Attachment, current: Connection) -> bool:
 
 
 class FollowServer(Request["Connection | None"]):
-    """Take over the present portals of the server for an attachment; a lost session moves there.
+    """Take over the present portals of the server for an attachment.
+
+    A lost session moves there; the disk of a live one over NVMe gets further paths.
 
     Input: the present connection. The publication has to be the same: a fenced host stays fenced.
     """

@@ -268,7 +268,9 @@ class Publish(Request[None]):
         initiator = self._initiator(volume, host)
         if not initiator:
             raise FailedPrecondition(
-                f"host {host.id} has no IQN: register it first", reason="NO_IQN", host=host.id
+                f"host {host.id} has no IQN: register it first, or publish over nvme",
+                reason="NO_IQN",
+                host=host.id,
             )
         return Publication(
             id=f"{volume.id}/{host.id}",

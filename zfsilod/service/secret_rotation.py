@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zfsilod.host.transports import session_adapter
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
+from zfsilod.model.names import transport_of
 from zfsilod.model.records import Attachment, Condition
 from zfsilod.requests.connect import FollowServer, is_followed
 from zfsilod.requests.rotate_secrets import RefreshSecrets, is_stale
@@ -58,9 +59,9 @@ class SecretRotation:
                 if attachment.volume in publications
             ]
             live = await self._context.look(lambda: _live(self._context.machine, attachments))
-            await asyncio.gather(
-                *(self._follow_server(one) for one, _publication in known if one.id not in live)
-            )
+            lost = [one for one, _publication in known if one.id not in live]
+            moved = await self._moved(server, [one for one, _p in known if one.id in live])
+            await asyncio.gather(*map(self._follow_server, (*lost, *moved)))
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
                 attachment
@@ -80,8 +81,18 @@ class SecretRotation:
         except ZfsiloError as error:
             log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
 
+    async def _moved(self, server: str, live: Sequence[Attachment]) -> list[Attachment]:
+        """Return the live attachments over NVMe whose server has other portals now.
+
+        Their disks get the paths. A live session over iSCSI stays, with the node record of its
+        portal.
+        """
+        joined = [one for one in live if transport_of(one.disk.target) == "NVME"]
+        portals = await self._context.servers.nvme_portals(server) if joined else ()
+        return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
+
     async def _follow_server(self, attachment: Attachment) -> None:
-        """Move a lost session to the present portals of its server, if they are others."""
+        """Move an attachment to the present portals of its server, if they are others."""
         try:
             current, _chap = await self._context.servers.fetch(attachment.server, attachment.volume)
         except ZfsiloError as error:

@@ -490,9 +490,11 @@ class Service:
         self.context.ownership.check_machine()
         settings = self.context.settings
         iqn = await self.context.look(self.context.machine.iscsi.initiator)
-        if not iqn:
+        if not iqn and not await self.context.look(self.context.machine.nvme.is_available):
             raise FailedPrecondition(
-                "this host has no IQN: install open-iscsi", reason="NO_IQN", host=settings.host_id
+                "this host has no IQN, and its kernel has no NVMe/TCP: install open-iscsi",
+                reason="NO_IQN",
+                host=settings.host_id,
             )
         host = Host(id=settings.host_id, iqn=iqn, max_attachments=settings.max_attachments)
         return await self.context.servers.register(server, host, validate_only=validate_only)

@@ -49,19 +49,21 @@ class SessionProblems:
         self._lost = {target: at for target, at in self._lost.items() if target in targets}
 
     def _remember(self, target: str, problem: SessionProblem | None) -> None:
-        if problem is None:
+        if problem in (None, "PATH_LOST"):
             self._alive.add(target)
             self._lost.pop(target, None)
-        elif problem == "LOST" and target in self._alive:
+            return
+        if problem == "LOST" and target in self._alive:
             self._lost[target] = time.time()
-        if problem:
-            self._alive.discard(target)
+        self._alive.discard(target)
 
     def _sentence(self, attachment: Attachment, problem: SessionProblem) -> str:
         session = f"session with {attachment.server} at {', '.join(attachment.portals)}"
         match problem:
             case "NO_SESSION":
                 return f"there is no {session}"
+            case "PATH_LOST":
+                return f"a path of the {session} is lost; I/O uses the others"
             case "NO_DISK":
                 return f"the disk of the {session} has disappeared"
         since = self._lost.get(attachment.disk.target, 0.0)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.records import Volume
+    from zfsilod.model.words import SessionProblem
     from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
 
@@ -107,7 +108,8 @@ class StatsReader:
                 for attachment in txn.scan(Attachment)
                 if attachment.state != "ABSENT" and not txn.claimant(f"attachment/{attachment.id}")
             ]
-        return await self._sessions_of(attachments)
+        problems = await self._session_problems(attachments)
+        return self.session_problems.describe(attachments, problems)
 
     async def _of_attachment(self, attachment: Attachment) -> Stats:
         if attachment.mode == "BLOCK":
@@ -137,13 +139,15 @@ class StatsReader:
         return figures | {"referenced": usage["referenced"]}
 
     async def _session(self, attachment: Attachment) -> tuple[ZfsiloError, ...]:
-        sentences = (await self._sessions_of([attachment])).values()
-        return tuple(Unavailable(sentence, reason="SESSION_LOST") for sentence in sentences)
+        problems = await self._session_problems([attachment])
+        degraded = problems.get(attachment.disk.target) == "PATH_LOST"
+        reason = "PATH_LOST" if degraded else "SESSION_LOST"
+        sentences = self.session_problems.describe([attachment], problems).values()
+        return tuple(Unavailable(sentence, reason=reason) for sentence in sentences)
 
-    async def _sessions_of(self, attachments: list[Attachment]) -> dict[str, str]:
+    async def _session_problems(self, attachments: list[Attachment]) -> dict[str, SessionProblem]:
         disks = [attachment.disk for attachment in attachments]
-        problems = await self._context.look(partial(session_problems, self._context.machine, disks))
-        return self.session_problems.describe(attachments, problems)
+        return await self._context.look(partial(session_problems, self._context.machine, disks))
 
 
 async def sample_blocking(

@@ -11,6 +11,7 @@ from zfsilod.model.words import (
     STATES,
     AccessMode,
     ActionStatus,
+    ConnectionView,
     FilesystemState,
     Mode,
     OperationState,
@@ -66,6 +67,9 @@ TRANSPORTS: WireEnum[Transport] = WireEnum("transport", get_args(Transport), vol
 RESTORES: WireEnum[Restore] = WireEnum("restore", get_args(Restore), volume_pb2.Restore)
 FILESYSTEM_STATES: WireEnum[FilesystemState] = WireEnum(
     "filesystem state", get_args(FilesystemState), volume_pb2.FilesystemState
+)
+CONNECTION_VIEWS: WireEnum[ConnectionView] = WireEnum(
+    "connection view", get_args(ConnectionView), volume_pb2.ConnectionView
 )
 DEPENDENTS: WireEnum[Dependents] = WireEnum(
     "dependents", get_args(Dependents), volume_pb2.Dependents

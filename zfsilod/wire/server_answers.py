@@ -18,6 +18,8 @@ from zfsilod.model.validation import ID, MAX_BYTES
 from zfsilod.wire import convert, enums
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilo.v1 import volume_pb2
 
 MAX_PORTALS = 16
@@ -61,6 +63,17 @@ def check_connection(
         )
     except InvalidArgument as error:
         _refuse(server, volume, error.message)
+
+
+def check_portals(server: str, portals: Sequence[str]) -> tuple[str, ...]:
+    """Return the portals that a server names. Raises FailedPrecondition (BAD_ANSWER)."""
+    if len(portals) > MAX_PORTALS or not all(map(is_portal, portals)):
+        raise FailedPrecondition(
+            f"server {server} names portals that are not valid",
+            reason="BAD_ANSWER",
+            server=server,
+        )
+    return tuple(dict.fromkeys(map(check_portal, portals)))
 
 
 def check_chap(server: str, volume: str, chap: volume_pb2.Chap) -> Chap:

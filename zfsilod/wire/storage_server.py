@@ -16,7 +16,7 @@ from zfsilod.model.names import join_portal, portal_parts, split_address
 from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
-from zfsilod.wire.server_answers import check_chap, check_connection
+from zfsilod.wire.server_answers import check_chap, check_connection, check_portals
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
@@ -129,6 +129,12 @@ class StorageServers:
             if not answer.next_page_token:
                 break
         return publications
+
+    async def nvme_portals(self, server: str) -> tuple[str, ...]:
+        """Return the present portals of a server over NVMe; () of one that does not name them."""
+        request = service_pb2.GetServerInfoRequest()
+        answer = await self.call(server, self._api(server).service.GetServerInfo, request)
+        return await self.usable_portals(server, check_portals(server, answer.nvme_portals))
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

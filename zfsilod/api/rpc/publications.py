@@ -11,7 +11,7 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
-from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, PermissionDenied
 from zfsilod.model.records import Host, Publication
 from zfsilod.requests import publications, report_filesystem, volumes
 from zfsilod.requests.hosts import bound
@@ -107,6 +107,7 @@ class PublicationMethods:
         self, message: volume_pb2.FetchConnectionRequest, call: Call
     ) -> volume_pb2.FetchConnectionResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
+        view = enums.CONNECTION_VIEWS.name_or_empty(message.view)
 
         def read(txn: Transaction) -> tuple[Volume, Publication]:
             volume = volumes.need_volume(txn, volume_id)
@@ -118,12 +119,19 @@ class PublicationMethods:
         volume, _publication = call.read(read)
         filesystem = await report_filesystem.known_filesystem(call.service.context, volume)
         volume, publication = call.read(read)  # it may have been withdrawn meanwhile
-        # The first decryption imports cryptography: not on the event loop.
-        chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
         export = call.service.context.settings.export
+        target = plans.target_name(export.prefix, volume)
+        if view == "NAMES":
+            names = volume_pb2.Chap(username=publication.initiator, mutual_username=target)
+        else:
+            # The first decryption imports cryptography: not on the event loop.
+            chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+            names = volume_pb2.Chap(**chap.values())
+        if view == "ONCE":
+            await _show_once(call, publication)
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
-            target=plans.target_name(export.prefix, volume),
+            target=target,
             portals=export.portals_of(publication.transport),
             serial=volume.uid,
             size_bytes=volume.capacity_bytes,
@@ -132,7 +140,7 @@ class PublicationMethods:
             rotation=publication.rotation,
             readonly=publication.readonly,
             filesystem=convert.filesystem(filesystem),
-            chap=volume_pb2.Chap(**chap.values()),
+            chap=names,
             by_controller=publication.by_controller,
         )
 
@@ -165,6 +173,33 @@ class PublicationMethods:
 def _host(name: str, call: Call) -> str:
     """Return the id of the host in a request, by default that of the caller."""
     return call.caller.own_host(convert.host_id(name) if name else "")
+
+
+async def _show_once(call: Call, publication: Publication) -> None:
+    """Record that a person sees the secrets of a publication. Raises when one saw them before."""
+    if call.caller.role != "admin":
+        raise PermissionDenied(f"{call.caller} may not see secrets", reason="ROLE")
+
+    def show(txn: Transaction) -> None:
+        check_caller(txn, call.caller)
+        present = volumes.need_publication(txn, publication.volume, publication.host)
+        if operation := txn.claimant(f"volume/{publication.volume}"):
+            raise Busy(
+                f"operation {operation} on {publication.volume} is in progress",
+                reason="CLAIMED",
+                operation=operation,
+            )
+        if present.secret != publication.secret or present.shown == present.rotation:
+            raise FailedPrecondition(
+                f"the secrets of {publication.volume} for {publication.host} were shown before: "
+                "replace them to see new ones",
+                reason="SECRETS_SHOWN",
+                volume=publication.volume,
+                host=publication.host,
+            )
+        txn.put(present.but(shown=present.rotation))
+
+    await call.service.context.write(show)
 
 
 async def _bind(call: Call) -> None:

@@ -22,6 +22,7 @@ from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
 from zfsilod.ctl.tool_settings import wrong_settings
 from zfsilod.host.clock import kernel_is_synchronised
+from zfsilod.host.kernel_modules import has_module
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import initiator_name, parse_initiator_name, split_address
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 CLIENT_MODULES = ("iscsi_tcp",)
+NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 # They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
@@ -64,12 +66,7 @@ class HostFiles:
 
     def has_module(self, name: str) -> bool:
         """Tell whether a kernel module is loaded, built in, or can be loaded."""
-        if (self.root / "sys/module" / name).exists():
-            return True
-        folder = self.root / "lib/modules" / self.release
-        indexes = (_text(folder / index) for index in ("modules.dep", "modules.builtin"))
-        files = (name, name.replace("_", "-"))
-        return any(f"/{file}.ko" in text for text in indexes for file in files)
+        return has_module(name, root=self.root, release=self.release)
 
     def text(self, path: str) -> str:
         """Return the content of a file, or "" when it cannot be read."""
@@ -179,9 +176,15 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
         problem = "" if files.has_module(name) else "this kernel does not have it"
         yield Prerequisite(f"kernel module {name}", problem)
     yield nvme(files, CLIENT_NVME)
+    if files.text(NATIVE_MULTIPATH).strip() == "N":
+        yield Prerequisite("one path to each disk over nvme: nvme_core.multipath is off")
     missing = missing_tools(CLIENT_TOOLS)
+    has_iscsi = "iscsiadm" not in missing
+    if not has_iscsi and files.has_module(CLIENT_NVME):
+        yield Prerequisite("transport nvme only: iscsiadm is not installed")
+        del missing["iscsiadm"]
     yield from tools(missing)
-    if "iscsiadm" in missing:
+    if not has_iscsi:
         return
     yield initiator(files)
     if ISCSID in files.text("proc/net/unix"):

@@ -31,6 +31,7 @@ def info(args: Namespace) -> None:
             ("Version", about.version),
             ("Host", bare(about.host, "hosts")),
             ("Roles", commas(ROLES.get(role, role) for role in about.roles)),
+            ("Portals", commas((*about.portals, *about.nvme_portals))),
             ("Features", commas(about.features)),
             ("Caller", about.caller),
             ("Held", "; ".join(f"{hold.sentence}: {hold.command}" for hold in about.holds)),

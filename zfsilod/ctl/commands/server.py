@@ -12,6 +12,7 @@ from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import say, show_table
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.require_local import check_root
+from zfsilod.host.kernel_modules import has_module
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, ZfsiloError
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import parse_initiator_name
@@ -105,13 +106,15 @@ def simulated_iqn() -> str:
 
 
 def own_iqn() -> str:
-    """Return the iSCSI initiator name of this host."""
+    """Return the iSCSI initiator name of this host; "" for a host that has only NVMe/TCP."""
     if name := simulated_iqn():
         return name
     path = paths.initiator()
     try:
         text = path.read_text()
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and has_module("nvme_tcp"):
+            return ""
         raise FailedPrecondition(
             f"cannot read {path}; install open-iscsi, use sudo, or pass --iqn", reason="NO_IQN"
         ) from error

@@ -25,7 +25,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model.names import check_portal, is_dataset, is_portal
+from zfsilod.model.names import check_portal, is_dataset, is_portal, join_portal, portal_parts
 from zfsilod.security import kept_identity
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TOOL_S = 60.0
 UNIT_S = 240.0  # zfsilod.service may take 90 s to stop, and 120 s to start
-PORTAL_PORT = 3260
+PORTAL_PORT, NVME_PORT = 3260, 4420
 SERVER_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
 CLIENT_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
 
@@ -47,6 +47,12 @@ class SetupPlan(NamedTuple):
     portals: tuple[str, ...]
     file: Path | None  # the configuration file to write, if any
     creates_root: bool
+
+    @property
+    def nvme_portals(self) -> tuple[str, ...]:
+        """The addresses of the portals with the port of NVMe/TCP."""
+        addresses = (portal_parts(portal)[0] for portal in self.portals)
+        return tuple(dict.fromkeys(join_portal(address, NVME_PORT) for address in addresses))
 
 
 def setup(args: Namespace) -> int:
@@ -141,6 +147,8 @@ def carry_out(plan: SetupPlan, run: Runner) -> None:
         plan.file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         # A list of strings is written the same way in JSON and in TOML.
         portals = f"portals = {json.dumps(plan.portals)}\n" if plan.portals else ""
+        if plan.portals:
+            portals += f"nvme_portals = {json.dumps(plan.nvme_portals)}\n"
         plan.file.write_text(
             "# Written by zfsiloctl setup; see zfsilod.toml(5).\n"
             f'[server]\nroot = "{plan.root}"\n{portals}'

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Controller(HostStep, tag="Controller", part="INITIATOR"):
-    """A controller of the subsystem is live, and its disk has the volume's identity.
+    """At least one controller of the subsystem is live, and its disk has the volume's identity.
 
     Its secrets are only in the store and in the kernel: no file of this host has them.
     """
@@ -62,10 +62,10 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
 
 
 class ControllerPortal(OneWay, tag="ControllerPortal", part="INITIATOR"):
-    """A lost controller is replaced by one at a present portal of the server; a live one stays.
+    """Each portal of the server that answers has a controller: a path of one disk.
 
-    The new one joins the disk before the former one is removed, so that disk and mounts stay.
-    One-way: nothing answers at the former portal.
+    One at a former portal is removed when another one has joined the disk, so that disk and mounts
+    stay. One-way: a further path does no harm, and a former portal does not answer for long.
     """
 
     volatile = True
@@ -93,10 +93,10 @@ class ControllerPortal(OneWay, tag="ControllerPortal", part="INITIATOR"):
         )
 
     def fact(self) -> str:
-        return f"controller of {self.disk.target} is not lost at a former portal"
+        return f"{self.disk.target} is connected at each portal that answers"
 
     def describe_do(self) -> str:
-        return f"replace the controller of {self.disk.target} at {', '.join(self.portals)}"
+        return f"connect to {self.disk.target} at each of {', '.join(self.portals)}"
 
     def resources(self) -> Resources:
         return Resources(targets=(self.disk.target,), secrets=(self.secret,))

@@ -8,6 +8,8 @@ from zfsilod.model.errors import Conflict, PermissionDenied, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
 
@@ -16,6 +18,10 @@ class FakeNvme(FakeSessions):
     """Controllers; one of a subsystem of this host needs its right, its keys and a port."""
 
     prefix = "nqn."
+    closed: tuple[str, ...] = ()  # portals at which nothing answers
+
+    def is_available(self) -> bool:
+        return True
 
     def owner(self, target: str) -> str | None:
         session = self.facts.get(f"session:{target}")
@@ -38,7 +44,14 @@ class FakeNvme(FakeSessions):
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         session = self.facts.get(f"session:{disk.target}") or {}
-        return "lost" not in session or session.get("portal", "") in portals
+        if "lost" in session:
+            return session.get("portal", "") in portals
+        return not self._missing(session, portals)
+
+    def _missing(self, session: dict[str, Any], portals: tuple[str, ...]) -> list[str]:
+        """Return the portals that answer and have no path."""
+        present = (session.get("portal", portals[0]), *session.get("beside", ()))
+        return [one for one in portals if one not in (*present, *self.closed)] if session else []
 
     def connect(
         self,
@@ -52,6 +65,7 @@ class FakeNvme(FakeSessions):
         self._check_owner(disk.target, server)
         present = self.facts.get(f"session:{disk.target}")
         if present and "lost" not in present:
+            self._add_paths(disk.target, portals)
             return
         local = self.facts.get(f"target:{disk.target}") is not None
         acl = self.facts.get(f"acl:{disk.target}/{chap.username}")
@@ -60,9 +74,22 @@ class FakeNvme(FakeSessions):
         if local and not self.facts.get(f"portals:{disk.target}"):
             raise Unavailable(f"no port of {disk.target} answers")
         session = {"serial": disk.serial, "size": disk.size_bytes, "server": server}
-        session |= {"initiator": chap.username, "chap": digest(chap), "portal": portals[0]}
+        session |= {
+            "initiator": chap.username,
+            "chap": digest(chap),
+        }
+        session |= {"portal": next((one for one in portals if one not in self.closed), portals[0])}
         session |= {"limited": True}
         self.facts.effect(f"session:{disk.target}", session | wait_of(lost_session_s))
+        self._add_paths(disk.target, portals)
+
+    def _add_paths(self, target: str, portals: tuple[str, ...]) -> None:
+        """Join a controller at each portal that answers; those at other portals are removed."""
+        session = self.facts.get(f"session:{target}")
+        kept = [one for one in session.get("beside", ()) if one in portals]
+        for portal in self._missing(session, portals):
+            kept.append(portal)
+            self.facts.effect(f"session:{target}", session | {"beside": list(kept)})
 
     def has_queue_limit(self, disk: Disk) -> bool:
         return "limited" in (self.facts.get(f"session:{disk.target}") or {})

@@ -87,6 +87,8 @@ class FakeSessions:
                 problems[target] = "NO_SESSION"
             elif "lost" in session:
                 problems[target] = "LOST"
+            elif session.get("lost_paths"):
+                problems[target] = "PATH_LOST"
         return problems
 
     def rescan(self, disk: Disk) -> None:

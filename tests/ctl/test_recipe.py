@@ -1,0 +1,116 @@
+"""`zfsiloctl volume recipe`: what a host without zfsilo types, and its secrets, once."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from zfsilod.ctl import messages as pb
+from zfsilod.ctl.output.recipe import RECIPES, fits, recipe
+
+if TYPE_CHECKING:
+    from tests.ctl.shell import Shell
+
+UID = "0123456789abcdef0123456789abcdef"
+IQN, NQN = f"iqn.2026-01.org.zfsilo:give:{UID}", f"nqn.2026-01.org.zfsilo:give:{UID}"
+TWO = ("10.77.0.1:4420", "[fd00::1]:4420")
+
+
+def connection(target: str, *portals: str, secrets: bool = True, **fields: Any) -> Any:
+    """Return an answer to FetchConnection."""
+    chap = pb.Chap(username="host-name", mutual_username=target)
+    if secrets:
+        chap.password, chap.mutual_password = "first", "second"
+    return pb.FetchConnectionResponse(
+        target=target, portals=list(portals), serial=UID, chap=chap, **fields
+    )
+
+
+def words(lines: list[str]) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_nvme_connects_at_each_portal() -> None:
+    lines = words(recipe(connection(NQN, *TWO), "nvme"))
+    one, two = [line for line in lines if line[:2] == ["nvme", "connect"]]
+    assert one[one.index("-a") + 1] == "10.77.0.1"
+    assert two[two.index("-a") + 1] == "fd00::1"
+    assert {"--dhchap-secret=first", "--dhchap-ctrl-secret=second", f"{NQN}"} <= set(one)
+    assert any("max_sectors_kb" in word for line in lines for word in line)
+
+
+def test_iscsiadm_logs_in_once() -> None:
+    """Without multipathd a second session would be a second disk."""
+    lines = words(recipe(connection(IQN, "10.77.0.1:3260", "10.88.0.1:3260"), "iscsiadm"))
+    values = {line[-3]: line[-1] for line in lines if "-n" in line}
+    assert values["node.session.auth.username"] == "host-name"
+    assert values["node.session.auth.password"] == "first"
+    assert values["node.session.auth.username_in"] == IQN
+    assert values["node.session.auth.password_in"] == "second"
+    assert [line[-1] for line in lines if line].count("--login") == 1
+    assert not any("10.88.0.1:3260" in line for line in lines)
+
+
+def test_esxi_authenticates_in_both_directions() -> None:
+    lines = words(recipe(connection(IQN, "10.77.0.1:3260"), "esxi"))
+    one, two = [line for line in lines if "chap" in line]
+    assert {"--direction=uni", "--authname=host-name", "--secret=first"} <= set(one)
+    assert {"--direction=mutual", f"--authname={IQN}", "--secret=second"} <= set(two)
+
+
+@pytest.mark.parametrize(
+    ("target", "readonly", "path"),
+    [
+        (NQN, False, "by-id/nvme-uuid.01234567-89ab-cdef-0123-456789abcdef"),
+        (IQN, True, f"by-path/ip-10.77.0.1:3260-iscsi-{IQN}-lun-0"),
+    ],
+)
+def test_libvirt_has_the_disk_of_the_hypervisor(target: str, path: str, *, readonly: bool) -> None:
+    lines = recipe(connection(target, "10.77.0.1:3260", readonly=readonly), "libvirt")
+    disk = ET.fromstring("\n".join(line for line in lines if not line.startswith("#")))
+    source = disk.find("source")
+    assert source is not None
+    assert source.get("dev") == f"/dev/disk/{path}"
+    assert (disk.find("readonly") is not None) == readonly
+    assert "second" not in "".join(lines)
+
+
+@pytest.mark.parametrize("tool", RECIPES)
+def test_no_secret_and_no_wildcard_is_made_up(tool: str) -> None:
+    target = NQN if fits(tool, NQN) else IQN
+    text = "\n".join(recipe(connection(target, "0.0.0.0:3260", secrets=False), tool))
+    assert "0.0.0.0" not in text
+    assert "# ADDRESS is the address of the server" in text
+    assert ("PASSWORD" in text) == (tool != "libvirt")
+
+
+def test_secrets_are_shown_once(ctl: Shell) -> None:
+    ctl.ok("host add plain --iqn iqn.2026-01.org.example:plain")
+    ctl.ok("volume create data 1G")
+    assert ctl("volume recipe data plain").code != 0
+    ctl.ok("volume publish data plain")
+    before = ctl.ok("volume recipe data plain")
+    assert "PASSWORD" in before
+    assert "zfsilo-chap-" not in before
+    shown = ctl.ok("volume recipe data plain --secrets")
+    assert shown.count("zfsilo-chap-") == 2
+    assert "shown before" in ctl.fails(5, "volume recipe data plain --secrets")
+    assert ctl.ok("volume recipe data plain") == before
+    ctl.ok("rotate-secrets data plain")
+    again = ctl("volume recipe data plain --secrets --for esxi --json").json
+    assert again["tool"] == "esxi"
+    assert sum("zfsilo-chap-" in line for line in again["lines"]) == 2
+    assert not set(shown.split()) & {
+        word for line in again["lines"] for word in line.split() if "zfsilo-chap-" in word
+    }
+
+
+def test_a_tool_of_the_other_transport_spends_nothing(ctl: Shell) -> None:
+    ctl.ok("host add bare")
+    ctl.ok("volume create more 1G")
+    ctl.ok("volume publish more bare --transport nvme")
+    assert "over nvme" in ctl.fails(2, "volume recipe more bare --secrets --for esxi")
+    assert ctl.ok("volume recipe more bare --secrets").count("DHHC-1:") == 2
