@@ -24,6 +24,7 @@ from zfsilod import host
 from zfsilod.engine.step import HostStep
 from zfsilod.host.block import RealBlock
 from zfsilod.host.iscsi import RealIscsi
+from zfsilod.host.keys import RealKeys
 from zfsilod.host.lio import RealLio
 from zfsilod.host.mount import RealMounts
 from zfsilod.host.nvme import RealNvme
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "zfs": RealZfs,
     "snapshots": RealSnapshots,
+    "keys": RealKeys,
     "lio": RealLio,
     "nvmet": RealNvmet,
     "iscsi": RealIscsi,

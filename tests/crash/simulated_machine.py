@@ -118,7 +118,7 @@ class SimulatedMachine:
         self.injector = FaultInjector()
         self.injector.on_kill = self._daemon_killed
         self.store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
-        self.host = FakeHost(chap=self.store.chap)
+        self.host = FakeHost(chap=self.store.chap, disk_key=self.store.disk_key)
         self.host.iscsi = LocalTargets(self.host.facts)
         self.host.nvme = LocalSubsystems(self.host.facts)
         self._identify()
@@ -282,7 +282,7 @@ class SimulatedMachine:
             for key, raw in txn.items():
                 bucket, _, name = key.decode().partition("/")
                 if bucket == "secret":
-                    state[f"secret {name}"] = self.store.chap(name).values()
+                    state[f"secret {name}"] = self.store.unsealed(name)
                 elif bucket in ("claim", "live"):
                     state[f"{bucket} {name}"] = raw
                 elif bucket not in HISTORY:

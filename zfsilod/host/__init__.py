@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         NvmeAdapter,
     )
     from zfsilod.host.server_protocols import (
+        KeyAdapter,
         LioAdapter,
         NvmetAdapter,
         SnapshotAdapter,
         ZfsAdapter,
     )
     from zfsilod.model.chap import Chap
+    from zfsilod.model.disk_key import DiskKey
 
 
 class HostAdapters(Protocol):
@@ -35,6 +37,8 @@ class HostAdapters(Protocol):
     def zfs(self) -> ZfsAdapter: ...
     @property
     def snapshots(self) -> SnapshotAdapter: ...
+    @property
+    def keys(self) -> KeyAdapter: ...
     @property
     def lio(self) -> LioAdapter: ...
     @property
@@ -50,6 +54,10 @@ class HostAdapters(Protocol):
     @property
     def chap(self) -> Callable[[str], Chap]:
         """Return CHAP secrets by name, from the store."""
+
+    @property
+    def disk_key(self) -> Callable[[str, int], DiskKey]:
+        """Return the key of a volume by uid and rotation, from the store."""
 
     def machine_id(self) -> str:
         """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""

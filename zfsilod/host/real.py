@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.host.block import RealBlock
     from zfsilod.host.iscsi import RealIscsi
+    from zfsilod.host.keys import RealKeys
     from zfsilod.host.lio import RealLio
     from zfsilod.host.mount import RealMounts
     from zfsilod.host.nvme import RealNvme
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
     from zfsilod.model.chap import Chap
+    from zfsilod.model.disk_key import DiskKey
 
 CONFIGFS = "/sys/kernel/config/target"
 NVMET = "/sys/kernel/config/nvmet"
@@ -31,6 +33,7 @@ class RealHost:
 
     zfs: RealZfs
     snapshots: RealSnapshots
+    keys: RealKeys
     lio: RealLio
     nvmet: RealNvmet
     iscsi: RealIscsi
@@ -38,8 +41,11 @@ class RealHost:
     block: RealBlock
     mounts: RealMounts
 
-    def __init__(self, chap: Callable[[str], Chap], run: Runner) -> None:
+    def __init__(
+        self, chap: Callable[[str], Chap], disk_key: Callable[[str, int], DiskKey], run: Runner
+    ) -> None:
         self.chap = chap
+        self.disk_key = disk_key
         self._run = run
 
     def __getattr__(self, name: str) -> object:
@@ -64,7 +70,7 @@ class RealHost:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs
 
-        copy = RealHost(self.chap, self._run)
+        copy = RealHost(self.chap, self.disk_key, self._run)
         copy.zfs = SurveyedZfs(self._run, datasets)
         return copy
 
@@ -78,6 +84,10 @@ class RealHost:
                 from zfsilod.host.snapshots import RealSnapshots
 
                 return RealSnapshots(self._run, self.zfs)
+            case "keys":
+                from zfsilod.host.keys import RealKeys
+
+                return RealKeys(self._run, self.zfs)
             case "lio":
                 from zfsilod.host.configfs import Configfs
                 from zfsilod.host.lio import RealLio
@@ -113,6 +123,11 @@ class RealHost:
         raise AttributeError(name)
 
 
-def real_host(chap: Callable[[str], Chap], *, inherit: tuple[int, ...] = ()) -> HostAdapters:
+def real_host(
+    chap: Callable[[str], Chap],
+    disk_key: Callable[[str, int], DiskKey],
+    *,
+    inherit: tuple[int, ...] = (),
+) -> HostAdapters:
     """Return this machine. Its tools inherit these descriptors, such as the operation's lock."""
-    return RealHost(chap, Runner(inherit))
+    return RealHost(chap, disk_key, Runner(inherit))

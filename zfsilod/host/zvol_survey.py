@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
 
 TIMEOUT_S = 120
-SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync")
+SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync", "keystatus")
 
 
 class SurveyedZfs(RealZfs):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.records import Publication
+from zfsilod.model.records import Publication, VolumeKey
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
@@ -37,6 +37,10 @@ DELETIONS_UNKNOWN = (
 REVOCATIONS_UNKNOWN = (
     "hosts, tokens and revocations are not stored in the pool: repeat the revocations that were "
     "made after the backup"
+)
+KEYS_UNKNOWN = (
+    "the keys of encrypted volumes are not stored in the pool: load each with its recovery key "
+    "(zfs load-key), then run `zfsiloctl volume rotate-key` for it"
 )
 WITHDRAWN = (
     "the pool changed without this store, so the publications of these volumes were withdrawn; "
@@ -88,6 +92,8 @@ async def adopt_all(
     else:
         await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
+    if _lost_keys(context, result.adopted):
+        result.unknown.append(KEYS_UNKNOWN)
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)
     return result
@@ -153,6 +159,14 @@ async def _adopt(
             result.complaints[request.subject] = error.message
         else:
             result.adopted.append(request)
+
+
+def _lost_keys(context: Context, adopted: Sequence[Request[Any]]) -> bool:
+    """Tell whether an adopted volume is encrypted with a key that the store does not have."""
+    zvols = [request.zvol for request in adopted if isinstance(request, AdoptVolume)]
+    keys = {dict(zvol.marks).get("key", "") for zvol in zvols} - {""}
+    with context.read() as txn:
+        return any(txn.get(VolumeKey, key) is None for key in keys)
 
 
 def _unknown(adopted: Sequence[Request[Any]]) -> Iterator[str]:

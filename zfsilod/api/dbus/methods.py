@@ -74,6 +74,7 @@ MUTATIONS = {
             "hosts",
             "access_modes",
             "transport",
+            "encrypt",
             "source_snapshot",
             "source_volume",
         ),

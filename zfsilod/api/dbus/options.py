@@ -28,6 +28,7 @@ OPTIONS = {
     "addresses": Option("as"),
     "capacity_bytes": Option("t"),
     "dependents": Option("s", get_args(Dependents)),
+    "encrypt": Option("b"),
     "epoch": Option("t"),
     "etag": Option("s"),
     "fence": Option("b"),
