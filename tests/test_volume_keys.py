@@ -103,6 +103,8 @@ async def test_no_key_is_made_where_it_would_be_in_a_file(fixture: ServiceFixtur
     await fixture.do(DELETE)
     context.settings = sealed
     await fixture.do(DATA)
+    context.settings = sealed.but(key_is_sealed=False)
+    assert await reasons(fixture, ROTATE) == ["KEY_NOT_SEALED"]
 
 
 async def test_a_key_is_loaded_after_a_reboot_before_the_export(fixture: ServiceFixture) -> None:
@@ -113,6 +115,16 @@ async def test_a_key_is_loaded_after_a_reboot_before_the_export(fixture: Service
     report = await fixture.service.reconciler.sync_all(ME)
     assert not report.complaints
     assert fixture.facts == exported
+
+
+async def test_the_key_of_a_volume_without_an_export_is_loaded_too(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    before = fixture.facts
+    fixture.host.facts.reboot()
+    assert fixture.facts != before
+    report = await fixture.service.reconciler.sync_all(ME)
+    assert [one.missing for one in report.reports] == [("key is loaded",)]
+    assert fixture.facts == before
 
 
 async def test_a_publication_loads_the_key(fixture: ServiceFixture) -> None:
@@ -153,6 +165,8 @@ async def test_a_clone_has_the_key_of_its_origin(fixture: ServiceFixture) -> Non
     fixture.host.facts.reboot()
     await fixture.do(Publish(volume="third", host="take"))
     assert fixture.host.facts.get(loaded_fact(uid)) == "loaded"
+    fixture.host.facts.reboot()
+    await fixture.do(TWIN.but(id="fourth"))  # ZFS clones with a loaded key only
     with pytest.raises(FailedPrecondition, match="has the key of volume data") as raised:
         await fixture.do(RotateVolumeKey(id="third"))
     assert raised.value.reason == "KEY_OF_ORIGIN"
@@ -188,11 +202,14 @@ async def test_the_key_is_erased_with_the_last_copy_of_the_data(fixture: Service
     assert (secrets(fixture), record(fixture)) == ([], None)
 
 
-async def test_a_lost_record_keeps_the_key(fixture: ServiceFixture) -> None:
+@pytest.mark.parametrize("record_only", [True, False])
+async def test_the_key_of_a_lost_zvol_is_kept(
+    fixture: ServiceFixture, *, record_only: bool
+) -> None:
     """Its data may come back: with the record alone no data are deleted."""
     await fixture.do(DATA)
     fixture.host.facts.effect("zvol:tank/zfsilo/data", None)
-    await fixture.do(DeleteVolume(id="data", record_only=True))
+    await fixture.do(DeleteVolume(id="data", record_only=record_only))
     assert len(secrets(fixture)) == 1
 
 

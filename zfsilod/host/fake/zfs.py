@@ -253,6 +253,10 @@ class FakeZfs:
             from zfsilod.host.zfs_output import not_online
 
             return not_online(pool, health)
+        if health == "LOCKED":
+            from zfsilod.host.zfs_output import no_key
+
+            return no_key(pool, root)
         try:
             self._need_pool(root)
         except ZfsiloError as error:
