@@ -138,7 +138,11 @@ def _server() -> tuple[Example, ...]:
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
-        Example(name="create-encrypted", before=(), actions=plans.up([plans.zvol(SECRET)])),
+        Example(
+            name="create-encrypted",
+            before=(),
+            actions=plans.up([plans.zvol(SECRET), *plans.key_carried(SECRET, 0)]),
+        ),
         Example(
             name="load-key",
             before=(plans.zvol(SECRET),),
@@ -147,7 +151,7 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="rotate-key",
             before=(plans.zvol(SECRET),),
-            actions=plans.key_change(SECRET, 1, known=True),
+            actions=plans.key_change(SECRET, 1),
         ),
         Example(name="snapshot", before=created, actions=plans.up([SNAPSHOT_SET])),
         Example(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.service_fixture import administrator
 from zfsilod.host.fake.secrets import key_digest, loaded_fact
 from zfsilod.model.disk_key import CURRENT
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.marks import SEALED_KEY
 from zfsilod.model.records import Volume, VolumeKey
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.publications import Publish, Unpublish
@@ -226,14 +228,57 @@ async def test_the_recovery_key_is_shown_once(fixture: ServiceFixture) -> None:
         assert check_export(txn, "data").rotation == 1
 
 
+async def test_a_zvol_carries_its_key_for_an_older_store(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA, PUBLISH)
+    store = fixture.service.context.store
+    with store.read() as txn:
+        backup = [(key, raw) for key, raw in txn.items() if b"keys/" in key or b"volumekey/" in key]
+    assert len(backup) == 2
+    await fixture.do(ROTATE)
+    forget_key(fixture)
+    with store.change() as txn:  # the administrator restores a backup from before the rotation
+        for key, raw in backup:
+            bucket, _slash, name = key.decode().partition("/")
+            txn.put_raw(bucket, name, raw)
+    fixture.host.facts.reboot()
+    assert not (await fixture.service.reconciler.sync_all(ME)).complaints
+    assert any(name.startswith("backstore:") for name in fixture.facts)
+
+
+async def test_a_zvol_carries_its_key_for_a_new_store(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA, TWIN, ROTATE)
+    forget_key(fixture)
+    fixture.host.facts.reboot()
+    await fixture.do(Publish(volume="twin", host="take"), ROTATE)
+    assert zvol(fixture)["wrapped"] == present_digest(fixture)
+
+
+async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    key = fixture.service.context.store.disk_key(zvol(fixture)["uid"], CURRENT)
+    carried = zvol(fixture)["properties"][SEALED_KEY]
+    assert key.reveal().hex() not in carried
+    rotation, _colon, text = carried.partition(":")
+    assert rotation == "0"
+    for secret in (key.reveal(), key.reveal().hex().encode()):
+        assert secret not in b64decode(text)
+    # The key of another store does not open it.
+    store = fixture.service.context.store
+    store._key = bytes(32)
+    with pytest.raises(FailedPrecondition) as raised:
+        store.disk_keys("f" * 32, carried)
+    assert raised.value.reason == "KEY_LOST"
+
+
 async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     fixture: ServiceFixture,
 ) -> None:
     await fixture.do(DATA)
     uid = zvol(fixture)["uid"]
     forget_key(fixture)
+    fixture.host.zfs.set_property("tank/zfsilo/data", SEALED_KEY, "")
     fixture.host.facts.reboot()
-    assert await reasons(fixture, PUBLISH, ROTATE) == ["KEY_LOST", "KEY_NOT_LOADED"]
+    assert await reasons(fixture, PUBLISH, ROTATE) == ["KEY_LOST", "KEY_LOST"]
     assert secrets(fixture) == []
     fixture.host.facts.effect(loaded_fact(uid), "loaded")  # zfs load-key, with the recovery key
     await fixture.do(ROTATE, PUBLISH)
@@ -247,6 +292,9 @@ async def test_an_adoption_says_that_the_keys_are_missing(fixture: ServiceFixtur
     with context.store.write() as txn:
         for volume in list(txn.scan(Volume)):
             txn.drop(volume.bucket(), volume.key)
+    planned = await pool_import.adopt_all(context, fixture.service, ME, validate_only=True)
+    assert pool_import.KEYS_UNKNOWN not in planned.unknown, "the zvol carries it"
+    fixture.host.zfs.set_property("tank/zfsilo/data", SEALED_KEY, "")
     result = await pool_import.adopt_all(context, fixture.service, ME)
     assert pool_import.KEYS_UNKNOWN in result.unknown
     uid = zvol(fixture)["uid"]

@@ -190,10 +190,10 @@ def open_host(paths: Paths, store: Store) -> HostAdapters:
     if paths.fake_host:
         from zfsilod.host.fake import FakeHost
 
-        return FakeHost(paths.state / "facts.json", chap=store.chap, disk_key=store.disk_key)
+        return FakeHost(paths.state / "facts.json", chap=store.chap, key_store=store)
     from zfsilod.host.real import real_host
 
-    return real_host(store.chap, store.disk_key)
+    return real_host(store.chap, store)
 
 
 async def _start_metrics(

@@ -11,7 +11,8 @@ from tests.host.zfs_tool import ZfsTool
 from zfsilod.host.keys import RealKeys
 from zfsilod.host.zfs import RealZfs
 from zfsilod.model.disk_key import DiskKey
-from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.errors import CommandFailed, Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.marks import SEALED_KEY
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed
@@ -125,22 +126,19 @@ def test_a_process_that_may_not_load_keys_does_not_know(zfs: EncryptedZfs, keys:
 
 
 def test_a_key_is_changed_once(zfs: EncryptedZfs, keys: RealKeys) -> None:
-    keys.change(NAME, SECOND, FIRST)  # not loaded before
-    assert (zfs.key, zfs.loaded) == (SECOND.reveal(), True)
-    keys.change(NAME, SECOND, FIRST)
-    assert zfs.starts.count("change-key") == 1, "the key was changed twice"
-    zfs.set_status("unavailable")  # a reboot, before the outcome was stored
-    keys.change(NAME, SECOND, FIRST)
-    assert (zfs.loaded, zfs.starts.count("change-key")) == (True, 1)
-
-
-def test_an_unknown_former_key_has_to_be_loaded(zfs: EncryptedZfs, keys: RealKeys) -> None:
-    with pytest.raises(FailedPrecondition, match="zfs load-key") as raised:
-        keys.change(NAME, SECOND, None)
-    assert raised.value.reason == "KEY_NOT_LOADED"
+    with pytest.raises(CommandFailed, match="Key must be loaded"):
+        keys.change(NAME, SECOND)
     keys.load(NAME, FIRST)
-    keys.change(NAME, SECOND, None)
-    assert zfs.key == SECOND.reveal()
+    keys.change(NAME, SECOND)
+    assert (zfs.key, zfs.loaded) == (SECOND.reveal(), True)
+    keys.change(NAME, SECOND)
+    assert zfs.starts.count("change-key") == 2, "the key was changed twice"
+
+
+def test_a_zvol_carries_the_key_of_its_encryption_root(zfs: EncryptedZfs, keys: RealKeys) -> None:
+    assert keys.find_sealed(CLONE) == ""
+    RealZfs(zfs).set_property(NAME, SEALED_KEY, "1:c2VhbGVk")
+    assert [keys.find_sealed(name) for name in (NAME, CLONE)] == ["1:c2VhbGVk"] * 2
 
 
 def test_the_key_of_a_new_zvol_is_input(zfs: EncryptedZfs) -> None:

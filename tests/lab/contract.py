@@ -23,7 +23,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath, Reopened
 from zfsilod.engine.steps.filesystem import FilesystemGrown
-from zfsilod.engine.steps.keys import KeyLoaded
+from zfsilod.engine.steps.keys import KeyCarried, KeyLoaded
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.nvme import ControllerPortal, QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
@@ -71,6 +71,7 @@ GUARDS = (
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (
+    KeyCarried,
     KeyLoaded,
     SessionDropped,
     LazyUnmounted,

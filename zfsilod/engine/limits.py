@@ -356,7 +356,6 @@ FIELDS: dict[str, Check] = {
     "initiator": _initiator,
     "encrypted": _number,
     "key": _uid,
-    "known": _number,
     "rotation": _number,
     "lost_session_s": _number,
     "marks": _marks,

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     )
     from zfsilod.host.server_protocols import (
         KeyAdapter,
+        KeyStore,
         LioAdapter,
         NvmetAdapter,
         SnapshotAdapter,
         ZfsAdapter,
     )
     from zfsilod.model.chap import Chap
-    from zfsilod.model.disk_key import DiskKey
 
 
 class HostAdapters(Protocol):
@@ -56,8 +56,7 @@ class HostAdapters(Protocol):
         """Return CHAP secrets by name, from the store."""
 
     @property
-    def disk_key(self) -> Callable[[str, int], DiskKey]:
-        """Return the key of a volume by uid and rotation, from the store."""
+    def key_store(self) -> KeyStore: ...
 
     def machine_id(self) -> str:
         """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""

@@ -7,9 +7,10 @@ of its origin, so a key is loaded for the root that ZFS names.
 from __future__ import annotations
 
 from zfsilod.host.zfs import ANY, CHANGE_TIMEOUT_S
-from zfsilod.host.zfs_output import first_line, mismatch, no_key, not_encrypted, refused
+from zfsilod.host.zfs_output import first_line, mismatch, not_encrypted, refused
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.marks import SEALED_KEY
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
@@ -53,20 +54,16 @@ class RealKeys:
             return False
         raise Unavailable(f"the key of {dataset} cannot be checked: {_reason(done)}")
 
-    def change(self, dataset: str, key: DiskKey, former: DiskKey | None) -> None:
-        if not self.is_loaded(dataset):
-            is_changed = self.opens(dataset, key)
-            present = key if is_changed else former
-            if present is None:
-                raise no_key(dataset, dataset)
-            self.load(dataset, present)
-            if is_changed:
-                return
-        elif self.opens(dataset, key):
+    def change(self, dataset: str, key: DiskKey) -> None:
+        if self.opens(dataset, key):
             return
         done = self._with_key(key, "change-key", *CHANGED, dataset)
         if done.rc != 0:
             raise _refused(done, dataset)
+
+    def find_sealed(self, dataset: str) -> str:
+        root, _source = self._zfs.properties(dataset, ("encryptionroot",))["encryptionroot"]
+        return self._zfs.find_mark(root, SEALED_KEY)
 
     def _with_key(self, key: DiskKey, command: str, *args: str) -> Completed:
         check_dataset(args[-1])

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from zfsilod.host.mount import RealMounts
     from zfsilod.host.nvme import RealNvme
     from zfsilod.host.nvmet import RealNvmet
+    from zfsilod.host.server_protocols import KeyStore
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
     from zfsilod.model.chap import Chap
-    from zfsilod.model.disk_key import DiskKey
 
 CONFIGFS = "/sys/kernel/config/target"
 NVMET = "/sys/kernel/config/nvmet"
@@ -41,11 +41,9 @@ class RealHost:
     block: RealBlock
     mounts: RealMounts
 
-    def __init__(
-        self, chap: Callable[[str], Chap], disk_key: Callable[[str, int], DiskKey], run: Runner
-    ) -> None:
+    def __init__(self, chap: Callable[[str], Chap], key_store: KeyStore, run: Runner) -> None:
         self.chap = chap
-        self.disk_key = disk_key
+        self.key_store = key_store
         self._run = run
 
     def __getattr__(self, name: str) -> object:
@@ -70,7 +68,7 @@ class RealHost:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs
 
-        copy = RealHost(self.chap, self.disk_key, self._run)
+        copy = RealHost(self.chap, self.key_store, self._run)
         copy.zfs = SurveyedZfs(self._run, datasets)
         return copy
 
@@ -125,9 +123,9 @@ class RealHost:
 
 def real_host(
     chap: Callable[[str], Chap],
-    disk_key: Callable[[str, int], DiskKey],
+    key_store: KeyStore,
     *,
     inherit: tuple[int, ...] = (),
 ) -> HostAdapters:
     """Return this machine. Its tools inherit these descriptors, such as the operation's lock."""
-    return RealHost(chap, disk_key, Runner(inherit))
+    return RealHost(chap, key_store, Runner(inherit))

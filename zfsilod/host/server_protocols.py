@@ -145,11 +145,30 @@ class KeyAdapter(Protocol):
         Raises Unavailable to a process that may not load keys, as the daemon is one.
         """
 
-    def change(self, dataset: str, key: DiskKey, former: DiskKey | None) -> None:
-        """Replace the key of an encryption root, which is loaded afterwards.
+    def change(self, dataset: str, key: DiskKey) -> None:
+        """Replace the key of an encryption root, which has to be loaded (KEY_NOT_LOADED)."""
 
-        `former`: the key to load before; None: it has to be loaded (KEY_NOT_LOADED).
+    def find_sealed(self, dataset: str) -> str:
+        """Return the sealed key that the encryption root of a zvol carries; "": none."""
+
+
+class KeyStore(Protocol):
+    """The keys of encrypted volumes in the store of zfsilo, by the uid of their volume.
+
+    Each method raises FailedPrecondition (KEY_LOST) when it has none.
+    """
+
+    def disk_key(self, uid: str, rotation: int) -> DiskKey:
+        """Return a key by its rotation; CURRENT: the one of its record."""
+
+    def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
+        """Return the keys that may open a volume: the recorded one, then that of a zvol.
+
+        `sealed`: what the zvol carries; a store that was restored may not have that key.
         """
+
+    def sealed_key(self, uid: str, rotation: int) -> str:
+        """Return a key for a zvol to carry: sealed by the key of the store, as printable text."""
 
 
 class SnapshotAdapter(Protocol):

@@ -39,7 +39,7 @@ class RotateVolumeKey(Request[None]):
         return Plan(
             title=f"new key for {self.id}",
             claims=(f"volume/{self.id}",),
-            actions=plans.key_change(volume, rotation, known=before is not None),
+            actions=plans.key_change(volume, rotation),
             commit=(put(after), *((drop_secret(before.secret),) if before is not None else ())),
             revert=(drop_secret(after.secret),),
             secrets={after.secret: DiskKey.make()},
@@ -74,8 +74,8 @@ def check_export(txn: Transaction, volume_id: str) -> VolumeKey:
     key = txn.get(VolumeKey, volume.uid)
     if key is None:
         raise FailedPrecondition(
-            f"zfsilo has no key of volume {volume_id}; load it with its recovery key (zfs load-key "
-            f"{volume.dataset}), then run zfsiloctl volume rotate-key {volume_id}",
+            f"the store has no key of volume {volume_id}; run zfsiloctl volume rotate-key "
+            f"{volume_id} first",
             reason="KEY_LOST",
             volume=volume_id,
         )

@@ -97,7 +97,8 @@ class CreateVolume(Request[PoolSpace]):
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         key = VolumeKey(id=volume.uid, created_at=view.now) if self.encrypt and not source else None
         if source is None:
-            actions = plans.up([plans.zvol(volume, view.operation_id)])
+            first = plans.zvol(volume, view.operation_id)
+            actions = plans.up([first, *plans.key_carried(volume, 0)])
             commit = (*commit, *((put(key),) if key else ()))
         else:
             actions = plans.clone(volume, source.origin, view.operation_id)

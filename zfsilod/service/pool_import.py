@@ -5,10 +5,11 @@ Facts that only the lost store had are not restored; the result names them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.records import Publication, VolumeKey
+from zfsilod.model.errors import FailedPrecondition, ZfsiloError
+from zfsilod.model.records import Publication
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
@@ -20,6 +21,7 @@ from zfsilod.service.pool_scan import unknown_snapshots, unknown_volumes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from zfsilod.host import HostAdapters
     from zfsilod.model.identity import Caller
     from zfsilod.model.ownership import Hold
     from zfsilod.requests.context import Context
@@ -39,8 +41,9 @@ REVOCATIONS_UNKNOWN = (
     "made after the backup"
 )
 KEYS_UNKNOWN = (
-    "the keys of encrypted volumes are not stored in the pool: load each with its recovery key "
-    "(zfs load-key), then run `zfsiloctl volume rotate-key` for it"
+    "zvols carry their keys sealed by the key of the former store, which this host does not have: "
+    "load each encrypted volume with its recovery key (zfs load-key), then run `zfsiloctl volume "
+    "rotate-key` for it"
 )
 WITHDRAWN = (
     "the pool changed without this store, so the publications of these volumes were withdrawn; "
@@ -92,7 +95,7 @@ async def adopt_all(
     else:
         await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
-    if _lost_keys(context, result.adopted):
+    if await context.look(partial(_lost_keys, context.machine, result.adopted)):
         result.unknown.append(KEYS_UNKNOWN)
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)
@@ -161,12 +164,17 @@ async def _adopt(
             result.adopted.append(request)
 
 
-def _lost_keys(context: Context, adopted: Sequence[Request[Any]]) -> bool:
-    """Tell whether an adopted volume is encrypted with a key that the store does not have."""
+def _lost_keys(machine: HostAdapters, adopted: Sequence[Request[Any]]) -> bool:
+    """Tell whether neither the store nor its zvol has the key of an adopted volume."""
     zvols = [request.zvol for request in adopted if isinstance(request, AdoptVolume)]
-    keys = {dict(zvol.marks).get("key", "") for zvol in zvols} - {""}
-    with context.read() as txn:
-        return any(txn.get(VolumeKey, key) is None for key in keys)
+    for zvol in zvols:
+        uid = dict(zvol.marks).get("key", "")
+        try:
+            if uid:
+                machine.key_store.disk_keys(uid, machine.keys.find_sealed(zvol.dataset))
+        except FailedPrecondition:
+            return True
+    return False
 
 
 def _unknown(adopted: Sequence[Request[Any]]) -> Iterator[str]:

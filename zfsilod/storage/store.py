@@ -199,30 +199,75 @@ class Store:
             return Chap(**values)
         raise StoreCorrupt(f"the store has no secrets named {name}; restore it from a backup")
 
+    # The keys of encrypted volumes: host/server_protocols.py, KeyStore
+
     def disk_key(self, uid: str, rotation: int) -> DiskKey:
         """Return the key of a volume by its rotation; CURRENT: the one of its record.
 
         Raises FailedPrecondition (KEY_LOST) when the store does not have it.
         """
-        from zfsilod.model.disk_key import CURRENT, DiskKey  # few operations need one
+        from zfsilod.model.disk_key import DiskKey  # few operations need one
 
+        name, sealed = self._sealed_key(uid, rotation)
+        return DiskKey(**unseal(self._sealing_key(), name, sealed))
+
+    def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
+        """Return the recorded key of a volume, and the one that its zvol carries, sealed.
+
+        Raises FailedPrecondition (KEY_LOST) when there is neither.
+        """
+        from zfsilod.model.disk_key import CURRENT, DiskKey
+
+        keys = []
+        try:
+            keys.append(self.disk_key(uid, CURRENT))
+        except FailedPrecondition:
+            if not sealed:
+                raise
+        rotation, _colon, text = sealed.partition(":")
+        if sealed:
+            from base64 import b64decode
+
+            try:
+                name = disk_key_name(uid, int(rotation))
+                keys.append(DiskKey(**unseal(self._sealing_key(), name, b64decode(text))))
+            except (ValueError, StoreCorrupt):  # of the store of another server
+                if not keys:
+                    raise lost_key(uid) from None
+        return keys
+
+    def sealed_key(self, uid: str, rotation: int) -> str:
+        """Return a key as its zvol carries it: ROTATION:BASE64. Raises FailedPrecondition."""
+        from base64 import b64encode
+
+        _name, sealed = self._sealed_key(uid, rotation)
+        return f"{rotation}:{b64encode(sealed).decode()}"
+
+    def _sealed_key(self, uid: str, rotation: int) -> tuple[str, bytes]:
+        """Return the name and the sealed bytes of a key. Raises FailedPrecondition (KEY_LOST)."""
         with self.read() as txn:
-            if rotation == CURRENT:
-                record = txn.get(VolumeKey, uid)
-                rotation = record.rotation if record is not None else CURRENT
-        if values := self.unsealed(disk_key_name(uid, rotation)):
-            return DiskKey(**values)
-        raise FailedPrecondition(
-            f"zfsilo has no key of the volume with the uid {uid}; load it with its recovery key "
-            "(zfs load-key), then run zfsiloctl volume rotate-key",
-            reason="KEY_LOST",
-            uid=uid,
-        )
+            record = txn.get(VolumeKey, uid)
+            recorded = record.rotation if record is not None else -1
+            name = disk_key_name(uid, recorded if rotation < 0 else rotation)
+            sealed = txn.get_raw("secret", name) if max(recorded, rotation) >= 0 else None
+        if sealed is None:
+            raise lost_key(uid)
+        return name, sealed
 
     def _sealing_key(self) -> bytes:
         if self._key is None:
             self._key = load_key(f"{self.directory}/key")
         return self._key
+
+
+def lost_key(uid: str) -> FailedPrecondition:
+    """Return the error for a key that neither the store nor the zvol has."""
+    return FailedPrecondition(
+        f"zfsilo has no key of the volume with the uid {uid}; load it with its recovery key "
+        "(zfs load-key), then run zfsiloctl volume rotate-key",
+        reason="KEY_LOST",
+        uid=uid,
+    )
 
 
 def damaged(path: str, why: str) -> StoreCorrupt:

@@ -14,7 +14,7 @@ from zfsilod.engine.plans.transports import (
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
-from zfsilod.engine.steps.keys import KeyChanged, KeyLoaded
+from zfsilod.engine.steps.keys import KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -98,13 +98,20 @@ def key_loaded(volume: Volume, dataset: str = "") -> list[Step]:
     return [KeyLoaded(dataset=dataset or volume.dataset, key=volume.key_uid)]
 
 
-def key_change(volume: Volume, rotation: int, *, known: bool) -> tuple[Action, ...]:
-    """Return the change of the key of an encryption root; `known`: zfsilo has the former one.
+def key_carried(volume: Volume, rotation: int) -> list[Step]:
+    """Return the step by which an encryption root carries its key; none for other volumes."""
+    if volume.key_uid != volume.uid:
+        return []
+    return [KeyCarried(dataset=volume.dataset, key=volume.uid, rotation=rotation)]
+
+
+def key_change(volume: Volume, rotation: int) -> tuple[Action, ...]:
+    """Return the change of the key of an encryption root.
 
     The step loads the key that the zvol has: after a reboot in the middle of it that may be either.
     """
-    change = KeyChanged(dataset=volume.dataset, key=volume.uid, rotation=rotation, known=known)
-    return up([not_newer(volume), change])
+    change = KeyChanged(dataset=volume.dataset, key=volume.uid, rotation=rotation)
+    return up([not_newer(volume), change, *key_carried(volume, rotation)])
 
 
 def all_properties(volume: Volume) -> dict[str, str]:

@@ -6,6 +6,7 @@ from zfsilod.engine.step import HostStep, OneWay
 from zfsilod.model.disk_key import CURRENT
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.marks import SEALED_KEY
 from zfsilod.model.records import Resources, disk_key_name
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class KeyLoaded(OneWay, tag="KeyLoaded", part="POOL"):
         return host.keys.is_loaded(self.dataset)
 
     def do(self, host: HostAdapters) -> None:
-        host.keys.load(self.dataset, host.disk_key(self.key, CURRENT))
+        load(host, self.dataset, self.key)
 
     def fact(self) -> str:
         return "key is loaded"
@@ -48,24 +49,29 @@ class KeyChanged(HostStep, tag="KeyChanged", part="POOL"):
     dataset: str
     key: str  # uid of the volume, which is the encryption root
     rotation: int
-    known: bool  # zfsilo has the former key; otherwise it has to be loaded by hand
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.keys.opens(self.dataset, host.disk_key(self.key, self.rotation))
+        return host.keys.opens(self.dataset, host.key_store.disk_key(self.key, self.rotation))
 
     def do(self, host: HostAdapters) -> None:
-        former = host.disk_key(self.key, CURRENT) if self.known else None
-        host.keys.change(self.dataset, host.disk_key(self.key, self.rotation), former)
+        self._change(host, self.rotation)
 
     def undo(self, host: HostAdapters) -> None:
-        if not self.probe(host):
-            return  # it still has the former key
-        if not self.known:
-            raise FailedPrecondition(
-                f"the former key of {self.dataset} is not known", reason="KEY_LOST"
-            )
-        key = host.disk_key(self.key, self.rotation)
-        host.keys.change(self.dataset, host.disk_key(self.key, CURRENT), key)
+        if self.probe(host):
+            self._change(host, CURRENT)
+
+    def _change(self, host: HostAdapters, rotation: int) -> None:
+        """Give the zvol a key; it may have that, or the other one, and need not be loaded."""
+        new = host.key_store.disk_key(self.key, rotation)
+        other = CURRENT if rotation == self.rotation else self.rotation
+        if not host.keys.is_loaded(self.dataset):
+            if host.keys.opens(self.dataset, new):
+                host.keys.load(self.dataset, new)
+            elif other == CURRENT:
+                load(host, self.dataset, self.key)
+            else:
+                host.keys.load(self.dataset, host.key_store.disk_key(self.key, other))
+        host.keys.change(self.dataset, new)
 
     def fact(self) -> str:
         return f"zvol has key {self.rotation}"
@@ -79,3 +85,52 @@ class KeyChanged(HostStep, tag="KeyChanged", part="POOL"):
     def resources(self) -> Resources:
         name = disk_key_name(self.key, self.rotation)
         return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
+
+
+class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
+    """The zvol carries its key, sealed by the key of the store.
+
+    A store that was restored from an older backup, or is new, opens the volume with it. It is set
+    with the key alone: a reconcile of an older store would replace it with an older key.
+    """
+
+    dataset: str
+    key: str  # uid of the volume, which is the encryption root
+    rotation: int
+
+    def probe(self, host: HostAdapters) -> bool:
+        sealed = host.key_store.sealed_key(self.key, self.rotation)
+        return host.keys.find_sealed(self.dataset) == sealed
+
+    def do(self, host: HostAdapters) -> None:
+        sealed = host.key_store.sealed_key(self.key, self.rotation)
+        host.zfs.set_property(self.dataset, SEALED_KEY, sealed)
+
+    def fact(self) -> str:
+        return f"zvol carries key {self.rotation}, sealed"
+
+    def describe_do(self) -> str:
+        return f"store key {self.rotation} of zvol {self.dataset} with it, sealed"
+
+    def resources(self) -> Resources:
+        name = disk_key_name(self.key, self.rotation)
+        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
+
+
+def load(host: HostAdapters, dataset: str, uid: str) -> None:
+    """Load the key of a zvol: the one of the record, or else the one that the zvol carries.
+
+    Raises FailedPrecondition (KEY_LOST, KEY_MISMATCH).
+    """
+    if host.keys.is_loaded(dataset):
+        return
+    *others, last = host.key_store.disk_keys(uid, host.keys.find_sealed(dataset))
+    for key in others:
+        try:
+            host.keys.load(dataset, key)
+        except FailedPrecondition as error:
+            if error.reason != "KEY_MISMATCH":
+                raise
+        else:
+            return
+    host.keys.load(dataset, last)

@@ -39,7 +39,7 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
             volblocksize=self.volblocksize,
             properties=self.properties,
             marks=self.marks,
-            key=host.disk_key(self.uid, 0) if self.encrypted else None,
+            key=host.key_store.disk_key(self.uid, 0) if self.encrypted else None,
         )
 
     def undo(self, host: HostAdapters) -> None:

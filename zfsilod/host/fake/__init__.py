@@ -12,7 +12,7 @@ from __future__ import annotations
 from zfsilod.host.fake.block import FakeBlock
 from zfsilod.host.fake.facts import VOLATILE, Facts
 from zfsilod.host.fake.iscsi import FakeIscsi
-from zfsilod.host.fake.keys import FakeKeys, made_up_key
+from zfsilod.host.fake.keys import FakeKeys, MadeUpKeys
 from zfsilod.host.fake.lio import FakeLio
 from zfsilod.host.fake.mount import FakeMounts
 from zfsilod.host.fake.nvme import FakeNvme
@@ -24,8 +24,8 @@ from zfsilod.model.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.host.server_protocols import KeyStore
     from zfsilod.model.chap import Chap
-    from zfsilod.model.disk_key import DiskKey
     from zfsilod.storage.paths import AnyPath
 
 SIMULATED_MACHINE = "51" * 16
@@ -42,11 +42,11 @@ class FakeHost:
         path: AnyPath | None = None,
         *,
         chap: Callable[[str], Chap],
-        disk_key: Callable[[str, int], DiskKey] = made_up_key,
+        key_store: KeyStore | None = None,
     ) -> None:
         self.facts = Facts(path)
         self.chap = chap
-        self.disk_key = disk_key
+        self.key_store = key_store or MadeUpKeys()
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)
         self.mounts = FakeMounts(self.facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from zfsilod.host.fake.secrets import key_digest, loaded_fact
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.marks import SEALED_KEY
 
 if TYPE_CHECKING:
     from typing import Any
@@ -30,29 +31,34 @@ class FakeKeys:
     def load(self, dataset: str, key: DiskKey) -> None:
         if self.is_loaded(dataset):
             return
-        root = self._zvol(dataset)["root"]
-        zvols = self._facts.of_kind("zvol").items()
-        name, zvol = next((name, zvol) for name, zvol in zvols if zvol["uid"] == root)
+        name, zvol = self._root(dataset)
         if zvol["wrapped"] != key_digest(key):
             from zfsilod.host.zfs_output import mismatch
 
             raise mismatch(name)
-        self._facts.effect(loaded_fact(root), "loaded")
+        self._facts.effect(loaded_fact(zvol["uid"]), "loaded")
 
     def opens(self, dataset: str, key: DiskKey) -> bool:
         return bool(self._zvol(dataset)["wrapped"] == key_digest(key))
 
-    def change(self, dataset: str, key: DiskKey, former: DiskKey | None) -> None:
+    def change(self, dataset: str, key: DiskKey) -> None:
         if not self.is_loaded(dataset):
-            present = key if self.opens(dataset, key) else former
-            if present is None:
-                from zfsilod.host.zfs_output import no_key
+            from zfsilod.host.zfs_output import no_key
 
-                raise no_key(dataset, dataset)
-            self.load(dataset, present)
+            raise no_key(dataset, dataset)
         if not self.opens(dataset, key):
             zvol = self._zvol(dataset)
             self._facts.effect(f"zvol:{dataset}", zvol | {"wrapped": key_digest(key)})
+
+    def find_sealed(self, dataset: str) -> str:
+        _name, root = self._root(dataset)
+        return str(root["properties"].get(SEALED_KEY, ""))
+
+    def _root(self, dataset: str) -> tuple[str, Any]:
+        """Return the name and the facts of the encryption root of a zvol."""
+        uid = self._zvol(dataset)["root"]
+        zvols = self._facts.of_kind("zvol").items()
+        return next((name, zvol) for name, zvol in zvols if zvol["uid"] == uid)
 
     def _zvol(self, dataset: str) -> Any:
         zvol = self._zfs.zvol(dataset)
@@ -63,10 +69,22 @@ class FakeKeys:
         return zvol
 
 
-def made_up_key(uid: str, rotation: int) -> DiskKey:
-    """Return a key for a host without a store, the same for the same volume and rotation."""
-    import hashlib
+class MadeUpKeys:
+    """Keys for a host without a store, the same for the same volume and rotation."""
 
-    from zfsilod.model.disk_key import DiskKey
+    def disk_key(self, uid: str, rotation: int) -> DiskKey:
+        """Return a key; the current one has the rotation 0."""
+        import hashlib
 
-    return DiskKey(hashlib.sha256(f"{uid} {max(rotation, 0)}".encode()).hexdigest())
+        from zfsilod.model.disk_key import DiskKey
+
+        return DiskKey(hashlib.sha256(f"{uid} {max(rotation, 0)}".encode()).hexdigest())
+
+    def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
+        """Return the current key, and the one whose rotation a zvol carries."""
+        rotation = int(sealed.partition(":")[0] or 0)
+        return [self.disk_key(uid, number) for number in dict.fromkeys((0, rotation))]
+
+    def sealed_key(self, uid: str, rotation: int) -> str:
+        """Return the rotation, and no key."""
+        return f"{max(rotation, 0)}:{uid}"
