@@ -13,7 +13,29 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
 
 
-class KeyLoaded(OneWay, tag="KeyLoaded", part="POOL"):
+class LoadsKey(HostStep):
+    """A step that loads the key of a zvol."""
+
+    def load(self, host: HostAdapters, dataset: str, uid: str) -> None:
+        """Load the key of a zvol: the one of the record, or else the one that the zvol carries.
+
+        Raises FailedPrecondition (KEY_LOST, KEY_MISMATCH).
+        """
+        if host.keys.is_loaded(dataset):
+            return
+        *others, last = host.key_store.disk_keys(uid, host.keys.find_sealed(dataset))
+        for key in others:
+            try:
+                host.keys.load(dataset, key)
+            except FailedPrecondition as error:
+                if error.reason != "KEY_MISMATCH":
+                    raise
+            else:
+                return
+        host.keys.load(dataset, last)
+
+
+class KeyLoaded(LoadsKey, OneWay, tag="KeyLoaded", part="POOL"):
     """The key of the zvol is loaded: without it the zvol has no device.
 
     Nothing unloads it: other volumes may have the same key, and a loaded key exports nothing.
@@ -27,7 +49,7 @@ class KeyLoaded(OneWay, tag="KeyLoaded", part="POOL"):
         return host.keys.is_loaded(self.dataset)
 
     def do(self, host: HostAdapters) -> None:
-        load(host, self.dataset, self.key)
+        self.load(host, self.dataset, self.key)
 
     def fact(self) -> str:
         return "key is loaded"
@@ -39,7 +61,7 @@ class KeyLoaded(OneWay, tag="KeyLoaded", part="POOL"):
         return Resources(datasets=(self.dataset,), secrets=(disk_key_name(self.key, 0),))
 
 
-class KeyChanged(HostStep, tag="KeyChanged", part="POOL"):
+class KeyChanged(LoadsKey, tag="KeyChanged", part="POOL"):
     """The zvol and its clones have the key with this number.
 
     Final: the former key need not be known to zfsilo, and the new one is kept from now on.
@@ -68,7 +90,7 @@ class KeyChanged(HostStep, tag="KeyChanged", part="POOL"):
             if host.keys.opens(self.dataset, new):
                 host.keys.load(self.dataset, new)
             elif other == CURRENT:
-                load(host, self.dataset, self.key)
+                self.load(host, self.dataset, self.key)
             else:
                 host.keys.load(self.dataset, host.key_store.disk_key(self.key, other))
         host.keys.change(self.dataset, new)
@@ -115,22 +137,3 @@ class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
     def resources(self) -> Resources:
         name = disk_key_name(self.key, self.rotation)
         return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
-
-
-def load(host: HostAdapters, dataset: str, uid: str) -> None:
-    """Load the key of a zvol: the one of the record, or else the one that the zvol carries.
-
-    Raises FailedPrecondition (KEY_LOST, KEY_MISMATCH).
-    """
-    if host.keys.is_loaded(dataset):
-        return
-    *others, last = host.key_store.disk_keys(uid, host.keys.find_sealed(dataset))
-    for key in others:
-        try:
-            host.keys.load(dataset, key)
-        except FailedPrecondition as error:
-            if error.reason != "KEY_MISMATCH":
-                raise
-        else:
-            return
-    host.keys.load(dataset, last)
