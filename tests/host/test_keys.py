@@ -139,6 +139,7 @@ def test_a_zvol_carries_the_key_of_its_encryption_root(zfs: EncryptedZfs, keys: 
     assert keys.find_sealed(CLONE) == ""
     RealZfs(zfs).set_property(NAME, SEALED_KEY, "1:c2VhbGVk")
     assert [keys.find_sealed(name) for name in (NAME, CLONE)] == ["1:c2VhbGVk"] * 2
+    assert keys.find_sealed(PLAIN) == ""
 
 
 def test_the_key_of_a_new_zvol_is_input(zfs: EncryptedZfs) -> None:

@@ -63,7 +63,7 @@ class RealKeys:
 
     def find_sealed(self, dataset: str) -> str:
         root, _source = self._zfs.properties(dataset, ("encryptionroot",))["encryptionroot"]
-        return self._zfs.find_mark(root, SEALED_KEY)
+        return "" if root == "-" else self._zfs.find_mark(root, SEALED_KEY)
 
     def _with_key(self, key: DiskKey, command: str, *args: str) -> Completed:
         check_dataset(args[-1])

@@ -129,8 +129,8 @@ class ZfsAdapter(Protocol):
 class KeyAdapter(Protocol):
     """Keys of encrypted zvols: zfs-load-key(8), zfs-change-key(8).
 
-    A clone has the key of its origin. Each method raises Conflict (NOT_ENCRYPTED) for a zvol that
-    is not encrypted.
+    A clone has the key of its origin. `is_loaded` and `load` raise Conflict (NOT_ENCRYPTED) for a
+    zvol that is not encrypted.
     """
 
     def is_loaded(self, dataset: str) -> bool:

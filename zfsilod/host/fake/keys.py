@@ -51,6 +51,8 @@ class FakeKeys:
             self._facts.effect(f"zvol:{dataset}", zvol | {"wrapped": key_digest(key)})
 
     def find_sealed(self, dataset: str) -> str:
+        if not self._zfs.zvol(dataset).get("root"):
+            return ""
         _name, root = self._root(dataset)
         return str(root["properties"].get(SEALED_KEY, ""))
 
