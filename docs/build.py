@@ -33,6 +33,7 @@ PAGES = (
     "http.md",
     "kubernetes.md",
     "transports.md",
+    "encryption.md",
     "metrics.md",
     "operations.md",
     "changing-things.md",

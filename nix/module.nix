@@ -100,6 +100,13 @@ in
       description = "Additional keys of zfsilod.toml(5); they override the other options.";
     };
 
+    sealedKey = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = ./zfsilo.key.cred;
+      description = "The key of the store as systemd-creds encrypted it for this host, with `--name=zfsilo.key`; null: a file in /var/lib/zfsilo, or what `zfsiloctl seal-key` made. Encrypted volumes need it.";
+    };
+
     server = {
       enable = mkOption { type = types.bool; default = false; description = "Whether this host is a server."; };
       root = mkOption { type = types.nullOr dataset; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
@@ -144,6 +151,7 @@ in
       environment.etc = lib.mkMerge [
         { "zfsilo/zfsilod.toml".source = toml.generate "zfsilod.toml" settings; }
         (lib.mapAttrs' volumeFile cfg.client.volumes)
+        (lib.mkIf (cfg.sealedKey != null) { "credstore.encrypted/zfsilo.key".source = cfg.sealedKey; })
       ];
       services.dbus.packages = [ cfg.package ];
       services.udev.packages = [ cfg.package ];

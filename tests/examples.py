@@ -50,6 +50,7 @@ VOLUME = Volume(
     properties=(("compression", "lz4"),),
 )
 RENAMED = VOLUME.but(target=f"iqn.2026-01.org.zfsilo:nas:{UID}")
+SECRET = VOLUME.but(key_uid=UID)
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SNAPSHOT_REFS = tuple(
@@ -137,6 +138,21 @@ def _server() -> tuple[Example, ...]:
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
+        Example(
+            name="create-encrypted",
+            before=(),
+            actions=plans.up([plans.zvol(SECRET), *plans.key_carried(SECRET, 0)]),
+        ),
+        Example(
+            name="load-key",
+            before=(plans.zvol(SECRET),),
+            actions=plans.up(plans.key_loaded(SECRET)),
+        ),
+        Example(
+            name="rotate-key",
+            before=(plans.zvol(SECRET),),
+            actions=plans.key_change(SECRET, 1),
+        ),
         Example(name="snapshot", before=created, actions=plans.up([SNAPSHOT_SET])),
         Example(
             name="delete-snapshot",

@@ -63,7 +63,7 @@ class Restored:
             directory, host="simulated", size_bytes=golden.SIZE_BYTES, durable=False
         )
         self.store.migrate()
-        self.host = FakeHost(directory / "facts.json", chap=self.store.chap)
+        self.host = FakeHost(directory / "facts.json", chap=self.store.chap, key_store=self.store)
 
     def live(self) -> list[Operation]:
         """Return the operations that have not ended."""

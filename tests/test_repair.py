@@ -30,7 +30,7 @@ class BrokenHost:
         facts = fixture.host.facts
         effect = facts.effect
 
-        def change(name: str, value: Any, **renamed: str) -> None:
+        def change(name: str, value: Any, **renamed: Any) -> None:
             self.after -= 1
             kind = name.partition(":")[0]
             if self.after < 0 and self.kinds.get(kind, 0):

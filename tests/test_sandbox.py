@@ -24,6 +24,7 @@ from zfsilod import host
 from zfsilod.engine.step import HostStep
 from zfsilod.host.block import RealBlock
 from zfsilod.host.iscsi import RealIscsi
+from zfsilod.host.keys import RealKeys
 from zfsilod.host.lio import RealLio
 from zfsilod.host.mount import RealMounts
 from zfsilod.host.nvme import RealNvme
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "zfs": RealZfs,
     "snapshots": RealSnapshots,
+    "keys": RealKeys,
     "lio": RealLio,
     "nvmet": RealNvmet,
     "iscsi": RealIscsi,
@@ -152,6 +154,8 @@ def entries(kind: type[HostStep]) -> Iterator[FunctionType]:
 def functions_of(adapters: tuple[str, ...], name: str) -> Iterator[FunctionType]:
     """Yield a method of these adapters, and what makes the adapters."""
     for adapter in adapters:
+        if adapter == "key_store":
+            continue  # zfsilo's own store
         yield getattr(ADAPTERS[adapter], name)
         yield getattr(ADAPTERS[adapter], "__init__")  # noqa: B009 - mypy objects to it
 

@@ -331,7 +331,7 @@ async def test_an_operation_that_cannot_be_rolled_back_gives_way(fixture: Servic
     await fixture.do(CREATE)
     host, effect = fixture.host.facts, fixture.host.facts.effect
 
-    def vanishing(name: str, value: Any, **options: str) -> None:
+    def vanishing(name: str, value: Any, **options: Any) -> None:
         effect(name, value, **options)
         if value is not None and name == f"zvol:{HOME}":
             effect(f"zvol:{ELSEWHERE}", value, instead_of=f"zvol:{HOME}")

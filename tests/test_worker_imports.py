@@ -130,7 +130,7 @@ def test_the_machine_id_imports_little() -> None:
 def test_an_adapter_imports_what_it_needs(adapter: str) -> None:
     code = (
         "from zfsilod.engine import process; from zfsilod.host.real import real_host; "
-        f"real_host(lambda name: None).{adapter}"
+        f"real_host(lambda name: None, None).{adapter}"
     )
     ours, others = imported(python(code, "-X", "importtime"))
     always = {*COMMON.split(), "host.real", "host.run"}

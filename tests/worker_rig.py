@@ -31,7 +31,7 @@ class WorkerRig:
         self.boot_id = "first"
         effect = self.host.facts.effect
 
-        def faulty_effect(name: str, value: Any, **renamed: str) -> None:
+        def faulty_effect(name: str, value: Any, **renamed: Any) -> None:
             cut = self._point()
             if cut and self.when == "before":
                 self._fail()

@@ -38,6 +38,7 @@ from zfsilod.service.rooms import Rooms
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
 from zfsilod.service.watch import HostWatch
+from zfsilod.storage.secrets import credential
 from zfsilod.storage.store import Store
 from zfsilod.systemd.launcher import LocalLauncher, SystemdLauncher
 from zfsilod.systemd.policy_timers import PolicyTimers
@@ -142,7 +143,9 @@ async def _start_service(
     machine = open_host(paths, store)
     servers = StorageServers(partial(config.find_server, paths.config), machine.machine_id())
     stack.push_async_callback(servers.close)
-    context = ServiceContext(store, machine, servers, settings.settings, boot_id=read_boot_id())
+    sealed = paths.fake_host or bool(credential())
+    chosen = settings.settings.but(key_is_sealed=sealed)
+    context = ServiceContext(store, machine, servers, chosen, boot_id=read_boot_id())
     context.identity_changes = _keep_identity(paths, settings, machine)
     service = Service(context, launcher)
     service.health.wishes = paths.config / "volumes.d"
@@ -187,10 +190,10 @@ def open_host(paths: Paths, store: Store) -> HostAdapters:
     if paths.fake_host:
         from zfsilod.host.fake import FakeHost
 
-        return FakeHost(paths.state / "facts.json", chap=store.chap)
+        return FakeHost(paths.state / "facts.json", chap=store.chap, key_store=store)
     from zfsilod.host.real import real_host
 
-    return real_host(store.chap)
+    return real_host(store.chap, store)
 
 
 async def _start_metrics(

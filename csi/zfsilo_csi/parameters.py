@@ -3,6 +3,7 @@
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
 transport         "iscsi" (default) or "nvme"
+encrypt           "true" or "false" (default): encrypt it with a key that the server keeps
 schedule          the label `schedule` of the volume, by which a snapshot policy selects it
 zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
 """
@@ -22,9 +23,10 @@ PROPERTY = "zfs."
 CLAIM = "csi.storage.k8s.io/"  # claim metadata that sidecars add with --extra-create-metadata
 LABELS = "csi.zfsilo.io/"
 MAX_CLAIM_KEY = 40
-THIN = {"true": True, "false": False}
+SWITCH = {"true": True, "false": False}
 TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
 SCHEDULE = "schedule"  # the parameter, and the label
+KEYS = ("backend", "thin", "transport", "encrypt", SCHEDULE)
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 
@@ -35,6 +37,7 @@ class Parameters(NamedTuple):
     backend: str
     thin: bool
     transport: pb.Transport
+    encrypt: bool
     properties: dict[str, str]
     labels: dict[str, str]
 
@@ -45,21 +48,26 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
     for key, value in parameters.items():
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
-        elif key not in ("backend", "thin", "transport", SCHEDULE) and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin, transport, schedule or zfs.PROPERTY")
-    thin = parameters.get("thin", "true")
-    if thin not in THIN:
-        raise invalid(f"parameter thin is {thin[:40]!r}; use true or false")
+        elif key not in KEYS and not key.startswith(CLAIM):
+            raise _unknown(key, "use backend, thin, transport, encrypt, schedule or zfs.PROPERTY")
     transport = parameters.get("transport", "iscsi")
     if transport not in TRANSPORTS:
         raise invalid(f"parameter transport is {transport[:40]!r}; use iscsi or nvme")
     return Parameters(
         backend=parameters.get("backend", ""),
-        thin=THIN[thin],
+        thin=_switch(parameters, "thin", "true"),
         transport=TRANSPORTS[transport],
+        encrypt=_switch(parameters, "encrypt", "false"),
         labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
         properties=properties | changes(mutable),
     )
+
+
+def _switch(parameters: Mapping[str, str], key: str, default: str) -> bool:
+    text = parameters.get(key, default)
+    if text not in SWITCH:
+        raise invalid(f"parameter {key} is {text[:40]!r}; use true or false")
+    return SWITCH[text]
 
 
 def changes(mutable: Mapping[str, str]) -> dict[str, str]:

@@ -219,6 +219,7 @@ def _daemon_request(wanted: RequestedVolume) -> pb.CreateVolumeRequest:
             capacity_bytes=wanted.size_bytes,
             thin=wanted.parameters.thin,
             transport=wanted.parameters.transport,
+            encrypted=wanted.parameters.encrypt,
             properties=wanted.parameters.properties,
             mode=wanted.mode,
             access_modes=wanted.access_modes,
@@ -240,6 +241,9 @@ def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:
         "source": volume.source != wanted.source_message,
         "thin": volume.thin != wanted.parameters.thin,
         "transport": (volume.transport or pb.TRANSPORT_ISCSI) != wanted.parameters.transport,
+        # A clone is encrypted as its source is.
+        "encryption": volume.encrypted != wanted.parameters.encrypt
+        and (wanted.parameters.encrypt or wanted.source is None),
         "volblocksize": block is not None and parameters.block_bytes(block) != volume.volblocksize,
     }
     fields = [field for field, different in differs.items() if different]

@@ -140,6 +140,11 @@ async def test_the_capacity_names_the_problem_of_the_pool(front: Front) -> None:
     assert degraded.condition_reasons == ["POOL_DEGRADED"]
     assert "tank is DEGRADED" in degraded.conditions[0]
     assert degraded.available_bytes
+    facts.effect("pool:tank", "LOCKED")  # encrypted by the administrator, without its key
+    locked = await service.GetCapacity(service_pb2.GetCapacityRequest())
+    assert locked.condition_reasons == ["KEY_NOT_LOADED"]
+    shown = (await service.GetStatus(service_pb2.GetStatusRequest())).attention
+    assert ["zfs load-key tank" in one.sentence for one in shown] == [True]
     facts.effect("pool:tank", "SUSPENDED")
     with refused("UNAVAILABLE", "POOL_SUSPENDED"):
         await service.GetCapacity(service_pb2.GetCapacityRequest())

@@ -21,6 +21,7 @@ DRY: dict[str, Any] = {
         update_mask=FieldMask(paths=["capacity_bytes"]),
     ),
     "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
+    "RotateVolumeKey": pb.RotateVolumeKeyRequest(name="volumes/secret"),
     "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
     "AdoptVolume": pb.AdoptVolumeRequest(dataset="tank/vm-1"),
     "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
@@ -58,6 +59,7 @@ async def at_all_states(front: Front) -> None:
         properties=(),
         marks=(("zfsilo:uid", ""),),
     )
+    await volumes.CreateVolume(create("secret", encrypted=True))
     for name in ("gone", "lone", "used", "low", "mid"):
         await volumes.CreateVolume(create(name))
     await delete_for_now(front, "gone")

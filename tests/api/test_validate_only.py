@@ -63,6 +63,7 @@ STRAY = "tank/zfsilo/stray"
 EXAMPLES: dict[str, Any] = DRY | {
     "SyncVolume": pb.SyncVolumeRequest(name="volumes/used"),
     "SyncVolumes": pb.SyncVolumesRequest(),
+    "ExportVolumeKey": pb.ExportVolumeKeyRequest(name="volumes/secret"),
     "AdoptVolumes": pb.AdoptVolumesRequest(),
     "CreateSnapshot": snapshot_pb2.CreateSnapshotRequest(snapshot_id="new", volume=DATA),
     "DeleteSnapshot": snapshot_pb2.DeleteSnapshotRequest(name="snapshots/monday"),

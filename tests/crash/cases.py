@@ -14,7 +14,7 @@ from tests.examples import TAKE
 from tests.service_fixture import administrator
 from zfsilod.host import transports
 from zfsilod.model.host_facts import Disk, ListedZvol
-from zfsilod.model.records import Attachment, Trashed
+from zfsilod.model.records import Attachment, Trashed, VolumeKey
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.connect import Connect, FollowServer
@@ -39,6 +39,7 @@ from zfsilod.requests.snapshots import (
     DeleteSnapshotGroup,
 )
 from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volume_keys import RotateVolumeKey
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.orphan_scan import find_orphans
@@ -58,6 +59,8 @@ UUID = "6b1ac1d0-3c6e-4d0c-9e0e-0f5d7e3f8a11"
 HOST = CreateHost(id="take", iqn=TAKE)
 CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
 PUBLISH = Publish(volume="data", host="take")
+ENCRYPTED = (HOST, CREATE.but(encrypt=True))
+ROTATE_KEY = RotateVolumeKey(id="data")
 CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
 STAGE = Stage(id="data")
 MOUNT = MountAt(id="data", path="/srv/data")
@@ -125,6 +128,8 @@ EPOCH = (  # counted up and never reused, also by an operation that is rolled ba
     r"fact zvol:.* zfsilo:epoch",
     r"record volume \S+ epoch",
 )
+
+LOADED = (r"fact key:.*",)  # a key stays loaded
 
 
 class Case(NamedTuple):
@@ -244,6 +249,14 @@ def replace_zvol(machine: SimulatedMachine) -> None:
     memory["zvol:tank/zfsilo/data"] = copy
 
 
+def lose_key(machine: SimulatedMachine) -> None:
+    """Remove what the store knows of the key of the volume, as an adoption leaves it."""
+    with machine.store.write() as txn:
+        for key in list(txn.scan(VolumeKey)):
+            txn.drop(key.bucket(), key.key)
+            txn.drop("secret", key.secret)
+
+
 def break_session(machine: SimulatedMachine) -> None:
     """Break the connection of each session; iscsid tries to restore it without success."""
     for name, fact in machine.host.facts.memory.items():
@@ -277,6 +290,27 @@ def add_portal(machine: SimulatedMachine) -> None:
 SERVER = (
     Case("create", (HOST,), CREATE),
     Case("create-thick", (HOST,), CREATE.but(thin=False, properties=(("compression", "lz4"),))),
+    Case("create-encrypted", (HOST,), ENCRYPTED[1]),
+    Case("create-from-encrypted", ENCRYPTED, TWIN, may_remain=LOADED, lost=("key:",)),
+    Case("delete-encrypted", ENCRYPTED, DELETE),
+    Case("delete-encrypted-clone", (*ENCRYPTED, TWIN), DELETE.but(id="twin"), retention_s=HOUR_S),
+    Case(
+        "purge-encrypted",
+        (*ENCRYPTED, DELETE),
+        PurgeVolume(id=""),
+        retention_s=HOUR_S,
+        find=purge,
+    ),
+    Case("publish-encrypted", ENCRYPTED, PUBLISH, may_remain=LOADED, lost=("key:",)),
+    Case("rotate-key", (*ENCRYPTED, PUBLISH), ROTATE_KEY),
+    Case(
+        "rotate-key-again",
+        (*ENCRYPTED, ROTATE_KEY),
+        ROTATE_KEY,
+        may_remain=LOADED,
+        lost=("key:",),
+    ),
+    Case("rotate-key-lost", ENCRYPTED, ROTATE_KEY, damage=lose_key),
     Case("delete", CREATED, DELETE),
     Case("delete-to-trash", CREATED, DELETE, retention_s=HOUR_S),
     Case("delete-published", PUBLISHED, WITHDRAW),

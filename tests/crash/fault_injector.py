@@ -111,7 +111,7 @@ class FaultInjector:
         """Make every effect on a fake host a point."""
         effect = facts.effect
 
-        def counted_effect(name: str, value: Any, **renamed: str) -> None:
+        def counted_effect(name: str, value: Any, **renamed: Any) -> None:
             with self.point("effect"):
                 effect(name, value, **renamed)
 

@@ -20,6 +20,7 @@ from zfsilod.host.fake import FakeHost
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.host.fake.nvme import FakeNvme
 from zfsilod.model.errors import PermissionDenied, ZfsiloError
+from zfsilod.model.marks import SEALED_KEY
 from zfsilod.model.ownership import IDENTITY, StoreIdentity
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Operation, PendingRelease
@@ -118,7 +119,7 @@ class SimulatedMachine:
         self.injector = FaultInjector()
         self.injector.on_kill = self._daemon_killed
         self.store = Store.create(directory, host="simulated", size_bytes=64 << 20, durable=False)
-        self.host = FakeHost(chap=self.store.chap)
+        self.host = FakeHost(chap=self.store.chap, key_store=self.store)
         self.host.iscsi = LocalTargets(self.host.facts)
         self.host.nvme = LocalSubsystems(self.host.facts)
         self._identify()
@@ -277,18 +278,26 @@ class SimulatedMachine:
         """Return facts of the host, records, secrets and claims as one flat mapping."""
         state: dict[str, object] = {}
         for name, fact in self.host.facts.snapshot().items():
-            _flatten(f"fact {name}", fact, state)
+            _flatten(f"fact {name}", self._opened(fact), state)
         with self.store.read() as txn:
             for key, raw in txn.items():
                 bucket, _, name = key.decode().partition("/")
                 if bucket == "secret":
-                    state[f"secret {name}"] = self.store.chap(name).values()
+                    state[f"secret {name}"] = self.store.unsealed(name)
                 elif bucket in ("claim", "live"):
                     state[f"{bucket} {name}"] = raw
                 elif bucket not in HISTORY:
                     record = txn.get(_kind(bucket), name)
                     _flatten(f"record {bucket} {name}", to_plain(record), state)
         return state
+
+    def _opened(self, fact: Any) -> Any:
+        """Return the facts of a zvol with its key in the open: each sealing is another text."""
+        properties = fact.get("properties", {}) if isinstance(fact, dict) else {}
+        if SEALED_KEY not in properties:
+            return fact
+        *_recorded, carried = self.store.disk_keys(fact["uid"], properties[SEALED_KEY])
+        return fact | {"properties": properties | {SEALED_KEY: str(carried.values())}}
 
     def dump(self) -> Dump:
         """Return the store and the facts, for `load`."""

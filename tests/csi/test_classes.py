@@ -105,6 +105,21 @@ async def test_a_schedule_is_a_label(cluster: Cluster) -> None:
     assert dict(record.labels)["schedule"] == "gold"
 
 
+async def test_an_encrypted_class(cluster: Cluster) -> None:
+    encrypted = {"encrypt": "true"} | CLAIM
+    volume = await cluster.plugin.create(parameters=encrypted)
+    name = volume.volume_id.rpartition("/")[2]
+    with cluster.give.service.context.read() as txn:
+        record = txn.get(Volume, name)
+    assert record is not None
+    assert record.key_uid == record.uid
+    await cluster.plugin.create(parameters=encrypted)  # repeated
+    with fails("ALREADY_EXISTS", "encryption"):
+        await cluster.plugin.create(parameters=CLAIM)
+    with fails("INVALID_ARGUMENT", "encrypt"):
+        await cluster.plugin.create("wrong", parameters={"encrypt": "yes"})
+
+
 @of_kind("VolumeAttributesClass")
 async def test_a_volume_attributes_class(example: ShippedClass, cluster: Cluster) -> None:
     plugin = cluster.plugin

@@ -306,3 +306,17 @@ def test_a_pool_that_is_not_imported(tools: FakeTools) -> None:
     tools("zpool", f'case "$1" in list) exit 1;; import) printf "{importable}";; esac')
     (check,) = doctor.pool_checks("tank/zfsilo")
     assert "features that the ZFS of this host does not support" in check.problem
+
+
+def test_where_the_key_of_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zfsilod.ctl.paths.state", lambda: tmp_path / "state")
+    files = doctor.HostFiles(tmp_path)
+    in_a_file = doctor.store_key(files)
+    assert (in_a_file.problem, "seal-key" in in_a_file.name) == ("", True)
+    sealed = tmp_path / doctor.SEALED_KEY
+    sealed.parent.mkdir(parents=True)
+    sealed.touch()
+    assert doctor.store_key(files).name == "key of the store, kept by systemd"
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/key").touch()  # systemd passes the sealed one, but the file opens all
+    assert doctor.store_key(files) == in_a_file

@@ -27,6 +27,7 @@ from zfsilod.model.records import (
     SnapshotPolicy,
     Token,
     Trashed,
+    VolumeKey,
 )
 from zfsilod.model.words import ActionStatus
 
@@ -127,6 +128,7 @@ RECORDS: tuple[Stored, ...] = (
         created_at=TODAY,
         updated_at=TODAY,
     ),
+    VolumeKey(id=UID, rotation=1, exported_at=TODAY, created_at=TODAY),
     PolicyOutcome(
         id="nightly",
         ran_at=TODAY,

@@ -48,7 +48,7 @@ class ScriptedRunner(Runner):
         argv: list[str],
         *,
         timeout_s: float,
-        input: str = "",  # noqa: A002 - as in Runner
+        input: str | bytes = "",  # noqa: A002 - as in Runner
         ok: tuple[int, ...] = (0,),
         inherit: tuple[int, ...] = (),
     ) -> Completed:

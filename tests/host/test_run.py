@@ -226,6 +226,6 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_every_tool_has_a_package() -> None:
     xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
-    # Of audit; of attach and setup; of the daemon, which checks calendars.
-    commands = {"journalctl", "systemctl", "systemd-analyze"}
+    # Of audit; of attach and setup; of seal-key; of the daemon, which checks calendars.
+    commands = {"journalctl", "systemctl", "systemd-creds", "systemd-analyze"}
     assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)

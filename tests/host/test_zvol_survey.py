@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
@@ -11,9 +11,6 @@ from tests.host.zfs_tool import ZfsTool
 from zfsilod.host.real import RealHost
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zvol_survey import SURVEYED, SurveyedZfs
-
-if TYPE_CHECKING:
-    from zfsilod.model.chap import Chap
 
 NEW, OLD = "tank/z/new", "tank/z/old"
 
@@ -34,6 +31,17 @@ class SurveyTool(ZfsTool):
 
     def do_clone(self, words: list[str]) -> tuple[int, str, str]:
         self.add(words[-1], "volume", {"zfsilo:uid": UID})
+        return 0, "", ""
+
+    def __getattr__(self, name: str) -> object:
+        """Answer `zfs load-key`, whose name is not one of Python."""
+        if name != "do_load-key":
+            raise AttributeError(name)
+        return self._load_all
+
+    def _load_all(self, _words: list[str]) -> tuple[int, str, str]:
+        for properties in self.datasets.values():
+            properties["keystatus"] = ("available", "-")
         return 0, "", ""
 
 
@@ -81,14 +89,21 @@ def test_a_property_that_was_set_is_read_again(zfs: SurveyedZfs) -> None:
     assert zfs.properties(OLD, ("sync",))["sync"][0] == "always"
 
 
+def test_a_key_that_was_loaded_is_asked_of_all(tool: SurveyTool) -> None:
+    """The clones of an encryption root have its key, and are not named by the command."""
+    tool.add(NEW, "volume")
+    tool.datasets[OLD]["keystatus"] = ("unavailable", "-")
+    zfs = SurveyedZfs(tool, (NEW, OLD))
+    assert zfs.properties(OLD, ("keystatus",))["keystatus"][0] == "unavailable"
+    zfs.run(["zfs", "load-key", NEW], timeout_s=1)
+    assert zfs.properties(OLD, ("keystatus",))["keystatus"][0] == "available"
+
+
 def test_all_tools_of_a_surveyed_host_are_watched(tool: SurveyTool) -> None:
     """Snapshots and clones change datasets too: their adapter runs its tools by the same runner."""
-    host = RealHost(no_secrets, tool).surveyed((NEW, OLD))
+    unused: Any = None  # secrets and keys
+    host = RealHost(unused, unused, tool).surveyed((NEW, OLD))
     zfs, snapshots = host.zfs, host.snapshots
     assert isinstance(zfs, SurveyedZfs)
     assert isinstance(snapshots, RealSnapshots)
     assert snapshots._run is zfs.run
-
-
-def no_secrets(volume: str) -> Chap:
-    raise AssertionError(f"no step of this test needs the secrets of {volume}")

@@ -23,6 +23,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath, Reopened
 from zfsilod.engine.steps.filesystem import FilesystemGrown
+from zfsilod.engine.steps.keys import KeyCarried, KeyLoaded
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.nvme import ControllerPortal, QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
@@ -69,7 +70,17 @@ GUARDS = (
     SnapshotsUnused,
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
-ONE_WAY = (SessionDropped, LazyUnmounted, NoExport, NoAcl, NoNode, SessionSecrets, QueueLimit)
+ONE_WAY = (
+    KeyCarried,
+    KeyLoaded,
+    SessionDropped,
+    LazyUnmounted,
+    NoExport,
+    NoAcl,
+    NoNode,
+    SessionSecrets,
+    QueueLimit,
+)
 
 
 def _host_steps(steps: Sequence[Step]) -> list[HostStep]:
@@ -220,8 +231,8 @@ class Contract:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
         if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
-        if isinstance(step, LossWait | QueueLimit):
-            return False  # a login takes it from the node record, and udev sets the limit
+        if isinstance(step, LossWait | QueueLimit | KeyLoaded):
+            return False  # of the node record, by udev, and since the creation of the zvol
         return not (stays(step) and repr(step) in self.made)
 
     def check_interruptions(self, step: HostStep, label: str) -> None:

@@ -24,6 +24,7 @@ from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.host import nvme
 from zfsilod.host.configfs import Configfs
+from zfsilod.host.fake.keys import MadeUpKeys
 from zfsilod.host.nvme_disks import NvmeController
 from zfsilod.host.real import real_host
 from zfsilod.host.run import Runner
@@ -64,7 +65,7 @@ def real_contract() -> Contract:
     interrupter.count_calls(Runner, "__call__")
     interrupter.count_calls(nvme, "send_options")
     interrupter.count_calls(NvmeController, "set_attribute")
-    return Contract(real_host(secrets), interrupter, real_inventory, _print)
+    return Contract(real_host(secrets, MadeUpKeys()), interrupter, real_inventory, _print)
 
 
 def _print(case: str, error: str) -> None:

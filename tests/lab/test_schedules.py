@@ -25,7 +25,7 @@ from zfsilod.host.real import real_host
 from zfsilod.model.host_facts import SnapshotRef
 dataset, uid, set_uid = sys.argv[1:]
 ref = SnapshotRef(dataset=dataset, uid=uid)
-print(*real_host(None).snapshots.users((ref,), set_uid), sep="\\n")
+print(*real_host(None, None).snapshots.users((ref,), set_uid), sep="\\n")
 """
 
 

@@ -162,6 +162,12 @@ def test_the_key_may_be_an_encrypted_credential(sd: SystemdHost) -> None:
         ctl(sd, "volume", "sync", "data")
         assert sd.run("ls", "/var/lib/zfsilo/key", check=False).rc != 0
         ctl(sd, "volume", "unpublish", "data", "take")
+        # The units of these operations get the key too: a worker without it would make another.
+        ctl(sd, "volume", "create", "secret", "1G", "--encrypt")
+        ctl(sd, "volume", "rotate-key", "secret")
+        ctl(sd, "volume", "publish", "secret", "take")
+        ctl(sd, "volume", "delete", "secret", "--unpublish", "--yes")
+        assert sd.run("ls", "/var/lib/zfsilo/key", check=False).rc != 0
     finally:
         sd.run("rm", "/etc/credstore.encrypted/zfsilo.key")
         sd.run("systemctl", "restart", "zfsilod.service")

@@ -34,7 +34,7 @@ CALENDARS = """
 import sys
 sys.path.insert(0, "/usr/lib/zfsilo")
 from zfsilod.host.real import real_host
-print(*map(real_host(None).calendar_problem, ("daily", "often", "2020-01-01")), sep="|")
+print(*map(real_host(None, None).calendar_problem, ("daily", "often", "2020-01-01")), sep="|")
 """
 CREATE = ("schedule", "create", "nightly", "--keep", "7x1d", "--calendar")
 

@@ -458,10 +458,10 @@ def _open_host(store: Store, state: str, lock: int) -> HostAdapters:
     if store.host == "simulated":
         from zfsilod.host.fake import FakeHost
 
-        return FakeHost(f"{state}/facts.json", chap=store.chap)
+        return FakeHost(f"{state}/facts.json", chap=store.chap, key_store=store)
     from zfsilod.host.real import real_host
 
-    return real_host(store.chap, inherit=(lock,))
+    return real_host(store.chap, store, inherit=(lock,))
 
 
 def read_boot_id() -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         NvmeAdapter,
     )
     from zfsilod.host.server_protocols import (
+        KeyAdapter,
+        KeyStore,
         LioAdapter,
         NvmetAdapter,
         SnapshotAdapter,
@@ -36,6 +38,8 @@ class HostAdapters(Protocol):
     @property
     def snapshots(self) -> SnapshotAdapter: ...
     @property
+    def keys(self) -> KeyAdapter: ...
+    @property
     def lio(self) -> LioAdapter: ...
     @property
     def nvmet(self) -> NvmetAdapter: ...
@@ -50,6 +54,9 @@ class HostAdapters(Protocol):
     @property
     def chap(self) -> Callable[[str], Chap]:
         """Return CHAP secrets by name, from the store."""
+
+    @property
+    def key_store(self) -> KeyStore: ...
 
     def machine_id(self) -> str:
         """Return the id of the machine for zfsilo: 32 hex digits. Raises Unavailable without."""

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.host.block import RealBlock
     from zfsilod.host.iscsi import RealIscsi
+    from zfsilod.host.keys import RealKeys
     from zfsilod.host.lio import RealLio
     from zfsilod.host.mount import RealMounts
     from zfsilod.host.nvme import RealNvme
     from zfsilod.host.nvmet import RealNvmet
+    from zfsilod.host.server_protocols import KeyStore
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
     from zfsilod.model.chap import Chap
@@ -31,6 +33,7 @@ class RealHost:
 
     zfs: RealZfs
     snapshots: RealSnapshots
+    keys: RealKeys
     lio: RealLio
     nvmet: RealNvmet
     iscsi: RealIscsi
@@ -38,8 +41,9 @@ class RealHost:
     block: RealBlock
     mounts: RealMounts
 
-    def __init__(self, chap: Callable[[str], Chap], run: Runner) -> None:
+    def __init__(self, chap: Callable[[str], Chap], key_store: KeyStore, run: Runner) -> None:
         self.chap = chap
+        self.key_store = key_store
         self._run = run
 
     def __getattr__(self, name: str) -> object:
@@ -65,7 +69,7 @@ class RealHost:
         from zfsilod.host.zvol_survey import SurveyedZfs
 
         zfs = SurveyedZfs(self._run, datasets)
-        copy = RealHost(self.chap, zfs.run)
+        copy = RealHost(self.chap, self.key_store, zfs.run)
         copy.zfs = zfs
         return copy
 
@@ -79,6 +83,10 @@ class RealHost:
                 from zfsilod.host.snapshots import RealSnapshots
 
                 return RealSnapshots(self._run, self.zfs)
+            case "keys":
+                from zfsilod.host.keys import RealKeys
+
+                return RealKeys(self._run, self.zfs)
             case "lio":
                 from zfsilod.host.configfs import Configfs
                 from zfsilod.host.lio import RealLio
@@ -114,6 +122,11 @@ class RealHost:
         raise AttributeError(name)
 
 
-def real_host(chap: Callable[[str], Chap], *, inherit: tuple[int, ...] = ()) -> HostAdapters:
+def real_host(
+    chap: Callable[[str], Chap],
+    key_store: KeyStore,
+    *,
+    inherit: tuple[int, ...] = (),
+) -> HostAdapters:
     """Return this machine. Its tools inherit these descriptors, such as the operation's lock."""
-    return RealHost(chap, Runner(inherit))
+    return RealHost(chap, key_store, Runner(inherit))

@@ -33,6 +33,7 @@ TOOLS = {
     "mount": "mount",
     "resize2fs": "e2fsprogs",
     "systemctl": "systemd",
+    "systemd-creds": "systemd",
     "systemd-analyze": "systemd",
     "tune2fs": "e2fsprogs",
     "udevadm": "udev",
@@ -114,7 +115,7 @@ class Runner:
         argv: list[str],
         *,
         timeout_s: float,
-        input: str = "",  # noqa: A002 - as in subprocess.run()
+        input: str | bytes = "",  # noqa: A002 - as in subprocess.run()
         ok: tuple[int, ...] = (0,),
         inherit: tuple[int, ...] = (),
     ) -> Completed:
@@ -188,13 +189,15 @@ class Runner:
                 )
         return self._paths[tool]
 
-    def _start(self, argv: list[str], text: str, inherit: tuple[int, ...]) -> RunningTool:
+    def _start(
+        self, argv: list[str], content: str | bytes, inherit: tuple[int, ...]
+    ) -> RunningTool:
         path = self.find(argv[0])
         # Input is a file in memory, memfd_create(2): a write to a pipe could block.
-        stdin = os.memfd_create("input") if text else os.open(os.devnull, os.O_RDONLY)
+        stdin = os.memfd_create("input") if content else os.open(os.devnull, os.O_RDONLY)
         try:
-            if text:
-                os.write(stdin, text.encode())
+            if content:
+                os.write(stdin, content.encode() if isinstance(content, str) else content)
                 os.lseek(stdin, 0, os.SEEK_SET)
             return RunningTool([path, *argv[1:]], stdin, (*self._inherit, *inherit))
         finally:

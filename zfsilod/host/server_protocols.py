@@ -6,6 +6,7 @@ from zfsilod.host.transport_protocols import TargetAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
@@ -29,8 +30,11 @@ class ZfsAdapter(Protocol):
         volblocksize: int,
         properties: Pairs,
         marks: Pairs,
+        key: DiskKey | None = None,
     ) -> None:
         """Create a zvol with its properties and user properties (`marks`) in one command.
+
+        `key`: it becomes an encryption root with this key, which is loaded.
 
         Raises ResourceExhausted (NO_SPACE), InvalidArgument (BAD_PROPERTY, BAD_SIZE).
         """
@@ -120,6 +124,51 @@ class ZfsAdapter(Protocol):
 
     def pool_problem(self, root: str) -> ZfsiloError | None:
         """Return the problem of the pool of a dataset: not ONLINE, read-only, without its key."""
+
+
+class KeyAdapter(Protocol):
+    """Keys of encrypted zvols: zfs-load-key(8), zfs-change-key(8).
+
+    A clone has the key of its origin. `is_loaded` and `load` raise Conflict (NOT_ENCRYPTED) for a
+    zvol that is not encrypted.
+    """
+
+    def is_loaded(self, dataset: str) -> bool:
+        """Tell whether the key of a zvol is loaded."""
+
+    def load(self, dataset: str, key: DiskKey) -> None:
+        """Load the key of a zvol. Raises FailedPrecondition (KEY_MISMATCH) for another key."""
+
+    def opens(self, dataset: str, key: DiskKey) -> bool:
+        """Tell whether this is the key of an encryption root, loaded or not.
+
+        Raises Unavailable to a process that may not load keys, as the daemon is one.
+        """
+
+    def change(self, dataset: str, key: DiskKey) -> None:
+        """Replace the key of an encryption root, which has to be loaded (KEY_NOT_LOADED)."""
+
+    def find_sealed(self, dataset: str) -> str:
+        """Return the sealed key that the encryption root of a zvol carries; "": none."""
+
+
+class KeyStore(Protocol):
+    """The keys of encrypted volumes in the store of zfsilo, by the uid of their volume.
+
+    Each method raises FailedPrecondition (KEY_LOST) when it has none.
+    """
+
+    def disk_key(self, uid: str, rotation: int) -> DiskKey:
+        """Return a key by its rotation; CURRENT: the one of its record."""
+
+    def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
+        """Return the keys that may open a volume: the recorded one, then that of a zvol.
+
+        `sealed`: what the zvol carries; a store that was restored may not have that key.
+        """
+
+    def sealed_key(self, uid: str, rotation: int) -> str:
+        """Return a key for a zvol to carry: sealed by the key of the store, as printable text."""
 
 
 class SnapshotAdapter(Protocol):

@@ -12,6 +12,7 @@ import os
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import open_exclusively, users, users_beside
 from zfsilod.host.zfs_output import (
+    ENCRYPTION,
     PREFIX,
     Properties,
     asked,
@@ -39,6 +40,7 @@ from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
     from zfsilod.host.run import Completed, Runner
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.record import Pairs
 
 UID = f"{PREFIX}uid"
@@ -57,6 +59,7 @@ MARKS = (
     "labels",
     "source_snapshot",
     "source_volume",
+    "key",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")
@@ -96,11 +99,15 @@ class RealZfs:
         volblocksize: int,
         properties: Pairs,
         marks: Pairs,
+        key: DiskKey | None = None,
     ) -> None:
-        settings = (("volblocksize", str(volblocksize)), *properties, *marks)
+        encryption = ENCRYPTION if key is not None else ()
+        settings = (("volblocksize", str(volblocksize)), *encryption, *properties, *marks)
         options = property_options(settings)
         sparse = ["-s"] if thin else []
-        done = self._change("create", *sparse, "-V", str(size_bytes), *options, "--", dataset)
+        raw = key.reveal() if key is not None else b""
+        args = ("create", *sparse, "-V", str(size_bytes), *options, "--", dataset)
+        done = self._change(*args, content=raw)
         if done.rc == 0:
             return
         reason = reason_of(done, "create", dataset)
@@ -398,10 +405,11 @@ class RealZfs:
             raise no_pool(pool)
         return {}
 
-    def _change(self, command: str, *args: str) -> Completed:
-        """Run a command of zfs(8) whose last argument is a dataset."""
+    def _change(self, command: str, *args: str, content: bytes = b"") -> Completed:
+        """Run a command of zfs(8) whose last argument is a dataset; `content`: its input."""
         check_dataset(args[-1])
-        return self._run(["zfs", command, *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
+        argv = ["zfs", command, *args]
+        return self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY, input=content)
 
 
 def _checked_guid(dataset: str, properties: Properties, uid: str, guid: str) -> str:

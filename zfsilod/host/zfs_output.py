@@ -28,6 +28,9 @@ NATIVE = "type"  # a property that every dataset has, with a value that nobody c
 FIELDS = 4  # of a row
 UNITS = {unit: 1024**power for power, unit in enumerate("BKMGTPE")}
 
+ENCRYPTION = (("encryption", "aes-256-gcm"), ("keyformat", "raw"), ("keylocation", "prompt"))
+"""Properties of a new encryption root: its key is read from the standard input of zfs."""
+
 Properties = dict[str, tuple[str, str]]
 """Properties of one dataset by name: (value, source), as in zfs-get(8)."""
 
@@ -152,6 +155,27 @@ def no_key(root: str, dataset: str) -> FailedPrecondition:
         f"the key of {root} is not loaded, so {dataset} cannot be used: zfs load-key {root}",
         reason="KEY_NOT_LOADED",
         dataset=dataset,
+    )
+
+
+def not_encrypted(dataset: str) -> Conflict:
+    """Return the error for a zvol that is recorded as encrypted and is not."""
+    return Conflict(
+        f"zvol {dataset} is not encrypted, but its volume is recorded as encrypted: it is a copy "
+        "that was sent without `zfs send --raw`; restore it with --raw",
+        reason="NOT_ENCRYPTED",
+        dataset=dataset,
+    )
+
+
+def mismatch(root: str) -> FailedPrecondition:
+    """Return the error for a key that does not open the dataset it belongs to."""
+    return FailedPrecondition(
+        f"the key that zfsilo has does not open {root}: it was changed with zfs change-key, or the "
+        f"pool was rolled back; load the key that it has (zfs load-key {root}), then run "
+        "zfsiloctl volume rotate-key",
+        reason="KEY_MISMATCH",
+        dataset=root,
     )
 
 

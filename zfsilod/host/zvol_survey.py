@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 120
 READS = ("get", "list")  # commands of zfs(8) that change nothing
-SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync")
+KEYS = ("load-key", "unload-key", "change-key")  # they change all that share an encryption root
+SURVEYED = ("type", "guid", UID, EPOCH, "volsize", "sync", "keystatus")
 
 
 class WatchingRunner(Runner):
@@ -31,13 +32,19 @@ class WatchingRunner(Runner):
     def __init__(self, run: Runner) -> None:
         super().__init__()
         self._wrapped = run
-        self.changed: set[str] = set()
+        self._changed: set[str] = set()
+        self._keys_changed = False
 
     def __call__(self, argv: list[str], **how: Any) -> Completed:
         """Run a tool. What a command failed to do may be done in part, so all commands count."""
         if argv[0] == "zfs" and argv[1] not in READS:
-            self.changed.update(word.partition("@")[0] for word in argv[2:])
+            self._changed.update(word.partition("@")[0] for word in argv[2:])
+            self._keys_changed = self._keys_changed or argv[1] in KEYS
         return self._wrapped(argv, **how)
+
+    def has_changed(self, dataset: str) -> bool:
+        """Tell whether a command may have changed properties of a dataset."""
+        return self._keys_changed or dataset in self._changed
 
 
 class SurveyedZfs(RealZfs):
@@ -75,7 +82,7 @@ class SurveyedZfs(RealZfs):
     def _get(self, dataset: str, *names: str) -> Properties:
         """Return properties from the survey where it has them, otherwise from zfs."""
         parent = _parent(dataset)
-        if dataset in self.run.changed:
+        if self.run.has_changed(dataset):
             return super()._get(dataset, *names)
         if parent in self._errors:
             raise self._errors[parent]

@@ -58,8 +58,23 @@ class Volume(Stored, tag="Volume"):
     source_snapshot: str = ""  # ids of its source at its creation
     source_volume: str = ""
     origin: str = ""  # uid of the volume whose snapshot it is a clone of
+    key_uid: str = ""  # of the volume whose key it has: its own, of a clone the first origin's
     created_at: int = 0
     updated_at: int = 0
+
+
+class VolumeKey(Stored, tag="VolumeKey"):
+    """That zfsilo keeps the key of an encryption root; the sealed key is a secret of the store."""
+
+    id: str  # uid of the volume that is the encryption root
+    rotation: int = 0  # number of the key
+    exported_at: int = 0  # when it was shown as recovery key; 0: never
+    created_at: int = 0  # of this key
+
+    @property
+    def secret(self) -> str:
+        """The name of the sealed key in the store."""
+        return disk_key_name(self.id, self.rotation)
 
 
 class Trashed(Stored, tag="Trashed"):
@@ -255,6 +270,11 @@ def secret_name(owner: str, rotation: int) -> str:
     Old and new secrets are both stored until the operation that changes them has ended.
     """
     return f"{owner}#{rotation}" if rotation else owner
+
+
+def disk_key_name(uid: str, rotation: int) -> str:
+    """Return the name of the sealed key of a volume, one per rotation."""
+    return secret_name(f"keys/{uid}", rotation)
 
 
 class PendingRelease(Stored, tag="Debt"):

@@ -39,6 +39,8 @@ class Settings(Record):
     lost_session_s: int = 0  # I/O waits this long for a lost session; 0: without limit
     node_paths: tuple[str, ...] = ()  # folders in which the role node may stage and mount
 
+    key_is_sealed: bool = True  # systemd keeps the key of the store, as a credential
+
     def may_hold(self, dataset: str) -> bool:
         """Tell whether a dataset may be that of a volume."""
         return is_placed(dataset, self.root, self.adopt_from)

@@ -11,6 +11,7 @@ epoch. The adoption then takes the epoch from the zvol and drops the publication
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING, get_args
@@ -171,6 +172,7 @@ class AdoptVolume(Request[None]):
             filesystem=parse_filesystem_mark(marks.get("filesystem", "")),
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
+            key_uid=parse_uid(marks.get("key", "")),
             origin=self.origin or uids.get(self.zvol.origin, ""),
             epoch=max(view.now, marked_epoch(self.zvol)),
             created_at=view.now,
@@ -189,6 +191,11 @@ def marked_epoch(zvol: ListedZvol) -> int:
         return parse_epoch(dict(zvol.marks).get("epoch", ""))[0]
     except ValueError:
         return 0
+
+
+def parse_uid(mark: str) -> str:
+    """Return the uid in a mark; "" for any other text."""
+    return mark if re.fullmatch(r"[0-9a-f]{32}", mark) else ""
 
 
 def parse_labels(mark: str) -> dict[str, str]:

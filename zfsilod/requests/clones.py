@@ -30,6 +30,7 @@ class Source(Record):
     mode: Mode
     volblocksize: int
     filesystem: Filesystem
+    key: str  # uid of the volume whose key it has; "": not encrypted
     claims: tuple[str, ...]  # that keep the source from being moved or destroyed during the clone
 
 
@@ -54,6 +55,7 @@ def snapshot_source(txn: Transaction, snapshot_id: str) -> Source:
         mode=snapshot.mode,
         volblocksize=snapshot.volblocksize,
         filesystem=snapshot.filesystem,
+        key=volume.key_uid,
         claims=(f"snapshot/{snapshot_id}", zvol_claim(txn, snapshot)),
     )
 
@@ -73,6 +75,7 @@ def volume_source(txn: Transaction, volume_id: str) -> Source:
         mode=volume.mode,
         volblocksize=volume.volblocksize,
         filesystem=volume.filesystem,
+        key=volume.key_uid,
         claims=(f"volume/{volume_id}",),
     )
 

@@ -20,12 +20,12 @@ from zfsilod.engine import plans
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.record import Record
-from zfsilod.model.records import Dependent, Publication, Trashed, Volume
+from zfsilod.model.records import Dependent, Publication, Trashed, Volume, VolumeKey
 from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
 from zfsilod.requests.publications import Unpublish
-from zfsilod.requests.request import Plan, Preemption, Request, View, drop, put
+from zfsilod.requests.request import Plan, Preemption, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
@@ -118,12 +118,19 @@ class DeleteVolume(Request[ZvolDependents]):
                 volume=self.id,
             )
         titled = f"{title} ({show_round(volume.capacity_bytes)})"
-        if inputs.lost or not (names or view.settings.trash_retention_s):
+        cloned = has_key_of_origin(volume)
+        if names and cloned:
+            raise has_dependents(volume, names, "ZFS does not move a clone of an encrypted volume")
+        if inputs.lost or cloned or not (names or view.settings.trash_retention_s):
+            erased = () if inputs.lost else erased_key(view.txn, volume)
+            data = "its data, and its key" if erased else "its data"
+            note = ": ZFS moves no encrypted clone to the trash"
+            kept = note if cloned and view.settings.trash_retention_s else ""
             return Plan(
-                title=title if inputs.lost else f"{titled} and its data",
+                title=title if inputs.lost else f"{titled} and {data}{kept}",
                 claims=claims,
                 actions=plans.destruction(volume),
-                commit=(drop(volume), *released(volume)),
+                commit=(drop(volume), *released(volume), *erased),
             )
         return _into_trash(f"{titled}, into the trash", volume, view)
 
@@ -213,7 +220,7 @@ class PurgeVolume(Request[ZvolDependents]):
             title=f"purge {volume.id} from the trash",
             claims=(f"trash/{volume.uid}",),
             actions=plans.destruction(volume),
-            commit=(drop(trashed), *released(volume)),
+            commit=(drop(trashed), *released(volume), *erased_key(view.txn, volume)),
         )
 
     def _trashed(self, txn: Transaction) -> Trashed:
@@ -289,6 +296,20 @@ def released(volume: Volume) -> tuple[Change, ...]:
     return (drop(clone_dependent(volume)),) if volume.origin else ()
 
 
+def has_key_of_origin(volume: Volume) -> bool:
+    """Tell whether a volume is a clone of an encrypted one. ZFS renames it to no other parent."""
+    return volume.key_uid not in ("", volume.uid)
+
+
+def erased_key(txn: Transaction, volume: Volume) -> tuple[Change, ...]:
+    """Return the changes that forget the key of a volume whose zvol is destroyed.
+
+    Its clones, which have the same key, are destroyed before. No data can be read after them.
+    """
+    key = txn.get(VolumeKey, volume.uid)
+    return (drop(key), drop_secret(key.secret)) if key is not None else ()
+
+
 def published_to(txn: Transaction, volume: Volume) -> list[str]:
     """Return the hosts that a volume is published to."""
     return [publication.host for publication in txn.scan_below(Publication, volume.id)]
@@ -305,13 +326,13 @@ def check_unpublished(volume: Volume, hosts: list[str]) -> None:
         )
 
 
-def has_dependents(volume: Volume, names: list[str]) -> FailedPrecondition:
-    """Return the error for a volume with dependents."""
+def has_dependents(volume: Volume, names: list[str], why: str = "") -> FailedPrecondition:
+    """Return the error for a volume with dependents; `why` they cannot be kept."""
     unique = list(dict.fromkeys(names))
     some = ", ".join(unique[:MAX_NAMED]) + (", ..." if len(unique) > MAX_NAMED else "")
     return FailedPrecondition(
-        f"{volume.id} has snapshots or clones: {some}; delete them first, or keep them "
-        "(--keep-dependents)",
+        f"{volume.id} has snapshots or clones: {some}; delete them first"
+        + (f": {why}" if why else ", or keep them (--keep-dependents)"),
         reason="DEPENDENTS",
         volume=volume.id,
         dependents=some,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.chap import Chap
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.identity import Caller
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Context
@@ -86,7 +87,7 @@ class Plan:
         actions: tuple[Action, ...] = (),
         commit: tuple[Change, ...] = (),
         revert: tuple[Change, ...] = (),
-        secrets: dict[str, Chap] | None = None,
+        secrets: dict[str, Chap | DiskKey] | None = None,
         growth: Growth | None = None,
     ) -> None:
         self.title = title

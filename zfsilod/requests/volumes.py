@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
+from zfsilod.model.disk_key import DiskKey
 from zfsilod.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -14,7 +15,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Action, Host, Publication, Volume
+from zfsilod.model.records import Action, Host, Publication, Volume, VolumeKey
 from zfsilod.model.sizes import show_exact, show_round
 from zfsilod.model.validation import (
     check_etag,
@@ -33,7 +34,7 @@ from zfsilod.requests.clones import (
     snapshot_source,
     volume_source,
 )
-from zfsilod.requests.request import Growth, Plan, Request, View, put
+from zfsilod.requests.request import Growth, Plan, Request, View, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -60,6 +61,7 @@ class CreateVolume(Request[PoolSpace]):
     transport: Transport = "ISCSI"  # of publications that name none
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
+    encrypt: bool = False  # with a key that zfsilo keeps; a clone has the key of its source
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         volume = view.txn.get(Volume, self.id)
@@ -93,8 +95,11 @@ class CreateVolume(Request[PoolSpace]):
             )
         _check_space(volume, inputs, view)
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
+        key = VolumeKey(id=volume.uid, created_at=view.now) if self.encrypt and not source else None
         if source is None:
-            actions = plans.up([plans.zvol(volume, view.operation_id)])
+            first = plans.zvol(volume, view.operation_id)
+            actions = plans.up([first, *plans.key_carried(volume, 0)])
+            commit = (*commit, *((put(key),) if key else ()))
         else:
             actions = plans.clone(volume, source.origin, view.operation_id)
             commit = (*commit, put(clone_dependent(volume)))
@@ -104,6 +109,8 @@ class CreateVolume(Request[PoolSpace]):
             claims=(f"volume/{self.id}", *(source.claims if source else ())),
             actions=actions,
             commit=commit,
+            revert=(drop_secret(key.secret),) if key else (),
+            secrets={key.secret: DiskKey.make()} if key else {},
             growth=_growth(volume, volume.capacity_bytes),
         )
 
@@ -121,6 +128,8 @@ class CreateVolume(Request[PoolSpace]):
                 (self.source_snapshot, self.source_volume),
             ),
         }
+        if self.encrypt or not existing.origin:  # a clone is encrypted as its source is
+            pairs["encrypted"] = (bool(existing.key_uid), self.encrypt)
         differing = [name for name, (there, asked) in pairs.items() if there != asked]
         asked = self.capacity_bytes
         size = round_up(asked, existing.volblocksize)
@@ -147,9 +156,19 @@ class CreateVolume(Request[PoolSpace]):
         properties, block = check_new(self.properties, default)
         asked = self.capacity_bytes or (source.origin.size_bytes if source else 0)
         size = check_size(asked, self.limit_bytes, block)
+        uid = uuid.uuid4().hex
+        key = source.key if source else ""
+        if self.encrypt and not source:
+            check_sealed(view.settings)
+            key = uid
+        if self.encrypt and not key:
+            raise InvalidArgument(
+                f"{self.id} cannot be encrypted: a clone is encrypted only if its source is",
+                reason="BAD_SOURCE",
+            )
         volume = Volume(
             id=self.id,
-            uid=uuid.uuid4().hex,
+            uid=uid,
             dataset=f"{view.settings.root}/{self.id}",
             capacity_bytes=size,
             thin=self.thin,
@@ -162,6 +181,7 @@ class CreateVolume(Request[PoolSpace]):
             transport=self.transport,
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
+            key_uid=key,
             created_at=view.now,
             updated_at=view.now,
         )
@@ -282,6 +302,16 @@ def need_root(settings: Settings) -> str:
             reason="NO_ROOT",
         )
     return settings.root
+
+
+def check_sealed(settings: Settings) -> None:
+    """Raise FailedPrecondition where the key of the store, which seals all keys, is in a file."""
+    if not settings.key_is_sealed:
+        raise FailedPrecondition(
+            "the key of zfsilo's store is in a file, so keys of volumes would not be protected: "
+            "run `zfsiloctl seal-key` on this server first",
+            reason="KEY_NOT_SEALED",
+        )
 
 
 def need_volume(txn: Transaction, volume_id: str) -> Volume:

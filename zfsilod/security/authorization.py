@@ -50,6 +50,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/AdoptVolumes": ADMIN,
     "/zfsilo.v1.VolumeService/DeleteVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
+    "/zfsilo.v1.VolumeService/RotateVolumeKey": ADMIN,
+    "/zfsilo.v1.VolumeService/ExportVolumeKey": ADMIN,
     # A host may publish to itself if the volume names it (check_publish_to_itself in
     # requests/rights.py), and act on its own publications.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
@@ -105,6 +107,7 @@ LOCAL_REQUESTS = ("Attach", "Connect", "Stage", "Mount")
 LOCAL = frozenset(
     (
         *(f"/zfsilo.v1.VolumeService/{request}Volume" for request in LOCAL_REQUESTS),
+        "/zfsilo.v1.VolumeService/ExportVolumeKey",  # the key is shown on its server alone
         "/zfsilo.v1.Service/BindMachine",  # who is there knows whether it was moved or cloned
     )
 )

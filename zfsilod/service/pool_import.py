@@ -5,9 +5,10 @@ Facts that only the lost store had are not restored; the result names them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Publication
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.ownership import ClaimPool
@@ -20,6 +21,7 @@ from zfsilod.service.pool_scan import unknown_snapshots, unknown_volumes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from zfsilod.host import HostAdapters
     from zfsilod.model.identity import Caller
     from zfsilod.model.ownership import Hold
     from zfsilod.requests.context import Context
@@ -37,6 +39,11 @@ DELETIONS_UNKNOWN = (
 REVOCATIONS_UNKNOWN = (
     "hosts, tokens and revocations are not stored in the pool: repeat the revocations that were "
     "made after the backup"
+)
+KEYS_UNKNOWN = (
+    "zvols carry their keys sealed by the key of the former store, which this host does not have: "
+    "load each encrypted volume with its recovery key (zfs load-key), then run `zfsiloctl volume "
+    "rotate-key` for it"
 )
 WITHDRAWN = (
     "the pool changed without this store, so the publications of these volumes were withdrawn; "
@@ -88,6 +95,8 @@ async def adopt_all(
     else:
         await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
+    if await context.look(partial(_lost_keys, context.machine, result.adopted)):
+        result.unknown.append(KEYS_UNKNOWN)
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)
     return result
@@ -153,6 +162,19 @@ async def _adopt(
             result.complaints[request.subject] = error.message
         else:
             result.adopted.append(request)
+
+
+def _lost_keys(machine: HostAdapters, adopted: Sequence[Request[Any]]) -> bool:
+    """Tell whether neither the store nor its zvol has the key of an adopted volume."""
+    zvols = [request.zvol for request in adopted if isinstance(request, AdoptVolume)]
+    for zvol in zvols:
+        uid = dict(zvol.marks).get("key", "")
+        try:
+            if uid:
+                machine.key_store.disk_keys(uid, machine.keys.find_sealed(zvol.dataset))
+        except FailedPrecondition:
+            return True
+    return False
 
 
 def _unknown(adopted: Sequence[Request[Any]]) -> Iterator[str]:

@@ -1,10 +1,9 @@
-"""Sealed secrets: the key of the store, and the encryption of CHAP values with it."""
+"""Sealed secrets: the key of the store, and the encryption of CHAP values and disk keys with it."""
 
 from __future__ import annotations
 
 import os
 
-from zfsilod.model.chap import Chap
 from zfsilod.model.errors import StoreCorrupt
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.storage import record_json
@@ -14,6 +13,8 @@ from zfsilod.storage.paths import exists
 if TYPE_CHECKING:
     from typing import Any
 
+    from zfsilod.model.chap import Chap
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.storage.paths import AnyPath
 
 KEY_BYTES = 32
@@ -49,15 +50,15 @@ def _checked(key: bytes, place: str) -> bytes:
     return key
 
 
-def seal(key: bytes, name: str, chap: Chap) -> bytes:
-    """Encrypt CHAP values with AES-256-GCM, bound to their name."""
+def seal(key: bytes, name: str, secret: Chap | DiskKey) -> bytes:
+    """Encrypt the values of a secret with AES-256-GCM, bound to their name."""
     nonce = os.urandom(NONCE_BYTES)
-    text: bytes = _cipher(key).encrypt(nonce, record_json.dumps(chap.values()), name.encode())
+    text: bytes = _cipher(key).encrypt(nonce, record_json.dumps(secret.values()), name.encode())
     return nonce + text
 
 
-def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
-    """Reverse `seal`. Raises StoreCorrupt for another key or name."""
+def unseal(key: bytes, name: str, sealed: bytes) -> dict[str, str]:
+    """Return the values that `seal` encrypted. Raises StoreCorrupt for another key or name."""
     nonce, text = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
     try:
         values = _cipher(key).decrypt(nonce, text, name.encode())
@@ -66,7 +67,8 @@ def unseal(key: bytes, name: str, sealed: bytes) -> Chap:
             f"the secrets of {name} cannot be decrypted with the key of this host; restore the key "
             "from a backup, see zfsilod(8)"
         ) from None
-    return Chap(**record_json.loads(values))
+    unsealed: dict[str, str] = record_json.loads(values)
+    return unsealed
 
 
 def _cipher(key: bytes) -> Any:

@@ -9,6 +9,7 @@ import os
 
 import lmdb
 
+from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
     NO_SPACE,
     FailedPrecondition,
@@ -18,6 +19,7 @@ from zfsilod.model.errors import (
     full_disk,
 )
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
+from zfsilod.model.records import VolumeKey, disk_key_name
 from zfsilod.storage import files
 from zfsilod.storage.paths import exists
 from zfsilod.storage.secrets import load_key, seal, unseal
@@ -26,7 +28,7 @@ from zfsilod.storage.transaction import Transaction, full_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zfsilod.model.chap import Chap
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.storage.paths import AnyPath
 
 SCHEMA = 3  # migrations.py has the migration from each number to the next
@@ -181,22 +183,91 @@ class Store:
         if self.used() > (HEAD_ROOM if local else REMOTE_HEAD_ROOM):
             raise full_store()
 
-    def seal(self, name: str, chap: Chap) -> bytes:
+    def seal(self, name: str, secret: Chap | DiskKey) -> bytes:
         """Encrypt secrets for `put_raw("secret", name, ...)`."""
-        return seal(self._sealing_key(), name, chap)
+        return seal(self._sealing_key(), name, secret)
+
+    def unsealed(self, name: str) -> dict[str, str]:
+        """Return the values of a secret; none when there is none of that name. Never log them."""
+        with self.read() as txn:
+            sealed = txn.get_raw("secret", name)
+        return {} if sealed is None else unseal(self._sealing_key(), name, sealed)
 
     def chap(self, name: str) -> Chap:
         """Return the secrets of that name."""
+        if values := self.unsealed(name):
+            return Chap(**values)
+        raise StoreCorrupt(f"the store has no secrets named {name}; restore it from a backup")
+
+    # The keys of encrypted volumes: host/server_protocols.py, KeyStore
+
+    def disk_key(self, uid: str, rotation: int) -> DiskKey:
+        """Return the key of a volume by its rotation; CURRENT: the one of its record.
+
+        Raises FailedPrecondition (KEY_LOST) when the store does not have it.
+        """
+        from zfsilod.model.disk_key import DiskKey  # few operations need one
+
+        name, sealed = self._sealed_key(uid, rotation)
+        return DiskKey(**unseal(self._sealing_key(), name, sealed))
+
+    def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
+        """Return the recorded key of a volume, and the one that its zvol carries, sealed.
+
+        Raises FailedPrecondition (KEY_LOST) when there is neither.
+        """
+        from zfsilod.model.disk_key import CURRENT, DiskKey
+
+        keys = []
+        try:
+            keys.append(self.disk_key(uid, CURRENT))
+        except FailedPrecondition:
+            if not sealed:
+                raise
+        rotation, _colon, text = sealed.partition(":")
+        if sealed:
+            from base64 import b64decode
+
+            try:
+                name = disk_key_name(uid, int(rotation))
+                keys.append(DiskKey(**unseal(self._sealing_key(), name, b64decode(text))))
+            except (ValueError, StoreCorrupt):  # of the store of another server
+                if not keys:
+                    raise lost_key(uid) from None
+        return keys
+
+    def sealed_key(self, uid: str, rotation: int) -> str:
+        """Return a key as its zvol carries it: ROTATION:BASE64. Raises FailedPrecondition."""
+        from base64 import b64encode
+
+        _name, sealed = self._sealed_key(uid, rotation)
+        return f"{rotation}:{b64encode(sealed).decode()}"
+
+    def _sealed_key(self, uid: str, rotation: int) -> tuple[str, bytes]:
+        """Return the name and the sealed bytes of a key. Raises FailedPrecondition (KEY_LOST)."""
         with self.read() as txn:
-            sealed = txn.get_raw("secret", name)
+            record = txn.get(VolumeKey, uid)
+            recorded = record.rotation if record is not None else -1
+            name = disk_key_name(uid, recorded if rotation < 0 else rotation)
+            sealed = txn.get_raw("secret", name) if max(recorded, rotation) >= 0 else None
         if sealed is None:
-            raise StoreCorrupt(f"the store has no secrets named {name}; restore it from a backup")
-        return unseal(self._sealing_key(), name, sealed)
+            raise lost_key(uid)
+        return name, sealed
 
     def _sealing_key(self) -> bytes:
         if self._key is None:
             self._key = load_key(f"{self.directory}/key")
         return self._key
+
+
+def lost_key(uid: str) -> FailedPrecondition:
+    """Return the error for a key that neither the store nor the zvol has."""
+    return FailedPrecondition(
+        f"zfsilo has no key of the volume with the uid {uid}; load it with its recovery key "
+        "(zfs load-key), then run zfsiloctl volume rotate-key",
+        reason="KEY_LOST",
+        uid=uid,
+    )
 
 
 def damaged(path: str, why: str) -> StoreCorrupt:

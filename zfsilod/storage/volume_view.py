@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import NotFound
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Condition, Operation, Publication, Trashed, Volume
+from zfsilod.model.records import (
+    Attachment,
+    Condition,
+    Operation,
+    Publication,
+    Trashed,
+    Volume,
+    VolumeKey,
+)
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ class VolumeView(Record):
     operation: str = ""  # the live operation on it
     conditions: tuple[str, ...] = ()  # its problems, a sentence each
     condition_reasons: tuple[str, ...] = ()  # of these problems, in the same order
+    volume_key: VolumeKey | None = None  # what zfsilo knows of the key of the volume
     trashed: Trashed | None = None  # of a deleted volume, which does not own its name any more
 
     @property
@@ -99,9 +108,13 @@ def page(
 
 
 def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
+    volume = txn.get(Volume, volume_id)
     view = VolumeView(
         id=volume_id,
-        volume=txn.get(Volume, volume_id),
+        volume=volume,
+        volume_key=txn.get(VolumeKey, volume.key_uid)
+        if volume is not None and volume.key_uid
+        else None,
         publications=tuple(txn.scan_below(Publication, volume_id)),
         attachment=txn.get(Attachment, volume_id),
         operation=txn.claimant(f"volume/{volume_id}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SnapshotGroup,
         SnapshotPolicy,
         Volume,
+        VolumeKey,
     )
     from zfsilod.service.drift import Check, DriftReport
     from zfsilod.storage.volume_view import VolumeView
@@ -52,6 +53,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
         publications=list(map(publication, view.publications)) or None,
         conditions=view.conditions or None,
         condition_reasons=view.condition_reasons or None,
+        key=_volume_key(view.volume_key) if view.volume_key else None,
         delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
         purge_time=_time(view.trashed.purge_at) if view.trashed else None,
         **_volume_fields(view.volume) if view.volume is not None else {},
@@ -106,7 +108,17 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "filesystem": filesystem(record.filesystem),
         "transport": enums.TRANSPORTS.number(record.transport),
         "source": source,
+        "encrypted": bool(record.key_uid),
     }
+
+
+def _volume_key(record: VolumeKey) -> volume_pb2.VolumeKey:
+    return volume_pb2.VolumeKey(
+        volume_uid=record.id,
+        rotation=record.rotation,
+        create_time=_time(record.created_at),
+        export_time=_time(record.exported_at) if record.exported_at else None,
+    )
 
 
 def snapshot(record: Snapshot, *, operation: str) -> snapshot_pb2.Snapshot:

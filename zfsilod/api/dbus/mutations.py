@@ -53,6 +53,7 @@ MUTATIONS = {
             "hosts",
             "access_modes",
             "transport",
+            "encrypt",
             "source_snapshot",
             "source_volume",
         ),

@@ -29,6 +29,7 @@ OPTIONS = {
     "calendar": Option("s"),
     "capacity_bytes": Option("t"),
     "dependents": Option("s", get_args(Dependents)),
+    "encrypt": Option("b"),
     "epoch": Option("t"),
     "etag": Option("s"),
     "fence": Option("b"),

@@ -133,6 +133,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Hosts": _of("volume", "hosts", default=()),
         "AccessModes": _of("volume", "access_modes", default=()),
         "Transport": _of("volume", "transport"),
+        "Encrypted": lambda view: bool(view.volume and view.volume.key_uid),
         "Filesystem": _filesystem,
         "Publications": lambda view: {p.host: _publication(p) for p in view.publications},
         "Server": _of("attachment", "server"),

@@ -1,7 +1,7 @@
 """All methods of zfsilo.v1 with their implementations, for every front end.
 
-The implementations are in service.py, volumes.py, publications.py, attachments.py, snapshots.py,
-snapshot_policies.py, hosts.py and operations.py; a method without one fails at start.
+The implementations are in service.py, volumes.py, volume_keys.py, publications.py, attachments.py,
+snapshots.py, snapshot_policies.py, hosts.py and operations.py; a method without one fails at start.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from zfsilod.api.rpc.publications import PublicationMethods
 from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshot_policies import SnapshotPolicyMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
+from zfsilod.api.rpc.volume_keys import VolumeKeyMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
 from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SNAPSHOTS, VOLUMES
 
@@ -36,7 +37,13 @@ def all_methods(pages: Pages, files: Files) -> list[ApiMethod]:
     """Return the methods of all services."""
     return [
         *methods_of(SERVICE, ServiceMethods(pages, files)),
-        *methods_of(VOLUMES, VolumeMethods(pages), PublicationMethods(pages), AttachmentMethods()),
+        *methods_of(
+            VOLUMES,
+            VolumeMethods(pages),
+            VolumeKeyMethods(),
+            PublicationMethods(pages),
+            AttachmentMethods(),
+        ),
         *methods_of(SNAPSHOTS, SnapshotMethods(pages), SnapshotPolicyMethods(pages)),
         *methods_of(HOSTS, HostMethods(pages)),
         *methods_of(OPERATIONS, OperationMethods(pages)),

@@ -155,6 +155,7 @@ class VolumeMethods:
             transport=enums.TRANSPORTS.name(volume.transport, "ISCSI"),
             source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
             source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
+            encrypt=volume.encrypted,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

@@ -39,6 +39,7 @@ CLIENT_MODULES = ("iscsi_tcp",)
 NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 # They restore targets of their own at boot.
+SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
@@ -115,6 +116,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
         if settings.server.root:
             yield from chain(server(files), pool_checks(settings.server.root), _portals(settings))
             yield port(files)
+            yield store_key(files)
         if not settings.server.root or known_servers():
             yield from client(files)
         yield from tool_settings(files)
@@ -235,6 +237,13 @@ def port(files: HostFiles) -> Prerequisite:
         "it is closed, so no other host can use this server",
         "systemctl enable --now zfsilod-tcp.socket",
     )
+
+
+def store_key(files: HostFiles) -> Prerequisite:
+    """Tell whether systemd keeps the key of the store, which only encrypted volumes need."""
+    if files.exists(SEALED_KEY) and not (paths.state() / "key").exists():
+        return Prerequisite("key of the store, kept by systemd")
+    return Prerequisite("key of the store, in a file: encrypted volumes need zfsiloctl seal-key")
 
 
 def pool_checks(root: str) -> Iterator[Prerequisite]:

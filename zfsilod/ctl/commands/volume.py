@@ -160,6 +160,7 @@ def create(args: Namespace) -> None:
         labels=assignments(args.label, "label"),
         hosts=host_ids(args.host),
         access_modes=[access_mode(mode) for mode in args.access_mode],
+        encrypted=args.encrypt,
     )
     if args.transport:
         volume.transport = transport(args.transport)

@@ -132,6 +132,7 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
     thin = "thin" if volume.thin else "thick"
     return [
         ("Dataset", f"{volume.dataset} ({thin}, blocks of {show_size(volume.volblocksize)})"),
+        ("Encryption", encryption(volume)),
         ("Properties", pairs(volume.properties)),
         ("Cloned from", volume.source.snapshot or volume.source.volume),
         ("Labels", pairs(volume.labels)),
@@ -146,6 +147,18 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
         ("Created", when(volume.create_time)),
         ("Updated", when(volume.update_time) if volume.update_time != volume.create_time else ""),
     ]
+
+
+def encryption(volume: Any) -> str:
+    """Return how a volume is encrypted, and whether its key was shown; "": it is not."""
+    if not volume.encrypted:
+        return ""
+    if not volume.HasField("key"):
+        return "aes-256-gcm, by a key that zfsilo does not have"
+    if volume.key.volume_uid != volume.uid:
+        return "aes-256-gcm, by the key of its origin"
+    shown = when(volume.key.export_time) if volume.key.HasField("export_time") else "never"
+    return f"aes-256-gcm, key {volume.key.rotation}, shown as recovery key: {shown}"
 
 
 def _publication(publication: Any) -> list[str]:

@@ -47,7 +47,7 @@ def put_back(
             )
         )
     steps.append(server.epoch(volume, epoch, operation) if epoch else server.not_newer(volume))
-    if publications:
+    if publications:  # loads the key of the volume first
         steps += server.published(volume, publications, export)
     steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
     return up(steps)

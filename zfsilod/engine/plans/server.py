@@ -14,6 +14,7 @@ from zfsilod.engine.plans.transports import (
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
+from zfsilod.engine.steps.keys import KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -83,7 +84,34 @@ def zvol(volume: Volume, operation: str = "") -> Zvol:
         volblocksize=volume.volblocksize,
         properties=pairs(all_properties(volume)),
         marks=_first_marks(volume, operation),
+        encrypted=volume.key_uid == volume.uid,
     )
+
+
+def key_loaded(volume: Volume, dataset: str = "") -> list[Step]:
+    """Return the step that loads the key of a volume, if it has one; needed before its device.
+
+    `dataset`: a zvol with the same key, in place of that of the volume.
+    """
+    if not volume.key_uid:
+        return []
+    return [KeyLoaded(dataset=dataset or volume.dataset, key=volume.key_uid)]
+
+
+def key_carried(volume: Volume, rotation: int) -> list[Step]:
+    """Return the step by which an encryption root carries its key; none for other volumes."""
+    if volume.key_uid != volume.uid:
+        return []
+    return [KeyCarried(dataset=volume.dataset, key=volume.uid, rotation=rotation)]
+
+
+def key_change(volume: Volume, rotation: int) -> tuple[Action, ...]:
+    """Return the change of the key of an encryption root.
+
+    The step loads the key that the zvol has: after a reboot in the middle of it that may be either.
+    """
+    change = KeyChanged(dataset=volume.dataset, key=volume.uid, rotation=rotation)
+    return up([not_newer(volume), change, *key_carried(volume, rotation)])
 
 
 def all_properties(volume: Volume) -> dict[str, str]:
@@ -103,6 +131,7 @@ def _first_marks(volume: Volume, operation: str) -> Pairs:
 def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
     """Return the creation of a volume as a clone of a snapshot."""
     steps: list[Step] = [
+        *key_loaded(volume, origin.snapshot_ref.dataset),
         Clone(
             dataset=volume.dataset,
             uid=volume.uid,
@@ -111,7 +140,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
             own=origin.own,
             properties=pairs(all_properties(volume)),
             marks=_first_marks(volume, operation),
-        )
+        ),
     ]
     if not volume.thin:
         steps.append(Reserved(dataset=volume.dataset))
@@ -192,6 +221,7 @@ def marks(volume: Volume) -> dict[str, str]:
         "source_snapshot": volume.source_snapshot,
         "source_volume": volume.source_volume,
         "transport": volume.transport if volume.transport != "ISCSI" else "",
+        "key": volume.key_uid,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
@@ -318,6 +348,7 @@ def publish(
     """Return the path up to PUBLISHED, and the access of one more client."""
     return up(
         [
+            *key_loaded(volume),
             *_closed_steps(volume, export),
             *grant(volume, publication, export, others),
             *_opening_steps(volume, export),
@@ -327,7 +358,7 @@ def publish(
 
 def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
     """Return the steps of state PUBLISHED with the access of all clients."""
-    steps = _closed_steps(volume, export)
+    steps = [*key_loaded(volume), *_closed_steps(volume, export)]
     for publication in publications:
         others = [other for other in publications if other is not publication]
         steps += grant(volume, publication, export, others)
@@ -485,6 +516,7 @@ def server_facts(
     ]
     if publications:
         return up([*steps, *published(volume, publications, export)])
+    steps += key_loaded(volume)
     absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
     steps += [NoUnknownAcls(target=named.target) for named in absent]
     exports = (down(export_steps(named, export)) for named in absent)

@@ -6,7 +6,7 @@ from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH, REVERTED, epoch_fact, epoch_mark
-from zfsilod.model.records import Resources
+from zfsilod.model.records import Resources, disk_key_name
 from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
     volblocksize: int
     properties: Pairs
     marks: Pairs  # ZFS user properties, set by the creation: the proof of ownership
+    encrypted: bool = False  # with a key of its own
 
     def probe(self, host: HostAdapters) -> bool:
         return host.zfs.has_zvol(self.dataset, uid=self.uid, guid=self.guid)
@@ -38,6 +39,7 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
             volblocksize=self.volblocksize,
             properties=self.properties,
             marks=self.marks,
+            key=host.key_store.disk_key(self.uid, 0) if self.encrypted else None,
         )
 
     def undo(self, host: HostAdapters) -> None:
@@ -61,15 +63,18 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
             show_round(self.size_bytes),
             "thin" if self.thin else "thick",
             f"blocks of {show_round(self.volblocksize)}",
+            *(("encrypted",) if self.encrypted else ()),
             *(f"{name}={value}" for name, value in self.properties),
         )
         return f"create zvol {self.dataset} ({', '.join(values)})"
 
     def describe_undo(self) -> str:
-        return f"destroy zvol {self.dataset} ({show_round(self.size_bytes)}) and its data"
+        what = "its data and its key" if self.encrypted else "its data"
+        return f"destroy zvol {self.dataset} ({show_round(self.size_bytes)}) and {what}"
 
     def resources(self) -> Resources:
-        return Resources(datasets=(self.dataset,), volumes=(self.uid,))
+        secrets = (disk_key_name(self.uid, 0),) if self.encrypted else ()
+        return Resources(datasets=(self.dataset,), volumes=(self.uid,), secrets=secrets)
 
 
 class ZvolSize(OneWay, tag="ZvolSize", part="POOL"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from zfsilod.host.fake.block import FakeBlock
 from zfsilod.host.fake.facts import VOLATILE, Facts
 from zfsilod.host.fake.iscsi import FakeIscsi
+from zfsilod.host.fake.keys import FakeKeys, MadeUpKeys
 from zfsilod.host.fake.lio import FakeLio
 from zfsilod.host.fake.mount import FakeMounts
 from zfsilod.host.fake.nvme import FakeNvme
@@ -23,6 +24,7 @@ from zfsilod.model.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.host.server_protocols import KeyStore
     from zfsilod.model.chap import Chap
     from zfsilod.storage.paths import AnyPath
 
@@ -35,9 +37,16 @@ __all__ = ["SIMULATED_BYTES", "SIMULATED_MACHINE", "VOLATILE", "Facts", "FakeHos
 class FakeHost:
     """A simulated machine, server and client at once."""
 
-    def __init__(self, path: AnyPath | None = None, *, chap: Callable[[str], Chap]) -> None:
+    def __init__(
+        self,
+        path: AnyPath | None = None,
+        *,
+        chap: Callable[[str], Chap],
+        key_store: KeyStore | None = None,
+    ) -> None:
         self.facts = Facts(path)
         self.chap = chap
+        self.key_store = key_store or MadeUpKeys()
         self.zfs = FakeZfs(self.facts)
         self.snapshots = FakeSnapshots(self.zfs)
         self.mounts = FakeMounts(self.facts)
@@ -50,6 +59,7 @@ class FakeHost:
             self.zfs = FakeZfs(self.facts)
             self.snapshots = real_disks.CopiedSnapshots(self.zfs, disks, run)
             self.mounts = real_disks.KernelMounts(self.facts, disks, run)
+        self.keys = FakeKeys(self.zfs)
         self.lio = FakeLio(self.facts)
         self.nvmet = FakeNvmet(self.facts)
         self.iscsi = FakeIscsi(self.facts)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 VOLATILE = (
+    "key",
     "backstore",
     "target",
     "lun",
@@ -72,18 +73,27 @@ class Facts:
         users = self.of_kind("user").items()
         return [name for name, user in sorted(users) if user == {"of": owner, "kind": kind}]
 
-    def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
+    def effect(
+        self,
+        name: str,
+        value: Any,
+        *,
+        instead_of: str = "",
+        also: dict[str, Any] | None = None,
+    ) -> None:
         """Set one fact (None: remove it), unless the fuse blows before.
 
-        `instead_of` is removed in the same effect: the fact is renamed.
+        `instead_of` is removed in the same effect: the fact is renamed. `also`: more facts that
+        one tool changes with it.
         """
         with self._open(write=True) as facts:
             blown = _burn(facts)
             if blown != "before":
                 facts.pop(instead_of, None)
-                facts.pop(name, None)
-                if value is not None:
-                    facts[name] = value
+                for changed, new in {name: value, **(also or {})}.items():
+                    facts.pop(changed, None)
+                    if new is not None:
+                        facts[changed] = new
         if blown:
             if facts["blown"] == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)

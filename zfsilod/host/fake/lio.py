@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from zfsilod.host.fake.targets import FakeTargets
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.host.fake.zfs import FakeZfs
+from zfsilod.model.errors import Busy, Conflict
 from zfsilod.model.host_facts import ExportPath
 
 
@@ -19,8 +20,7 @@ class FakeLio(FakeTargets):
         return bool(backstore == {"dataset": dataset, "serial": serial, "enabled": True})
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
-        if self.facts.get(f"zvol:{dataset}") is None:
-            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        FakeZfs(self.facts).check_device(dataset)
         namespaces = self.facts.of_kind("namespace").items()
         exports = [target for target, other in namespaces if other["dataset"] == dataset]
         if names := [*exports, *self.facts.users(dataset, "process")]:

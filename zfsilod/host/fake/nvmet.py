@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from zfsilod.host.fake.targets import FakeTargets
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition
+from zfsilod.host.fake.zfs import FakeZfs
+from zfsilod.model.errors import Busy, Conflict
 from zfsilod.model.host_facts import ExportPath
 
 
@@ -22,8 +23,7 @@ class FakeNvmet(FakeTargets):
 
     def add_namespace(self, target: str, *, dataset: str, uid: str) -> None:
         self._need(f"target:{target}")
-        if self.facts.get(f"zvol:{dataset}") is None:
-            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        FakeZfs(self.facts).check_device(dataset)
         backstores = self.facts.of_kind("backstore").items()
         exports = [name for name, backstore in backstores if backstore["dataset"] == dataset]
         if names := [*exports, *self.facts.users(dataset, "process")]:

@@ -45,11 +45,18 @@ class SharedFacts(Facts):
     def get(self, name: str) -> Any:
         return self._shared.get(name) if name.startswith(SHARED) else super().get(name)
 
-    def effect(self, name: str, value: Any, *, instead_of: str = "") -> None:
+    def effect(
+        self,
+        name: str,
+        value: Any,
+        *,
+        instead_of: str = "",
+        also: dict[str, Any] | None = None,
+    ) -> None:
         if name.startswith(SHARED):
             self._shared.effect(name, value)
         else:
-            super().effect(name, value, instead_of=instead_of)
+            super().effect(name, value, instead_of=instead_of, also=also)
 
 
 class KernelMounts(FakeMounts):

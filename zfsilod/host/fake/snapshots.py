@@ -118,7 +118,12 @@ class FakeSnapshots:
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
-        zvol = {
+        root = {"root": origin["root"]} if "root" in origin else {}
+        if root and self.facts.get(f"key:{origin['root']}") is None:
+            from zfsilod.host.zfs_output import no_key
+
+            raise no_key(snapshot_ref.dataset, dataset)
+        zvol = root | {
             "uid": uid,
             "guid": guid_of(uid),
             "size": origin["size"],

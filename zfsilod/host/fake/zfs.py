@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from zfsilod.host.fake.snapshot_sets import guid_of, remaining
-from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ZfsiloError
+from zfsilod.model.errors import (
+    Busy,
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    ZfsiloError,
+)
 from zfsilod.model.host_facts import ListedZvol
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import EPOCH, find_sign_of_use, parse_epoch
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zfsilod.host.fake.facts import Facts
+    from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.record import Pairs
 
 SIMULATED_POOL = "tank"
@@ -47,6 +54,7 @@ class FakeZfs:
         volblocksize: int,
         properties: Pairs,
         marks: Pairs,
+        key: DiskKey | None = None,
     ) -> None:
         uid = dict(marks)["zfsilo:uid"]
         if self.has_zvol(dataset, uid=uid, guid=""):
@@ -59,7 +67,13 @@ class FakeZfs:
             "thin": thin,
             "properties": values,
         }
-        self.facts.effect(f"zvol:{dataset}", zvol)
+        if key is None:
+            self.facts.effect(f"zvol:{dataset}", zvol)
+            return
+        from zfsilod.host.fake.secrets import key_digest, loaded_fact
+
+        encrypted = zvol | {"root": uid, "wrapped": key_digest(key)}
+        self.facts.effect(f"zvol:{dataset}", encrypted, also={loaded_fact(uid): "loaded"})
 
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
         if not self.has_zvol(dataset, uid=uid, guid=guid):
@@ -77,7 +91,7 @@ class FakeZfs:
             )
         origin = self._zvol(dataset).get("origin")
         if not origin:
-            self.facts.effect(f"zvol:{dataset}", None)
+            self.facts.effect(f"zvol:{dataset}", None, also={f"key:{uid}": None})
             return
         name = f"cut:{origin[0]}"  # a released snapshot is removed with its last clone
         left = remaining(self.facts, origin[0], self.facts.get(name), without=dataset)
@@ -126,6 +140,8 @@ class FakeZfs:
     def rename(self, source: str, target: str, *, uid: str, guid: str) -> None:
         if not self.is_renamed(source, target, uid=uid, guid=guid):
             zvol = self._zvol(source)
+            if zvol.get("root", zvol["uid"]) != zvol["uid"]:  # dsl_dir_rename_crypt_check()
+                raise CommandFailed(f"zfs cannot rename {source}: it has the key of its origin")
             self.facts.effect(f"zvol:{target}", zvol, instead_of=f"zvol:{source}")
 
     def dependents(self, dataset: str) -> tuple[str, ...]:
@@ -237,11 +253,30 @@ class FakeZfs:
             from zfsilod.host.zfs_output import not_online
 
             return not_online(pool, health)
+        if health == "LOCKED":
+            from zfsilod.host.zfs_output import no_key
+
+            return no_key(pool, root)
         try:
             self._need_pool(root)
         except ZfsiloError as error:
             return error
         return None
+
+    def zvol(self, dataset: str) -> Any:
+        """Return the facts of a zvol. Raises FailedPrecondition (NO_DATASET)."""
+        return self._zvol(dataset)
+
+    def check_device(self, dataset: str) -> None:
+        """Raise FailedPrecondition for a zvol that has no device: missing, or without its key."""
+        zvol = self.facts.get(f"zvol:{dataset}")
+        if zvol is None:
+            raise FailedPrecondition(f"the dataset {dataset} does not exist", dataset=dataset)
+        root = zvol.get("root")
+        if root and self.facts.get(f"key:{root}") is None:
+            from zfsilod.host.zfs_output import no_key
+
+            raise no_key(dataset, dataset)
 
     def _zvol(self, dataset: str) -> Any:
         self._need_pool(dataset)

@@ -1,0 +1,51 @@
+"""VolumeService: the keys of encrypted volumes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import volume_pb2
+
+from zfsilod.api.rpc.volumes import change_volume, need_view
+from zfsilod.model.errors import Busy
+from zfsilod.requests.volume_keys import RotateVolumeKey, check_export
+from zfsilod.requests.volumes import need_volume
+from zfsilod.wire import convert
+
+if TYPE_CHECKING:
+    from zfsilod.api.rpc.call import Call
+    from zfsilod.model.records import VolumeKey
+    from zfsilod.storage.transaction import Transaction
+
+
+class VolumeKeyMethods:
+    """RotateVolumeKey, ExportVolumeKey."""
+
+    async def RotateVolumeKey(
+        self, message: volume_pb2.RotateVolumeKeyRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = RotateVolumeKey(id=convert.volume_id(message.name), etag=message.etag)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def ExportVolumeKey(
+        self, message: volume_pb2.ExportVolumeKeyRequest, call: Call
+    ) -> volume_pb2.ExportVolumeKeyResponse:
+        volume_id, context = convert.volume_id(message.name), call.service.context
+        need_view(call, volume_id)
+        known = call.read(lambda txn: check_export(txn, volume_id))
+        dataset = call.read(lambda txn: need_volume(txn, volume_id)).dataset
+        if message.validate_only:
+            return volume_pb2.ExportVolumeKeyResponse(dataset=dataset)
+        # The first decryption imports cryptography: not on the event loop.
+        key = await asyncio.to_thread(context.store.disk_key, known.id, known.rotation)
+
+        def record(txn: Transaction) -> VolumeKey:
+            """Record the export of the key that was read; a second caller gets none."""
+            current = check_export(txn, volume_id)
+            if current.rotation != known.rotation:
+                raise Busy(f"the key of {volume_id} was replaced meanwhile", reason="CHANGED")
+            return txn.put(current.but(exported_at=context.now()))
+
+        await context.write(record)
+        return volume_pb2.ExportVolumeKeyResponse(dataset=dataset, recovery_key=key.reveal().hex())
