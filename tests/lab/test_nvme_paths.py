@@ -108,7 +108,8 @@ class TestNvmePaths:
 
     def test_it_is_connected_at_both_portals(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        give.sh(f"ip address add 10.88.0.1/24 dev {DEVICE}")
+        for address in ("10.88.0.1", "10.77.0.9"):
+            give.sh(f"ip address add {address}/24 dev {DEVICE}")
         take.sh(f"ip address add 10.88.0.2/24 dev {DEVICE}")
         set_portals(give, FIRST, SECOND)
         publish(give, take)
@@ -133,7 +134,6 @@ class TestNvmePaths:
 
     def test_a_portal_that_appears_takes_the_place_of_another(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        give.sh(f"ip address add 10.77.0.9/24 dev {DEVICE}")
         set_portals(give, SECOND, THIRD)
         wait_for_paths(take, f"live {SECOND}", f"live {THIRD}")
         assert_writing(take)
