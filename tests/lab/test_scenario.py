@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.timeout(1200, func_only=True)
-@pytest.mark.parametrize("transport", ["iscsi", "nvme"])
+@pytest.mark.parametrize("transport", ["iscsi", pytest.param("nvme", marks=pytest.mark.long)])
 def test_the_scenario_leaves_nothing_behind(pair: Pair, transport: Transport) -> None:
     before = {machine.name: leak_check.facts(machine) for machine in (pair.give, pair.take)}
     scenario = Scenario(pair, print, transport)
