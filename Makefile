@@ -4,6 +4,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 PREFIX ?= /usr
+TRANSPORT ?= iscsi
 LIBRARY = $(PREFIX)/lib/zfsilo
 UNITS = $(PREFIX)/lib/systemd/system
 DATA = $(PREFIX)/share
@@ -35,10 +36,10 @@ try:
 	@$(MODULES) $(RUNTIME)/bin/python proto/build.py >/dev/null
 	@$(MODULES) $(RUNTIME)/bin/python -m tests.playground
 
-## make demo     the main job on two virtual machines, step by step
+## make demo     the main job on two virtual machines, step by step; TRANSPORT=nvme: over NVMe/TCP
 demo: stubs
 	$(PYTHON) tests/setup lab
-	$(RUN) -m tests.lab.demo
+	$(RUN) -m tests.lab.demo $(TRANSPORT)
 
 ## make lab      a prompt on the two machines
 lab: stubs
@@ -77,10 +78,10 @@ kubernetes: stubs
 	$(PYTHON) tests/setup kubernetes
 	$(PYTEST) tests/kubernetes
 
-## make sanity         csi-sanity over real ZFS and iSCSI, on the two machines
+## make sanity         csi-sanity over real ZFS and iSCSI (TRANSPORT=nvme: NVMe/TCP), on the two machines
 sanity: stubs
 	$(PYTHON) tests/setup csi lab
-	$(RUN) -m tests.csi.lab_sanity
+	$(RUN) -m tests.csi.lab_sanity --transport $(TRANSPORT)
 
 ## make systemd-test   a real systemd in namespaces over a simulated host
 systemd-test: stubs deb

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.examples import HOW
 from tests.service_fixture import SETTINGS, administrator
 from zfsilod.model.errors import Unavailable
-from zfsilod.model.records import Attachment, Condition
+from zfsilod.model.records import Attachment, Condition, Operation
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
@@ -42,6 +42,15 @@ def move(fixture: ServiceFixture, *, lose: bool) -> None:
 
 def refuse(_self: FakeIscsi, *_args: object) -> None:
     raise Unavailable("the session did not come back")
+
+
+def refuse_connect(*_args: object, **_options: object) -> None:
+    raise Unavailable("nothing answers")
+
+
+def operations(fixture: ServiceFixture) -> int:
+    with fixture.service.context.store.read() as txn:
+        return sum(1 for _operation in txn.scan(Operation))
 
 
 def attachment(fixture: ServiceFixture) -> Attachment:
@@ -122,6 +131,29 @@ async def test_a_path_is_added_when_its_portal_answers(fixture: ServiceFixture) 
     assert fixture.host.facts.of_kind("session") == {attachment(fixture).disk.target: session}
     fixture.host.nvme.closed = ()
     await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert session["beside"] == ["10.88.0.1:4420"]
+
+
+async def test_a_portal_that_answers_later_is_tried_at_a_poll(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvme, asked = fixture.host.nvme, SecretRotation(fixture.service.context, fixture.service)
+    nvme.closed = ("10.88.0.1:4420",)
+    more = (*HOW.nvme_portals, "10.88.0.1:4420")
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(nvme_portals=more))
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport="NVME"), *UP[2:])
+    before = fixture.facts
+    await asked.follow()
+    assert fixture.facts == before
+    nvme.closed = ()
+    monkeypatch.setattr(nvme, "connect", refuse_connect)
+    await asked.follow()
+    count = operations(fixture)
+    await asked.follow()
+    assert operations(fixture) == count, "it is not tried at each poll"
+    monkeypatch.undo()
+    await SecretRotation(fixture.service.context, fixture.service).follow()
     (session,) = fixture.host.facts.of_kind("session").values()
     assert session["beside"] == ["10.88.0.1:4420"]
 

@@ -1,10 +1,11 @@
-"""csi-sanity in the lab: real ZFS and iSCSI, the controller on give and the node on take.
+"""csi-sanity in the lab: real ZFS and transports, the controller on give and the node on take.
 
-python -m tests.csi.lab_sanity [mount|block]
+python -m tests.csi.lab_sanity [--transport nvme] [mount|block]
 """
 
 from __future__ import annotations
 
+import argparse
 import socketserver
 import sys
 import tempfile
@@ -71,7 +72,9 @@ def path_commands(machine: Machine, directory: Path) -> Iterator[dict[str, Path]
             socket.unlink()  # the next access type binds it again
 
 
-def conform(pair: Pair, access_type: str, directory: Path) -> SanityResult:
+def conform(
+    pair: Pair, access_type: str, directory: Path, transport: str = "iscsi"
+) -> SanityResult:
     """Run the suite for one access type."""
     with path_commands(pair.take, directory) as commands:
         return sanity(
@@ -83,6 +86,7 @@ def conform(pair: Pair, access_type: str, directory: Path) -> SanityResult:
                 mount=f"{KUBELET}/csi-mount",
                 staging=f"{KUBELET}/csi-staging",
                 commands=commands,
+                parameters=f"transport: {transport}\n",
             )
         )
 
@@ -91,23 +95,31 @@ def leftovers(pair: Pair) -> list[str]:
     """Return the zvols, targets, sessions and mounts that the suite left on the machines."""
     give, take = pair.give, pair.take
     zvols = give.run("zfs", "list", "-H", "-o", "name", "-t", "volume,snapshot").stdout
-    targets = give.sh("ls /sys/kernel/config/target/iscsi | grep ^iqn || true").stdout
+    targets = give.sh(
+        "ls /sys/kernel/config/target/iscsi /sys/kernel/config/nvmet/subsystems 2>/dev/null"
+        " | grep '^[in]qn' || true"
+    ).stdout
     attached = take.sh(
-        f"ls /sys/class/iscsi_session 2>/dev/null; findmnt -nrlo TARGET | grep {KUBELET} || true"
+        "ls /sys/class/iscsi_session /sys/class/nvme 2>/dev/null | grep '[0-9]$'; "
+        f"findmnt -nrlo TARGET | grep {KUBELET} || true"
     ).stdout
     return f"{zvols}{targets}{attached}".split()
 
 
 def main() -> int:
     """Run the suite; exit 1 unless every spec passed and nothing is left over."""
-    access_types = sys.argv[1:] or ["mount", "block"]
+    parser = argparse.ArgumentParser(prog="tests.csi.lab_sanity")
+    parser.add_argument("--transport", choices=("iscsi", "nvme"), default="iscsi")
+    parser.add_argument("access_types", nargs="*", metavar="mount|block")
+    args = parser.parse_args()
+    access_types = args.access_types or ["mount", "block"]
     failed = False
     with restore_pair(ready()) as pair:
         install(pair)
         directory = Path(tempfile.mkdtemp(prefix="zfsilo-sanity-"))
         for access_type in access_types:
             started = time.monotonic()
-            result = conform(pair, access_type, directory)
+            result = conform(pair, access_type, directory, args.transport)
             left = leftovers(pair)
             took = time.monotonic() - started
             print(

@@ -53,6 +53,7 @@ def test_the_shipped_class_serves_a_stateful_set(ns: KubeNamespace) -> None:
         ],
         "terminationGracePeriodSeconds": GRACE_S,
         "automountServiceAccountToken": False,
+        "dnsPolicy": "Default",
     }
     spec = {
         "serviceName": SET_NAME,

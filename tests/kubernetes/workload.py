@@ -69,6 +69,7 @@ class KubeNamespace:
             "volumes": volumes,
             "terminationGracePeriodSeconds": GRACE_S,
             "automountServiceAccountToken": False,
+            "dnsPolicy": "Default",  # with another one each pod has a warning
         }
         if node:
             content["nodeSelector"] = {"kubernetes.io/hostname": node}

@@ -19,16 +19,25 @@ from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
     from tests.lab.machine import GuestResult, Machine
     from tests.lab.pair import Pair
     from zfsilod.security.join_file import Access
 
+    Transport = Literal["iscsi", "nvme"]
+
 GIB = 1 << 30
 NAME = "demo"
 PATH = "/srv/demo"
 BLOB_MIB = 64
-COUNT_TARGETS = "ls /sys/kernel/config/target/iscsi | grep -c iqn || true"
+COUNT_TARGETS = (
+    "ls /sys/kernel/config/target/iscsi /sys/kernel/config/nvmet/subsystems 2>/dev/null"
+    " | grep -c '^[in]qn' || true"
+)
+SESSIONS = "ls -d /sys/class/iscsi_session/session* /sys/class/nvme/nvme* 2>/dev/null || true"
+PORTS = {"iscsi": 3260, "nvme": 4420}
+AUTHENTICATION = {"iscsi": "mutual CHAP", "nvme": "DH-HMAC-CHAP both ways"}
 OBJECT = f"/org/zfsilo1/volume/{NAME}"
 DEADLINE_S = 120
 ATTACH_CONFIG = f"""\
@@ -39,7 +48,7 @@ fs_type = "ext4"
 # Occupies the portal's port, as another target program may.
 SQUATTER = """
 import socket, time
-squatter = socket.create_server(("10.77.0.1", 3260))
+squatter = socket.create_server(("10.77.0.1", {port}))
 time.sleep(600)
 """
 
@@ -47,7 +56,10 @@ time.sleep(600)
 class Scenario:
     """The two machines, access to them by each interface, and the steps."""
 
-    def __init__(self, pair: Pair, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, pair: Pair, log: Callable[[str], None], transport: Transport = "iscsi"
+    ) -> None:
+        self.transport = transport
         self.give = pair.give
         self.take = pair.take
         self.log = log
@@ -104,14 +116,21 @@ class Scenario:
         return done
 
     def _create_and_mount(self) -> Iterator[str]:
-        volume = pb.Volume(capacity_bytes=GIB, thin=True, mode=pb.MODE_FILESYSTEM, hosts=["take"])
+        transport = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}[self.transport]
+        volume = pb.Volume(
+            capacity_bytes=GIB,
+            thin=True,
+            mode=pb.MODE_FILESYSTEM,
+            hosts=["take"],
+            transport=transport,
+        )
         request = pb.CreateVolumeRequest(volume_id=NAME, volume=volume)
         created = self.grpc("CreateVolume", request).volume
         assert created.capacity_bytes == GIB
         assert created.dataset == f"tank/zfsilo/{NAME}"
         yield "created: a 1 GiB sparse zvol on give (gRPC)"
         self.bus(self.give, "Publish", "sa{sv}", "take", "0")
-        yield "published to take, with mutual CHAP (D-Bus)"
+        yield f"published to take, with {AUTHENTICATION[self.transport]} (D-Bus)"
         self._attach()
         yield "connected, staged (ext4) and mounted on take (zfsiloctl, D-Bus)"
         self._sh(
@@ -165,9 +184,7 @@ class Scenario:
         self.take.put(f"/etc/zfsilo/volumes.d/{NAME}.toml", ATTACH_CONFIG.encode(), 0o644)
         unit = f"zfsilo-volume@{NAME}"
         self._sh(self.take, f"systemctl start {unit}; systemctl stop {unit}")
-        assert self._sh(self.take, "iscsiadm -m session 2>&1 || true").stdout.startswith(
-            "iscsiadm: No active"
-        )
+        assert self._sh(self.take, SESSIONS).stdout == ""
         self._sh(self.take, f"systemctl start {unit}; systemctl status --no-pager -n0 {unit}")
         self._check_data()
         yield f"detached and attached again by systemctl stop and start {unit}"
@@ -176,9 +193,10 @@ class Scenario:
         yield "stopped by its unit, and unpublished"
 
     def _rollback(self) -> Iterator[str]:
-        self.give.put("/root/squatter.py", SQUATTER.encode(), 0o600)
+        port = PORTS[self.transport]
+        self.give.put("/root/squatter.py", SQUATTER.format(port=port).encode(), 0o600)
         self.give.sh("systemd-run -q --unit=squatter python3 /root/squatter.py")
-        self.give.sh("until ss -Hltn 'sport = :3260' | grep -q 3260; do sleep 0.1; done")
+        self.give.sh(f"until ss -Hltn 'sport = :{port}' | grep -q {port}; do sleep 0.1; done")
         refused = self.give.run(
             "zfsiloctl", "volume", "publish", NAME, "take", check=False, timeout_s=DEADLINE_S
         )

@@ -13,12 +13,14 @@ from tests.lab.scenario import PATH, Scenario
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
     from tests.lab.pair import Pair
+    from tests.lab.scenario import Transport
 
 
 @pytest.mark.timeout(1200, func_only=True)
-def test_the_scenario_leaves_nothing_behind(pair: Pair) -> None:
+@pytest.mark.parametrize("transport", ["iscsi", pytest.param("nvme", marks=pytest.mark.long)])
+def test_the_scenario_leaves_nothing_behind(pair: Pair, transport: Transport) -> None:
     before = {machine.name: leak_check.facts(machine) for machine in (pair.give, pair.take)}
-    scenario = Scenario(pair, print)
+    scenario = Scenario(pair, print, transport)
     for number, step in enumerate(scenario.steps(), 1):
         print(f"{number}. {step}")
         if number == 3:

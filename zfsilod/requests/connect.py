@@ -317,7 +317,7 @@ class FollowServer(Request["Connection | None"]):
     def plan(self, view: View, inputs: Connection | None) -> Plan:
         attachment = view.txn.get(Attachment, self.id)
         title, claims = f"follow the server of {self.id}", (f"attachment/{self.id}",)
-        if attachment is None or inputs is None or not is_followed(attachment, inputs):
+        if attachment is None or inputs is None or not has_publication(attachment, inputs):
             return Plan(title=title, claims=claims)
         new = attachment.but(portals=inputs.portals, updated_at=view.now)
         return Plan(
@@ -332,8 +332,13 @@ class FollowServer(Request["Connection | None"]):
 
 def is_followed(attachment: Attachment, current: Connection) -> bool:
     """Tell whether an attachment has the present publication at former portals."""
+    return has_publication(attachment, current) and attachment.portals != current.portals
+
+
+def has_publication(attachment: Attachment, current: Connection) -> bool:
+    """Tell whether an attachment is connected by the present publication."""
     same = (attachment.epoch, attachment.disk.target) == (current.epoch, current.target)
-    return same and attachment.state != "ABSENT" and attachment.portals != current.portals
+    return same and attachment.state != "ABSENT"
 
 
 def find_leftover(machine: HostAdapters, disk: Disk) -> Leftover | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from zfsilod.host.transports import session_adapter
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.host import HostAdapters
+    from zfsilod.model.records import Publication
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 
 REFRESH_DEADLINE_S = 180.0
+RETRY_S = 600.0
 AT_ONCE = 16  # sessions of one refresh, which restarts iscsid once
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ class SecretRotation:
     def __init__(self, context: Context, submitter: Submitter) -> None:
         self._context = context
         self._submitter = submitter
+        self._due: dict[str, float] = {}  # when a path of an attachment is tried again
 
     async def follow(self) -> None:
         """Poll all servers in parallel for the secrets of all attached volumes."""
@@ -42,6 +46,8 @@ class SecretRotation:
                 for attachment in txn.scan(Attachment)
                 if attachment.state != "ABSENT" and not txn.claimant(f"attachment/{attachment.id}")
             ]
+        names = {attachment.id for attachment in attachments}
+        self._due = {name: at for name, at in self._due.items() if name in names}
         by_server: dict[str, list[Attachment]] = {}
         for attachment in attachments:
             by_server.setdefault(attachment.server, []).append(attachment)
@@ -62,6 +68,7 @@ class SecretRotation:
             lost = [one for one, _publication in known if one.id not in live]
             moved = await self._moved(server, [one for one, _p in known if one.id in live])
             await asyncio.gather(*map(self._follow_server, (*lost, *moved)))
+            await asyncio.gather(*map(self._join, await self._behind(live, known)))
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
                 attachment
@@ -87,9 +94,33 @@ class SecretRotation:
         Their disks get the paths. A live session over iSCSI stays, with the node record of its
         portal.
         """
-        joined = [one for one in live if transport_of(one.disk.target) == "NVME"]
+        joined = list(filter(_is_nvme, live))
         portals = await self._context.servers.nvme_portals(server) if joined else ()
         return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
+
+    async def _behind(
+        self, live: set[str], known: Sequence[tuple[Attachment, Publication]]
+    ) -> list[Attachment]:
+        """Return the live attachments over NVMe that lack a path to a portal that answers.
+
+        Each is returned again after RETRY_S only: the portal may refuse this host.
+        """
+        nvme, now = self._context.machine.nvme, time.monotonic()
+        joined = [one for one, _publication in known if one.id in live and _is_nvme(one)]
+        behind = await self._context.look(
+            lambda: [one for one in joined if not nvme.follows(one.disk, one.portals)]
+        )
+        due = [one for one in behind if self._due.get(one.id, now) <= now][:AT_ONCE]
+        self._due |= {one.id: now + RETRY_S for one in due}
+        return due
+
+    async def _join(self, attachment: Attachment) -> None:
+        """Connect at the portals that an attachment is not connected at yet."""
+        try:
+            operation = await self._submitter.submit(FollowServer(id=attachment.id), caller=DAEMON)
+            await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
+        except ZfsiloError as error:
+            log.info("%s has no further path: %s", attachment.id, error.message)
 
     async def _follow_server(self, attachment: Attachment) -> None:
         """Move an attachment to the present portals of its server, if they are others."""
@@ -132,6 +163,10 @@ class SecretRotation:
             )
             return False
         return True
+
+
+def _is_nvme(attachment: Attachment) -> bool:
+    return transport_of(attachment.disk.target) == "NVME"
 
 
 def _live(machine: HostAdapters, attachments: Sequence[Attachment]) -> set[str]:

@@ -45,12 +45,15 @@ class SanityRun(NamedTuple):
     log: Path
     controller: str = ""  # endpoint of the controller if it is another process
     size_bytes: int = 1 << 30
+    parameters: str = ""  # of each volume, as YAML
 
 
 def sanity(run: SanityRun) -> SanityResult:
     """Run the suite and return its result; its output is in the log."""
     mutable = run.log.with_suffix(".mutable.yaml")
     mutable.write_text("zfs.compression: zstd\n")
+    parameters = run.log.with_suffix(".parameters.yaml")
+    parameters.write_text(run.parameters)
     flags = {
         "csi.endpoint": run.endpoint,
         "csi.controllerendpoint": run.controller,
@@ -60,6 +63,7 @@ def sanity(run: SanityRun) -> SanityResult:
         "csi.testvolumesize": str(run.size_bytes),
         "csi.testvolumeexpandsize": str(2 * run.size_bytes),
         "csi.testvolumemutableparameters": str(mutable),
+        "csi.testvolumeparameters": str(parameters) if run.parameters else "",
         "csi.testnodevolumeattachlimit": "true",
         "ginkgo.timeout": f"{TIMEOUT_S}s",
         "ginkgo.no-color": "true",
