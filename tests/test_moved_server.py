@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.examples import HOW
 from tests.service_fixture import SETTINGS, administrator
 from zfsilod.model.errors import Unavailable
@@ -16,8 +18,6 @@ from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.service_fixture import ServiceFixture
     from zfsilod.host.fake.iscsi import FakeIscsi
 
@@ -118,6 +118,28 @@ async def test_a_live_disk_over_nvme_gets_the_paths(fixture: ServiceFixture) -> 
     (session,) = fixture.host.facts.of_kind("session").values()
     assert session["beside"] == ["10.88.0.1:4420"]
     assert mounts.items() <= fixture.facts.items()
+
+
+@pytest.mark.parametrize("transport", ["ISCSI", "NVME"])
+async def test_a_new_portal_that_fails_leaves_the_former_ones(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """Clients are connected at them: no rollback may close them."""
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport=transport))
+    listening = fixture.host.facts.of_kind("portals")
+    more = HOW.but(
+        portals=(*HOW.portals, "10.88.0.1:3260"), nvme_portals=(*HOW.nvme_portals, "10.88.0.1:4420")
+    )
+    fixture.service.context.settings = SETTINGS.but(export=more)
+    adapter = fixture.host.nvmet if transport == "NVME" else fixture.host.lio
+    monkeypatch.setattr(adapter, "add_portals", refuse_connect)
+    result = await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    assert [volume for volume, _why in result.complaints] == ["data"]
+    assert fixture.host.facts.of_kind("portals") == listening
+    monkeypatch.undo()
+    await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    (portals,) = fixture.host.facts.of_kind("portals").values()
+    assert len(portals) == 2
 
 
 async def test_a_path_is_added_when_its_portal_answers(fixture: ServiceFixture) -> None:

@@ -67,12 +67,15 @@ class Need(Record):
     capabilities: tuple[str, ...] = ()
     calls: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     host_mounts: bool = False  # the host's mount namespace, and its directories as they are
 
 
 NOTHING = Need()  # a block device and AF_UNIX are in every sandbox
 ADMIN = Need(capabilities=("CAP_SYS_ADMIN",))
 MOUNT = Need(capabilities=("CAP_SYS_ADMIN",), calls=("@mount",), host_mounts=True)
+INTERNET = Need(families=("AF_INET", "AF_INET6"))
+INTERNET_NAMES = {"AF_INET", "AF_INET6", "create_connection"}  # attributes of the module socket
 TOOL_NEEDS = {
     "zfs": ADMIN,  # ioctls of /dev/zfs
     "zpool": ADMIN,
@@ -122,10 +125,13 @@ READ_ONLY = {
 """Constants of the adapters that are read, never written below."""
 
 
-def reachable(kind: type[HostStep]) -> set[FunctionType]:
-    """Return every function of zfsilod.host that a step can reach by its adapters."""
+def reachable(kind: type[HostStep], *, made: bool = True) -> set[FunctionType]:
+    """Return every function of zfsilod.host that a step can reach by its adapters.
+
+    `made`: also all functions of the classes that an adapter is made of, called or not.
+    """
     functions: set[FunctionType] = set()
-    waiting = list(entries(kind))
+    waiting = [one for one in entries(kind) if made or one.__name__ != "__init__"]
     while waiting:
         function = waiting.pop()
         if function not in functions:
@@ -266,9 +272,13 @@ def flat(value: object) -> Iterator[str]:
 def needs(kind: type[HostStep]) -> dict[str, Need]:
     """Return the needs of a step, by the tool, module or path that needs it."""
     needed: dict[str, Need] = {}
+    called = reachable(kind, made=False)
     for function in reachable(kind):
         if function.__module__ in MODULE_NEEDS:
             needed[function.__module__] = MODULE_NEEDS[function.__module__]
+        names = {node.attr for node in ast.walk(tree(function)) if isinstance(node, ast.Attribute)}
+        if INTERNET_NAMES & names and function in called:
+            needed["sockets of the internet"] = INTERNET
         for text in constants(function):
             if text in TOOLS:
                 needed[text] = TOOL_NEEDS[text]
@@ -282,6 +292,8 @@ def lacking(need: Need, allowed: dict[str, str]) -> Iterator[str]:
     capabilities = allowed["CapabilityBoundingSet"].split()
     yield from (name for name in need.capabilities if name not in capabilities)
     yield from (name for name in need.calls if name not in allowed["SystemCallFilter"].split())
+    families = allowed["RestrictAddressFamilies"].split()
+    yield from (name for name in need.families if name not in families)
     if "@module" in need.calls and allowed.get("ProtectKernelModules") == "yes":
         yield "ProtectKernelModules=no"
     strict = allowed.get("ProtectSystem") == "strict"
@@ -320,7 +332,7 @@ def test_every_tool_and_module_is_reached() -> None:
 @pytest.mark.parametrize("part", PARTS)
 def test_no_part_has_a_permission_that_no_step_needs(part: SandboxPart) -> None:
     needed = [need for kind in KINDS if kind.part == part for need in needs(kind).values()]
-    for field in ("capabilities", "calls", "paths"):
+    for field in ("capabilities", "calls", "paths", "families"):
         allowed = set(getattr(PERMISSIONS[part], field))
         assert allowed <= {name for need in needed for name in getattr(need, field)}
     assert PERMISSIONS[part].mounts == any(need.host_mounts for need in needed)
@@ -330,12 +342,14 @@ def test_a_permission_that_is_taken_away_is_missed() -> None:
     zvol = next(kind for kind in KINDS if kind.__name__ == "Zvol")
     mount = next(kind for kind in KINDS if kind.__name__ == "StagingMount")
     node = next(kind for kind in KINDS if kind.__name__ == "Node")
+    portals = next(kind for kind in KINDS if kind.__name__ == "Portals")
     cases = [
         (zvol, settings(["POOL"]) | {"CapabilityBoundingSet": ""}, "CAP_SYS_ADMIN"),
         (mount, settings(["POOL"]), "@mount"),
         (mount, settings(["POOL", "INITIATOR"]), "the host's mount namespace"),
         (node, settings(["INITIATOR"]) | {"ReadWritePaths": " ".join(OWN_PATHS)}, "/etc/iscsi"),
         (node, settings(["POOL"]), "CAP_SYS_MODULE"),
+        (portals, settings(["POOL"]), "AF_INET"),
     ]
     for kind, allowed, text in cases:
         assert text in [lack for need in needs(kind).values() for lack in lacking(need, allowed)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
+from zfsilod.model.errors import Busy, Conflict, ResourceExhausted, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import check_portal, is_portal, join_portal, portal_parts
 from zfsilod.storage.paths import exists, read_text
@@ -203,15 +203,17 @@ def socket_names(portal: str) -> tuple[str, ...]:
 
 
 def has_address(portal: str) -> bool:
-    """Tell whether this host has the address of a portal: bind(2)."""
+    """Tell whether this host has the address of a portal: bind(2). Raises Unavailable."""
     from zfsilod.model.lean import socket
 
     address, _port = portal_parts(portal)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    except OSError:
-        return False  # a kernel without IPv6
+    except OSError as error:
+        if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
+            return False  # a kernel without IPv6
+        raise Unavailable(f"cannot tell whether this host has the address {address}") from error
     try:
         probe.bind((address, 0))
     except OSError as error:

@@ -38,9 +38,11 @@ class Permissions(Record):
 SEE_USERS = ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 PERMISSIONS: dict[SandboxPart, Permissions] = {
     "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", *SEE_USERS)),
-    # The kernel shows secrets to CAP_SYS_ADMIN only.
+    # The kernel shows secrets to CAP_SYS_ADMIN only. bind(2) tells which addresses this host has.
     "TARGET": Permissions(
-        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS), calls=("@module",)
+        capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
+        calls=("@module",),
+        families=("AF_INET", "AF_INET6"),
     ),
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.

@@ -234,7 +234,7 @@ export const deletePolicy = (policy: Policy): Task => ({
 export const issueCertificate: Task = {
     title: "Issue a certificate",
     verb: "Download join file",
-    text: "The join file holds the key of the client. Copy it to the client over a safe way, run zfsiloctl join there, and delete it.",
+    text: "The join file holds the key of the client. Copy it to the client over a secure channel, run zfsiloctl join there, and delete it.",
     fields: [
         NAME,
         { name: "address", label: "Address of this server", kind: "text", value: window.location.hostname },
