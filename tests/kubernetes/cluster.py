@@ -194,7 +194,8 @@ class KubeCluster:
         listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
         for line in listed.splitlines():
             name, _space, file = line.partition(" ")
-            if file.strip().startswith(str(self.folder)):
+            # The kernel shows the path from the root of the machine's mount of the disks.
+            if f"/{self.folder.name}/disks/" in file:
                 subprocess.run(["losetup", "--detach", name], check=True)
 
 
