@@ -25,7 +25,7 @@ UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/pack
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test kubernetes sanity lab-long upgrade-test transcripts coverage tools release
+.PHONY: csi-test kubernetes kubernetes-bench sanity lab-long upgrade-test transcripts coverage tools release
 .PHONY: cockpit cockpit-test install-cockpit
 
 help:
@@ -77,6 +77,11 @@ csi-test: stubs
 kubernetes: stubs
 	$(PYTHON) tests/setup kubernetes
 	$(PYTEST) tests/kubernetes
+
+## make kubernetes-bench    pods a minute, beside a driver that does nothing; many calls, memory
+kubernetes-bench: stubs
+	$(PYTHON) tests/setup kubernetes
+	$(RUN) -m tests.kubernetes.bench
 
 ## make sanity         csi-sanity over real ZFS and iSCSI (TRANSPORT=nvme: NVMe/TCP), on the two machines
 sanity: stubs

@@ -89,9 +89,9 @@ async def fill(api: Api) -> None:
     await api.service.GetStatus(service_pb2.GetStatusRequest(), timeout=DEADLINE_S)
 
 
-def resident(pid: int) -> float:
-    """Return the VmRSS of a process in MiB."""
+def resident(pid: int, value: str = "VmRSS") -> float:
+    """Return the resident memory of a process in MiB; VmHWM is its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{value}:"):
             return int(line.split()[1]) / 1024
     raise ProcessLookupError(f"process {pid} has ended")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PAGE = PROJECT / "docs/kubernetes.md"
 ZONES = {"give": "default", "annex": "annex"}
 NODES = ("default", "default", "annex")  # the zones of node1, node2 and node3
+MOST_VOLUMES = (20, 20, 4)  # attached to each
 TYPED_S = 120
 TWO_ZONES = """\
 kubectl -n zfsilo-csi delete secret zfsilo-csi-backends
@@ -39,7 +40,7 @@ helm upgrade zfsilo-csi csi/deploy/helm/zfsilo-csi -n zfsilo-csi --reuse-values 
 class KubeCluster:
     """A cluster and its folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_volumes: tuple[int, ...] = MOST_VOLUMES) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="zk-"))  # short: socket paths are limited
         (self.folder / "logs").mkdir()
         disks = self.folder / "disks"
@@ -49,8 +50,8 @@ class KubeCluster:
         self.api = self.control.api
         self.servers = {name: PoolHost(self.folder, name, disks, z) for name, z in ZONES.items()}
         self.nodes = [
-            KubeNode(self.folder, self.control, number, zone, disks)
-            for number, zone in enumerate(NODES, start=1)
+            KubeNode(self.folder, self.control, number, zone, disks, most)
+            for number, (zone, most) in enumerate(zip(NODES, most_volumes, strict=True), start=1)
         ]
         self.controller = ControllerPod(self.folder, self.control)
         self.release = ChartRelease(self.api)
@@ -193,7 +194,8 @@ class KubeCluster:
         listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
         for line in listed.splitlines():
             name, _space, file = line.partition(" ")
-            if file.strip().startswith(str(self.folder)):
+            # The kernel shows the path from the root of the machine's mount of the disks.
+            if f"/{self.folder.name}/disks/" in file:
                 subprocess.run(["losetup", "--detach", name], check=True)
 
 

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 KUBELET = "/var/lib/kubelet"
 PLUGIN = f"{KUBELET}/plugins/csi.zfsilo.io"
 REGISTRY = f"{KUBELET}/plugins_registry"
-MOST_VOLUMES = {"default": 20, "annex": 4}  # attached to one node, by its zone
 
 
 class KubeNode:
     """A machine with a kubelet; `name` is that of the node, `host` that of zfsilod."""
 
     def __init__(
-        self, folder: Path, control: ControlPlane, number: int, zone: str, disks: Path
+        self,
+        folder: Path,
+        control: ControlPlane,
+        number: int,
+        zone: str,
+        disks: Path,
+        most_volumes: int,
     ) -> None:
         self.name, self.host, self.zone = f"node{number}.example", f"take{number}", zone
         self._folder, self._control = folder, control
@@ -38,7 +43,7 @@ class KubeNode:
             },
             {KUBELET: self._kubelet_folder},
         )
-        self.most_volumes = MOST_VOLUMES[zone]
+        self.most_volumes = most_volumes
         limit = f"max_attachments = {self.most_volumes}"
         self.zfsilod = ClientHost(folder, self.host, disks, self.machine, f'zone = "{zone}"', limit)
         control.authority.issue(self.name, f"system:node:{self.name}", "system:nodes")

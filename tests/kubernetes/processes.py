@@ -62,6 +62,12 @@ class ClusterProcess:
         """End the program as a crash does."""
         self.end(signal.SIGKILL)
 
+    @property
+    def pid(self) -> int:
+        """The process id of the running program."""
+        assert self._running is not None, f"{self.words[0]} does not run"
+        return self._running.pid
+
     def wait_for(self, text: str) -> None:
         """Wait until the program has logged a text since its start."""
         deadline = time.monotonic() + START_S
