@@ -103,8 +103,8 @@ def test_a_host_with_nvme_only_joins_without_a_name(
     monkeypatch.setattr("zfsilod.ctl.paths.initiator", lambda: tmp_path / "missing")
     monkeypatch.setattr("zfsilod.ctl.commands.server.simulated_iqn", lambda: "")
     monkeypatch.setattr("zfsilod.ctl.commands.server.has_module", "nvme_tcp".__eq__)
-    ctl.ok(f"join {ctl.daemon.join_file('host', 'web')}")
-    assert ctl("host show web --json").json["iqn"] == ""
+    ctl.ok(f"join {ctl.daemon.join_file('host', 'bare')}")
+    assert ctl("host show bare --json").json["iqn"] == ""
 
 
 def test_a_simulated_host_needs_no_initiator_name(
