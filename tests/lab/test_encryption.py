@@ -35,12 +35,6 @@ def get(give: Machine, properties: str, dataset: str = ZVOL) -> list[str]:
     return give.run(*words, timeout_s=STEP_S).stdout.split("\n")[:-1]
 
 
-def shut(pair: Pair) -> None:
-    """Detach the volume of take, and end its publication."""
-    ctl(pair.take, "volume", "disconnect", NAME, "--force")
-    ctl(pair.give, "volume", "unpublish", NAME, "--all")
-
-
 @pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestEncryption:
@@ -75,6 +69,8 @@ class TestEncryption:
         assert get(give, "keystatus") == ["available"]
         assert read(take) == written
         assert give.run("test", "-e", FILE, check=False).rc != 0
+        ctl(take, "volume", "disconnect", NAME, "--force")
+        ctl(give, "volume", "unpublish", NAME, "--all")
 
     def test_a_clone_has_the_key_of_its_origin(self, pair: Pair) -> None:
         give = pair.give
@@ -90,20 +86,29 @@ class TestEncryption:
 
     def test_a_key_that_is_not_loaded_is_named_and_loaded(self, pair: Pair) -> None:
         give = pair.give
-        shut(pair)
         give.run("zfs", "unload-key", ZVOL, timeout_s=STEP_S)
         probed = give.run("zfsiloctl", "volume", "probe", NAME, check=False, timeout_s=STEP_S)
         assert re.search(r"key is loaded", probed.stdout), probed.stdout
         ctl(give, "volume", "sync", NAME)
         assert get(give, "keystatus") == ["available"]
 
-    def test_the_recovery_key_opens_what_a_lost_store_cannot(self, pair: Pair) -> None:
+    def test_the_zvol_carries_its_key_for_a_new_store(self, pair: Pair) -> None:
+        give = pair.give
+        give.sh(LOSE_STORE, timeout_s=STEP_S)
+        give.run("zfs", "unload-key", ZVOL, timeout_s=STEP_S)
+        ctl(give, "adopt", "--all", "--take-over", "--yes")
+        ctl(give, "volume", "sync", NAME)
+        assert get(give, "keystatus") == ["available"]
+        ctl(give, "volume", "rotate-key", NAME)
+
+    def test_the_recovery_key_opens_what_zfsilo_cannot(self, pair: Pair) -> None:
         give = pair.give
         shown = give.sh(SHOW_KEY, timeout_s=STEP_S).stdout
         (key,) = re.findall(r"^  ([0-9a-f]{64})\r?$", shown, re.M)
         again = give.sh(SHOW_KEY, timeout_s=STEP_S, check=False)
         assert "was shown already" in again.stdout
-        give.sh(LOSE_STORE, timeout_s=STEP_S)
+        give.sh(LOSE_STORE.replace("lost", "lost-again"), timeout_s=STEP_S)
+        give.run("zfs", "inherit", "zfsilo:sealed_key", ZVOL, timeout_s=STEP_S)
         give.run("zfs", "unload-key", ZVOL, timeout_s=STEP_S)
         ctl(give, "adopt", "--all", "--take-over", "--yes")
         assert "rotate-key" in refusal(give, "volume", "sync", NAME)
