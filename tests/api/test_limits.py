@@ -129,7 +129,7 @@ MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
-    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*)"
+    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*)"
     r"|policy\.(id|etag|volumes|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.

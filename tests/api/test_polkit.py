@@ -23,6 +23,7 @@ from zfsilod.api.dbus.contract import (
     OPERATION,
     ROOT,
     SNAPSHOT,
+    SNAPSHOT_POLICY,
     VOLUME,
     interfaces,
     path_of,
@@ -43,6 +44,7 @@ PATHS = {
     VOLUME: path_of("volume", "nothing"),
     HOST: path_of("host", "take"),
     SNAPSHOT: path_of("snapshot", "nothing"),
+    SNAPSHOT_POLICY: path_of("policy", "nothing"),
     OPERATION: path_of("operation", "0" * 26),
     "org.freedesktop.DBus.ObjectManager": ROOT,
 }

@@ -110,6 +110,8 @@ PUT_BACK = PutBackVolume(id="data", uid="", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
 # Names in SimulatedMachine.state, as patterns, that a rollback may leave changed
+OPENED = (r"fact portals:.*",)
+"""A rollback leaves the portals of a target that was there: Portals.revert."""
 FORMATTED = (
     r"fact content:.*",  # a filesystem stays: it may hold data
     r"fact zvol:.* zfsilo:filesystem",  # the server's mark for it stays too
@@ -455,7 +457,13 @@ CLIENT = (
     Case("grow", (*MOUNTED, LARGER), Grow(id="data"), may_remain=CLIENT_SIZE),
 )
 BOTH = (
-    Case("sync", MOUNTED, SYNC, lost=("acl:", "mapped:", "mount:", "session:")),
+    Case(
+        "sync",
+        MOUNTED,
+        SYNC,
+        lost=("acl:", "mapped:", "mount:", "session:"),
+        may_remain=OPENED,
+    ),
     Case(
         "sync-all",
         (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),

@@ -125,7 +125,7 @@ def test_lists_are_filtered_by_expression_label_and_state(ctl: Shell) -> None:
     assert ctl.ok("volume list -q --state created", "--filter", either) == "list-a\n"
     assert ctl.ok("volume list -l set=none") == "no volumes\n"
     header = ctl.ok("volume list -l set=list").splitlines()[0]
-    assert header.split() == ["NAME", "SIZE", "STATE", "PUBLISHED", "TO", "AGE"]
+    assert header.split() == ["NAME", "SIZE", "USED", "STATE", "PUBLISHED", "TO", "AGE"]
 
 
 def test_lists_have_every_page(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

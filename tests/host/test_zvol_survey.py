@@ -9,8 +9,8 @@ import pytest
 from tests.host.doubles import UID
 from tests.host.zfs_tool import ZfsTool
 from zfsilod.host.real import RealHost
-from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zvol_survey import SURVEYED, SurveyedZfs
+from zfsilod.model.host_facts import SnapshotRef
 
 NEW, OLD = "tank/z/new", "tank/z/old"
 
@@ -28,6 +28,9 @@ class SurveyTool(ZfsTool):
             children = [name for name in self.datasets if name.startswith("tank/z/")]
             words = ["-o", "name,property,value,source", ",".join(SURVEYED), "tank/z", *children]
         return super().do_get(words)
+
+    def do_snapshot(self, _words: list[str]) -> tuple[int, str, str]:
+        return 0, "", ""
 
     def do_clone(self, words: list[str]) -> tuple[int, str, str]:
         self.add(words[-1], "volume", {"zfsilo:uid": UID})
@@ -103,7 +106,6 @@ def test_all_tools_of_a_surveyed_host_are_watched(tool: SurveyTool) -> None:
     """Snapshots and clones change datasets too: their adapter runs its tools by the same runner."""
     unused: Any = None  # secrets and keys
     host = RealHost(unused, unused, tool).surveyed((NEW, OLD))
-    zfs, snapshots = host.zfs, host.snapshots
-    assert isinstance(zfs, SurveyedZfs)
-    assert isinstance(snapshots, RealSnapshots)
-    assert snapshots._run is zfs.run
+    assert isinstance(host.zfs, SurveyedZfs)
+    host.snapshots.take((SnapshotRef(dataset=OLD, uid=UID),), "c" * 32, ())
+    assert host.zfs.run.has_changed(OLD)

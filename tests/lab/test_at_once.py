@@ -33,7 +33,7 @@ class TestAtOnce:
         at_once(give, "snapshot create volume-NUMBER snapshot-NUMBER")
         at_once(give, "volume create clone-NUMBER --from-snapshot snapshot-NUMBER")
         at_once(give, "volume resize volume-NUMBER 32M")
-        give.run("zfsiloctl", "doctor", timeout_s=STEP_S)
+        give.run("zfsiloctl", "volume", "sync", "--all", timeout_s=STEP_S)
         at_once(give, "volume delete clone-NUMBER --yes")
         at_once(give, "snapshot delete snapshot-NUMBER --yes")
         at_once(give, "volume delete volume-NUMBER --yes")
