@@ -92,10 +92,14 @@ class SecretRotation:
         """Return the live attachments over NVMe whose server has other portals now.
 
         Their disks get the paths. A live session over iSCSI stays, with the node record of its
-        portal.
+        portal. A failure leaves them as they are: the other work of a poll does not wait for it.
         """
         joined = list(filter(_is_nvme, live))
-        portals = await self._context.servers.nvme_portals(server) if joined else ()
+        try:
+            portals = await self._context.servers.nvme_portals(server) if joined else ()
+        except ZfsiloError as error:
+            log.info("the portals of %s are not known: %s", server, error.message)
+            return []
         return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
 
     async def _behind(
