@@ -219,3 +219,20 @@ async def test_a_session_that_cannot_follow_is_a_condition(
     assert HOW.portals[0] in sentence
     assert MOVED[0] in sentence
     assert "systemctl restart zfsilo-volume@data.service" in sentence
+
+
+async def test_a_restart_is_not_advised_for_a_live_disk(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would unmount a volume that works."""
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport="NVME"), *UP[2:])
+    more = (*HOW.nvme_portals, "10.88.0.1:4420")
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(nvme_portals=more))
+    monkeypatch.setattr(fixture.host.nvme, "connect", refuse_connect)
+    await follow(fixture)
+    with fixture.service.context.store.read() as txn:
+        (condition,) = txn.scan(Condition)
+    (sentence,) = condition.sentences
+    assert more[1] in sentence
+    assert "tries again" in sentence
+    assert "restart" not in sentence
