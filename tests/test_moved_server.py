@@ -15,6 +15,7 @@ from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.context import recorded_portals
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ async def test_a_connect_without_the_server_is_judged_by_the_records(
     await fixture.do(*UP)
     fixture.server.away = True
     assert (await fixture.do(CONNECT)).state == "DONE"
+
+
+async def test_the_portals_in_use_are_those_of_the_attachments(fixture: ServiceFixture) -> None:
+    store = fixture.service.context.store
+    assert recorded_portals(store, "give") == set()
+    await fixture.do(*UP[:3])
+    assert recorded_portals(store, "give") == set(HOW.portals)
+    assert recorded_portals(store, "other") == set()
 
 
 async def test_a_lost_session_follows_its_server_with_its_mounts(fixture: ServiceFixture) -> None:
