@@ -67,6 +67,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "DeleteVolume": {"name": VOLUME},
     "UndeleteVolume": {"name": VOLUME, "uid": "a" * 32},
+    "RotateVolumeKey": {"name": VOLUME},
+    "ExportVolumeKey": {"name": VOLUME},
     "AdoptVolume": {"dataset": "tank/zfsilo/none", "volume_id": "more"},
     "PublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
     "UnpublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
@@ -129,7 +131,7 @@ MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
-    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*)"
+    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*)"
     r"|policy\.(id|etag|volumes|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.
