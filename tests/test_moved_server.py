@@ -15,6 +15,7 @@ from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
+from zfsilod.service.context import recorded_portals
 from zfsilod.service.secret_rotation import SecretRotation
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ async def test_a_connect_without_the_server_is_judged_by_the_records(
     await fixture.do(*UP)
     fixture.server.away = True
     assert (await fixture.do(CONNECT)).state == "DONE"
+
+
+async def test_the_portals_in_use_are_those_of_the_attachments(fixture: ServiceFixture) -> None:
+    store = fixture.service.context.store
+    assert recorded_portals(store, "give") == set()
+    await fixture.do(*UP[:3])
+    assert recorded_portals(store, "give") == set(HOW.portals)
+    assert recorded_portals(store, "other") == set()
 
 
 async def test_a_lost_session_follows_its_server_with_its_mounts(fixture: ServiceFixture) -> None:
@@ -220,3 +229,20 @@ async def test_a_session_that_cannot_follow_is_a_condition(
     assert HOW.portals[0] in sentence
     assert MOVED[0] in sentence
     assert "systemctl restart zfsilo-volume@data.service" in sentence
+
+
+async def test_a_restart_is_not_advised_for_a_live_disk(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would unmount a volume that works."""
+    await fixture.do(UP[0], Publish(volume="data", host="take", transport="NVME"), *UP[2:])
+    more = (*HOW.nvme_portals, "10.88.0.1:4420")
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(nvme_portals=more))
+    monkeypatch.setattr(fixture.host.nvme, "connect", refuse_connect)
+    await follow(fixture)
+    with fixture.service.context.store.read() as txn:
+        (condition,) = txn.scan(Condition)
+    (sentence,) = condition.sentences
+    assert more[1] in sentence
+    assert "tries again" in sentence
+    assert "restart" not in sentence

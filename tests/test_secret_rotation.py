@@ -9,7 +9,7 @@ import pytest
 from tests.service_fixture import DEADLINE_S, ServiceFixture, administrator
 from tests.test_service import CREATE, DOWN, PUBLISH, UP, attachment, raw_keys
 from zfsilod.host.fake.secrets import digest
-from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt
+from zfsilod.model.errors import FailedPrecondition, NotFound, StoreCorrupt, Unavailable
 from zfsilod.model.records import Attachment, Operation, Publication
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Disconnect
@@ -112,6 +112,23 @@ async def test_a_refusal_of_the_server_changes_nothing(
     monkeypatch.setattr(fixture.server, "rotate", refuse)
     await refresh(fixture)
     assert (fixture.facts, len(kinds(fixture))) == (before, count)
+
+
+async def test_portals_that_are_not_told_stop_no_rotation(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call of a poll may fail where the others do not, as with a server of an older version."""
+    await fixture.do(UP[0], PUBLISH.but(transport="NVME"), *UP[2:], ROTATE.but(force=False))
+    asked = []
+
+    async def refuse(server: str) -> tuple[str, ...]:
+        asked.append(server)
+        raise Unavailable("not now")
+
+    monkeypatch.setattr(fixture.server, "nvme_portals", refuse)
+    await refresh(fixture)
+    assert asked == ["give"]
+    assert (publication(fixture).rotation, attachment(fixture).rotation) == (1, 1)
 
 
 async def test_forced_secrets_reach_the_session(fixture: ServiceFixture) -> None:

@@ -28,7 +28,7 @@ from zfsilod.gateway.service_manager import notify, notify_watchdog
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.security import audit, join_file, kept_identity
 from zfsilod.service import schedule, simulation
-from zfsilod.service.context import ServiceContext
+from zfsilod.service.context import ServiceContext, recorded_portals
 from zfsilod.service.export_names import record_names
 from zfsilod.service.ownership import compare
 from zfsilod.service.policy_timers import TimerKeeper
@@ -141,7 +141,11 @@ async def _start_service(
     stack.push_async_callback(launcher.close)
 
     machine = open_host(paths, store)
-    servers = StorageServers(partial(config.find_server, paths.config), machine.machine_id())
+    servers = StorageServers(
+        partial(config.find_server, paths.config),
+        machine.machine_id(),
+        partial(recorded_portals, store),
+    )
     stack.push_async_callback(servers.close)
     sealed = paths.fake_host or bool(credential())
     chosen = settings.settings.but(key_is_sealed=sealed)

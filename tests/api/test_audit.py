@@ -9,7 +9,7 @@ import pytest
 from zfsilo.v1 import service_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
-from tests.api.running import DATA, create, publish, refused
+from tests.api.running import DATA, TAKE, create, publish, refused
 from zfsilod.ctl import main
 from zfsilod.security import certificates
 from zfsilod.security.audit import is_change
@@ -124,6 +124,8 @@ async def test_reads_are_not_recorded_but_fetched_secrets_are(
     planned = create("more")
     planned.validate_only = True
     await root.volumes.CreateVolume(planned)
+    names = pb.FetchConnectionRequest(name=DATA, host=TAKE, view=pb.CONNECTION_VIEW_NAMES)
+    await root.volumes.FetchConnection(names)
     take = front.role("host", "take")
     answer = await take.volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA))
     request = certificates.make_request().certificate_pem.decode()

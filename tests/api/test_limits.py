@@ -67,6 +67,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "DeleteVolume": {"name": VOLUME},
     "UndeleteVolume": {"name": VOLUME, "uid": "a" * 32},
+    "RotateVolumeKey": {"name": VOLUME},
+    "ExportVolumeKey": {"name": VOLUME},
     "AdoptVolume": {"dataset": "tank/zfsilo/none", "volume_id": "more"},
     "PublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
     "UnpublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},

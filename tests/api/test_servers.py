@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,34 @@ async def test_wildcard_portals_become_the_address_of_the_server(
     config = Access(name="give", address=address, tls_name="", authority="")
     servers = StorageServers({"give": config}.get)
     assert await servers.usable_portals("give", portals) == expected
+
+
+async def test_an_address_in_use_stays_while_the_name_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name server changes the order at each answer; each change would move the attachments."""
+    answers: list[tuple[str, ...]] = []
+
+    async def answer(*_name: object, **_hints: object) -> list[Any]:
+        return [(socket.AF_INET, 0, 0, "", (address, 0)) for address in answers.pop()]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+    config = Access(name="give", address="give.test:7450", tls_name="", authority="")
+    recorded: list[str] = []
+    servers = StorageServers({"give": config}.get, recorded=lambda _server: recorded)
+
+    async def portal(*addresses: str) -> str:
+        answers.append(addresses)
+        (portal,) = await servers.usable_portals("give", ("0.0.0.0:4420",))
+        return portal
+
+    one, two = "10.0.0.1", "10.0.0.2"
+    assert await portal(two, one) == f"{two}:4420"
+    recorded.append(f"{two}:4420")
+    assert await portal(one, two) == await portal(two, one) == f"{two}:4420"
+    recorded.append(f"{one}:4420")
+    assert await portal(two, one) == await portal(one, two), "of two in use, always the same one"
+    assert await portal("10.0.0.3") == "10.0.0.3:4420", "the server has moved"
 
 
 async def test_a_name_that_does_not_resolve() -> None:

@@ -35,6 +35,8 @@ async def test_a_key_is_exported_once_and_recorded(front: Front) -> None:
     volume = (await volumes.CreateVolume(create(encrypted=True))).volume
     recorded: list[dict[str, str]] = []
     front.service.audit.write = lambda _sentence, fields: recorded.append(fields)
+    await volumes.ExportVolumeKey(pb.ExportVolumeKeyRequest(name=DATA, validate_only=True))
+    assert recorded == []
     exported = await volumes.ExportVolumeKey(EXPORT)
     kept = front.service.context.store.disk_key(volume.uid, CURRENT)
     assert (exported.dataset, exported.recovery_key) == (volume.dataset, kept.reveal().hex())

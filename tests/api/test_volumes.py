@@ -361,18 +361,20 @@ async def test_a_live_session_prevents_unpublishing(front: Front) -> None:
 async def test_the_connection_contains_the_secrets_of_a_publication(front: Front) -> None:
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
+    fetch = pb.FetchConnectionRequest(name=DATA, host=TAKE, view=pb.CONNECTION_VIEW_ONCE)
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
-        await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+        await volumes.FetchConnection(fetch)
     volume = (await volumes.PublishVolume(publish(readonly=True))).volume
-    connection = await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host=TAKE))
+    connection = await volumes.FetchConnection(fetch)
     chap = front.service.context.store.chap("data/take")
     assert {name: getattr(connection.chap, name) for name in chap.values()} == chap.values()
     assert (connection.serial, connection.size_bytes, connection.epoch) == (volume.uid, GIB, 1)
     assert connection.target.endswith(f":{volume.uid}")
     assert connection.readonly
     assert list(connection.portals) == list(front.service.context.settings.export.portals)
+    fetch.host = "hosts/other"
     with refused("FAILED_PRECONDITION", "NOT_PUBLISHED"):
-        await volumes.FetchConnection(pb.FetchConnectionRequest(name=DATA, host="hosts/other"))
+        await volumes.FetchConnection(fetch)
 
 
 async def test_secrets_for_a_person_are_for_an_administrator(front: Front) -> None:
@@ -390,7 +392,11 @@ async def test_secrets_for_a_person_are_for_an_administrator(front: Front) -> No
     assert first.chap.password
     with refused("FAILED_PRECONDITION", "SECRETS_SHOWN"):
         await front.root().volumes.FetchConnection(once)
-    daemon = pb.FetchConnectionRequest(name=DATA)
+    daemon = pb.FetchConnectionRequest(name=DATA, host=TAKE)
+    with refused("PERMISSION_DENIED", "ROLE"):
+        await front.root().volumes.FetchConnection(daemon)
+    with refused("PERMISSION_DENIED", "ROLE"):
+        await front.role("admin", "ops").volumes.FetchConnection(daemon)
     assert (await front.role("host", "take").volumes.FetchConnection(daemon)).chap == first.chap
 
 

@@ -14,6 +14,7 @@ from zfsilod.engine.step import HostStep
 from zfsilod.host.clock import HostClock
 from zfsilod.model.errors import StoreCorrupt, Unavailable
 from zfsilod.model.ownership import Ownership
+from zfsilod.model.records import Attachment
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
 from zfsilod.service.retention import Retention
@@ -145,3 +146,14 @@ async def _in_thread(
             return await loop.run_in_executor(pool, question)
     except TimeoutError:
         raise Unavailable(f"{name} did not answer within {timeout_s:.0f} s") from None
+
+
+def recorded_portals(store: Store, server: str) -> set[str]:
+    """Return the portals of a server that attachments of this host have."""
+    with store.read() as txn:
+        return {
+            portal
+            for attachment in txn.scan(Attachment)
+            if attachment.server == server
+            for portal in attachment.portals
+        }

@@ -67,7 +67,10 @@ class SecretRotation:
             live = await self._context.look(lambda: _live(self._context.machine, attachments))
             lost = [one for one, _publication in known if one.id not in live]
             moved = await self._moved(server, [one for one, _p in known if one.id in live])
-            await asyncio.gather(*map(self._follow_server, (*lost, *moved)))
+            await asyncio.gather(
+                *(self._follow_server(one, is_live=False) for one in lost),
+                *(self._follow_server(one, is_live=True) for one in moved),
+            )
             await asyncio.gather(*map(self._join, await self._behind(live, known)))
             stale = [one for one, publication in known if is_stale(one, publication)]
             due = [
@@ -92,10 +95,14 @@ class SecretRotation:
         """Return the live attachments over NVMe whose server has other portals now.
 
         Their disks get the paths. A live session over iSCSI stays, with the node record of its
-        portal.
+        portal. A failure leaves them as they are: the other work of a poll does not wait for it.
         """
         joined = list(filter(_is_nvme, live))
-        portals = await self._context.servers.nvme_portals(server) if joined else ()
+        try:
+            portals = await self._context.servers.nvme_portals(server) if joined else ()
+        except ZfsiloError as error:
+            log.info("the portals of %s are not known: %s", server, error.message)
+            return []
         return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
 
     async def _behind(
@@ -122,7 +129,7 @@ class SecretRotation:
         except ZfsiloError as error:
             log.info("%s has no further path: %s", attachment.id, error.message)
 
-    async def _follow_server(self, attachment: Attachment) -> None:
+    async def _follow_server(self, attachment: Attachment, *, is_live: bool) -> None:
         """Move an attachment to the present portals of its server, if they are others."""
         try:
             current, _chap = await self._context.servers.fetch(attachment.server, attachment.volume)
@@ -141,10 +148,13 @@ class SecretRotation:
             await self._submitter.wait(operation.id, REFRESH_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("%s does not follow its server: %s", attachment.id, error.message)
-            sentence = (
-                f"{moved}, and the session did not follow ({error.message}): systemctl restart "
-                f"zfsilo-volume@{attachment.id}.service"
+            # A restart of the unit would unmount a volume whose disk works.
+            advice = (
+                "its disk stays live, and the daemon tries again each minute"
+                if is_live
+                else f"systemctl restart zfsilo-volume@{attachment.id}.service"
             )
+            sentence = f"{moved}, and the session did not follow ({error.message}): {advice}"
             condition = Condition(
                 id=attachment.disk.serial, sentences=(sentence,), reasons=("NOT_FOLLOWED",)
             )

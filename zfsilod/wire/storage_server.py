@@ -20,7 +20,7 @@ from zfsilod.wire.server_answers import check_chap, check_connection, check_port
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
@@ -40,9 +40,18 @@ class StorageServers:
     `find` reads a server's join file at every call: a new server or certificate is used at once.
     """
 
-    def __init__(self, find: Callable[[str], Access | None], machine: str = "") -> None:
-        """Call as the host of the join files, from this machine: the hash of its id."""
+    def __init__(
+        self,
+        find: Callable[[str], Access | None],
+        machine: str = "",
+        recorded: Callable[[str], Collection[str]] = lambda _server: (),
+    ) -> None:
+        """Call as the host of the join files, from this machine: the hash of its id.
+
+        `recorded` returns the portals of a server that this host has attachments at.
+        """
         self._find = find
+        self._recorded = recorded
         self._metadata = ((MACHINE_METADATA, machine),) if machine else ()
         self._channels: dict[str, Any] = {}
         self._configs: dict[str, Access] = {}
@@ -218,7 +227,11 @@ class StorageServers:
         return type(raised)(sentence, reason=raised.reason, **facts)
 
     async def usable_portals(self, server: str, portals: tuple[str, ...]) -> tuple[str, ...]:
-        """Return portals with wildcard addresses replaced by the server's own address."""
+        """Return portals with wildcard addresses replaced by the server's own address.
+
+        If its name has several, an address of an attachment stays while the name has it: name
+        servers change the order of their answers, and each change would move the attachments.
+        """
         usable = []
         for portal in portals:
             host, port = portal_parts(portal)
@@ -240,7 +253,10 @@ class StorageServers:
                 server=server,
                 address=name,
             ) from None
-        return str(addresses[0][4][0])
+        family = addresses[0][0]  # the one that the resolver prefers
+        own = [str(address[4][0]) for address in addresses if address[0] == family]
+        in_use = {portal_parts(portal)[0] for portal in self._recorded(server)}
+        return min(in_use & set(own), default=own[0])
 
 
 def _is_wildcard(host: str) -> bool:

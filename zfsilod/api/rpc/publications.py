@@ -108,6 +108,13 @@ class PublicationMethods:
     ) -> volume_pb2.FetchConnectionResponse:
         volume_id, host_id = convert.volume_id(message.name), _host(message.host, call)
         view = enums.CONNECTION_VIEWS.name_or_empty(message.view)
+        if not view and call.caller.role != "host":
+            raise PermissionDenied(
+                f"only a host fetches its secrets at any time, and {call.caller} is not one: use "
+                "the view NAMES, or ONCE to see them",
+                reason="ROLE",
+            )
+        call.changed = view != "NAMES"  # the audit has each time that secrets were returned
 
         def read(txn: Transaction) -> tuple[Volume, Publication]:
             volume = volumes.need_volume(txn, volume_id)

@@ -36,6 +36,7 @@ class VolumeKeyMethods:
         known = call.read(lambda txn: check_export(txn, volume_id))
         dataset = call.read(lambda txn: need_volume(txn, volume_id)).dataset
         if message.validate_only:
+            call.changed = False
             return volume_pb2.ExportVolumeKeyResponse(dataset=dataset)
         # The first decryption imports cryptography: not on the event loop.
         key = await asyncio.to_thread(context.store.disk_key, known.id, known.rotation)
