@@ -150,7 +150,7 @@ def _server() -> tuple[Example, ...]:
         ),
         Example(
             name="rotate-key",
-            before=(plans.zvol(SECRET),),
+            before=(plans.zvol(SECRET), *plans.key_carried(SECRET, 0)),
             actions=plans.key_change(SECRET, 1),
         ),
         Example(name="snapshot", before=created, actions=plans.up([SNAPSHOT_SET])),

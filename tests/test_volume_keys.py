@@ -10,7 +10,12 @@ import pytest
 from tests.service_fixture import administrator
 from zfsilod.host.fake.secrets import key_digest, loaded_fact
 from zfsilod.model.disk_key import CURRENT
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.errors import (
+    AlreadyExists,
+    CommandFailed,
+    FailedPrecondition,
+    InvalidArgument,
+)
 from zfsilod.model.marks import SEALED_KEY
 from zfsilod.model.records import Volume, VolumeKey
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
@@ -24,6 +29,7 @@ from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
+    from zfsilod.model.disk_key import DiskKey
 
 GIB = 1 << 30
 DATA = CreateVolume(id="data", capacity_bytes=GIB, encrypt=True)
@@ -158,6 +164,40 @@ async def test_a_rotation_replaces_the_key_while_it_is_in_use(fixture: ServiceFi
     assert not (await fixture.service.reconciler.sync_all(ME)).complaints
     await fixture.do(ROTATE, Unpublish(volume="data"))
     assert record(fixture).rotation == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("changed", [True, False])
+async def test_an_abandoned_rotation_loses_no_key(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, *, known: bool, changed: bool
+) -> None:
+    """Whichever key the zvol has then, it carries that one."""
+    await fixture.do(DATA)
+    if not known:
+        forget_key(fixture)
+    keys = fixture.host.keys
+    real_change = keys.change
+
+    def fail(*_args: object) -> bool:
+        raise CommandFailed("the pool is suspended")
+
+    def change(dataset: str, key: DiskKey) -> None:
+        if changed:
+            real_change(dataset, key)
+        monkeypatch.setattr(keys, "opens", fail)
+        fail()
+
+    monkeypatch.setattr(keys, "change", change)
+    submitted = await fixture.service.submit(ROTATE, caller=ME)
+    ended = await fixture.service.ended(submitted.id, 10)
+    assert ended.state == "NEEDS_REPAIR"
+    monkeypatch.undo()
+    await fixture.service.abandon(ended.id)
+    fixture.host.facts.reboot()
+    assert not (await fixture.service.reconciler.sync_all(ME)).complaints
+    await fixture.do(ROTATE)
+    assert zvol(fixture)["wrapped"] == present_digest(fixture)
+    assert " " not in zvol(fixture)["properties"][SEALED_KEY], "it carries one key"
 
 
 async def test_a_clone_has_the_key_of_its_origin(fixture: ServiceFixture) -> None:
