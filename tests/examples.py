@@ -141,7 +141,7 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="create-encrypted",
             before=(),
-            actions=plans.up([plans.zvol(SECRET), *plans.key_carried(SECRET, 0)]),
+            actions=plans.up([plans.zvol(SECRET)]),
         ),
         Example(
             name="load-key",
@@ -150,7 +150,7 @@ def _server() -> tuple[Example, ...]:
         ),
         Example(
             name="rotate-key",
-            before=(plans.zvol(SECRET), *plans.key_carried(SECRET, 0)),
+            before=(plans.zvol(SECRET),),
             actions=plans.key_change(SECRET, 1),
         ),
         Example(name="snapshot", before=created, actions=plans.up([SNAPSHOT_SET])),

@@ -325,6 +325,26 @@ async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
 
 
+async def test_a_zvol_that_a_rollback_keeps_carries_its_key(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zfs = fixture.host.zfs
+    real_create = zfs.create_zvol
+
+    def create(dataset: str, **options: Any) -> None:
+        real_create(dataset, **options)
+        fixture.host.facts.effect(f"content:{zvol(fixture)['uid']}", "written")
+        raise CommandFailed("zfs was stopped")
+
+    monkeypatch.setattr(zfs, "create_zvol", create)
+    with pytest.raises(CommandFailed, match="was kept: it has data"):
+        await fixture.do(DATA)
+    monkeypatch.undo()
+    fixture.host.facts.reboot()
+    await pool_import.adopt_all(fixture.service.context, fixture.service, ME)
+    await fixture.do(PUBLISH)
+
+
 async def test_an_adoption_says_that_the_keys_are_missing(fixture: ServiceFixture) -> None:
     await fixture.do(DATA, TWIN)
     context = fixture.service.context

@@ -149,7 +149,7 @@ class KeyAdapter(Protocol):
         """Replace the key of an encryption root, which has to be loaded (KEY_NOT_LOADED)."""
 
     def find_sealed(self, dataset: str) -> str:
-        """Return the sealed keys that the encryption root of a zvol carries, by spaces; "": none."""
+        """Return the sealed keys that an encryption root carries, between spaces; "": none."""
 
 
 class KeyStore(Protocol):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 OPERATION = "zfsilo:operation"  # that created the zvol
 FILESYSTEM = "zfsilo:filesystem"  # its state: plans.filesystem_mark
 EPOCH = "zfsilo:epoch"  # of the last change of access, and the operation that made it
-SEALED_KEY = "zfsilo:sealed_key"  # of an encryption root: ROTATION:BASE64, by the store's key; see KeyAdded
+SEALED_KEY = "zfsilo:sealed_key"  # of an encryption root: ROTATION:BASE64, by the store's key
 REVERTED = ":reverted"  # after that operation: it was rolled back
 
 
