@@ -17,7 +17,7 @@ from zfsilod.model.errors import (
     InvalidArgument,
 )
 from zfsilod.model.marks import SEALED_KEY
-from zfsilod.model.records import Volume, VolumeKey
+from zfsilod.model.records import Trashed, Volume, VolumeKey
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import CreateSnapshot
@@ -252,6 +252,19 @@ async def test_the_key_of_a_lost_zvol_is_kept(
     await fixture.do(DATA)
     fixture.host.facts.effect("zvol:tank/zfsilo/data", None)
     await fixture.do(DeleteVolume(id="data", record_only=record_only))
+    assert len(secrets(fixture)) == 1
+
+
+async def test_a_purge_keeps_the_key_of_a_lost_zvol(fixture: ServiceFixture) -> None:
+    context = fixture.service.context
+    context.settings = context.settings.but(trash_retention_s=3600)
+    await fixture.do(DATA)
+    trashed = f"data/{zvol(fixture)['uid']}"
+    await fixture.do(DELETE)
+    with context.read() as txn:
+        (deleted,) = txn.scan(Trashed)
+    fixture.host.facts.effect(f"zvol:{deleted.volume.dataset}", None)
+    await fixture.do(PurgeVolume(id=trashed))
     assert len(secrets(fixture)) == 1
 
 
