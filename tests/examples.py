@@ -141,7 +141,7 @@ def _server() -> tuple[Example, ...]:
         Example(
             name="create-encrypted",
             before=(),
-            actions=plans.up([plans.zvol(SECRET), *plans.key_carried(SECRET, 0)]),
+            actions=plans.up([plans.zvol(SECRET)]),
         ),
         Example(
             name="load-key",

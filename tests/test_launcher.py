@@ -86,5 +86,9 @@ def test_only_operations_with_secrets_get_the_key_that_systemd_keeps(sealed: boo
             claims=(),
             commit=(),
         )
-        unit = dict(properties(operation, worker="/worker", timeout_s=60, sealed=sealed))
-        assert ("LoadCredentialEncrypted" in unit) == (sealed and secret)
+        for others in ((), (operation.but(actions=plans.up([*exporting, *granting])),)):
+            unit = dict(
+                properties(operation, *others, worker="/worker", timeout_s=60, sealed=sealed)
+            )
+            opens = secret or bool(others)
+            assert ("LoadCredentialEncrypted" in unit) == (sealed and opens)

@@ -10,9 +10,14 @@ import pytest
 from tests.service_fixture import administrator
 from zfsilod.host.fake.secrets import key_digest, loaded_fact
 from zfsilod.model.disk_key import CURRENT
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.errors import (
+    AlreadyExists,
+    CommandFailed,
+    FailedPrecondition,
+    InvalidArgument,
+)
 from zfsilod.model.marks import SEALED_KEY
-from zfsilod.model.records import Volume, VolumeKey
+from zfsilod.model.records import Trashed, Volume, VolumeKey
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import CreateSnapshot
@@ -24,6 +29,7 @@ from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
+    from zfsilod.model.disk_key import DiskKey
 
 GIB = 1 << 30
 DATA = CreateVolume(id="data", capacity_bytes=GIB, encrypt=True)
@@ -160,6 +166,40 @@ async def test_a_rotation_replaces_the_key_while_it_is_in_use(fixture: ServiceFi
     assert record(fixture).rotation == 2
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("changed", [True, False])
+async def test_an_abandoned_rotation_loses_no_key(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, *, known: bool, changed: bool
+) -> None:
+    """Whichever key the zvol has then, it carries that one."""
+    await fixture.do(DATA)
+    if not known:
+        forget_key(fixture)
+    keys = fixture.host.keys
+    real_change = keys.change
+
+    def fail(*_args: object) -> bool:
+        raise CommandFailed("the pool is suspended")
+
+    def change(dataset: str, key: DiskKey) -> None:
+        if changed:
+            real_change(dataset, key)
+        monkeypatch.setattr(keys, "opens", fail)
+        fail()
+
+    monkeypatch.setattr(keys, "change", change)
+    submitted = await fixture.service.submit(ROTATE, caller=ME)
+    ended = await fixture.service.ended(submitted.id, 10)
+    assert ended.state == "NEEDS_REPAIR"
+    monkeypatch.undo()
+    await fixture.service.abandon(ended.id)
+    fixture.host.facts.reboot()
+    assert not (await fixture.service.reconciler.sync_all(ME)).complaints
+    await fixture.do(ROTATE)
+    assert zvol(fixture)["wrapped"] == present_digest(fixture)
+    assert " " not in zvol(fixture)["properties"][SEALED_KEY], "it carries one key"
+
+
 async def test_a_clone_has_the_key_of_its_origin(fixture: ServiceFixture) -> None:
     await fixture.do(DATA, TWIN, TWIN.but(id="third", source_volume="twin"))
     uid = zvol(fixture)["uid"]
@@ -212,6 +252,19 @@ async def test_the_key_of_a_lost_zvol_is_kept(
     await fixture.do(DATA)
     fixture.host.facts.effect("zvol:tank/zfsilo/data", None)
     await fixture.do(DeleteVolume(id="data", record_only=record_only))
+    assert len(secrets(fixture)) == 1
+
+
+async def test_a_purge_keeps_the_key_of_a_lost_zvol(fixture: ServiceFixture) -> None:
+    context = fixture.service.context
+    context.settings = context.settings.but(trash_retention_s=3600)
+    await fixture.do(DATA)
+    trashed = f"data/{zvol(fixture)['uid']}"
+    await fixture.do(DELETE)
+    with context.read() as txn:
+        (deleted,) = txn.scan(Trashed)
+    fixture.host.facts.effect(f"zvol:{deleted.volume.dataset}", None)
+    await fixture.do(PurgeVolume(id=trashed))
     assert len(secrets(fixture)) == 1
 
 
@@ -283,6 +336,26 @@ async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     fixture.host.facts.effect(loaded_fact(uid), "loaded")  # zfs load-key, with the recovery key
     await fixture.do(ROTATE, PUBLISH)
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
+
+
+async def test_a_zvol_that_a_rollback_keeps_carries_its_key(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zfs = fixture.host.zfs
+    real_create = zfs.create_zvol
+
+    def create(dataset: str, **options: Any) -> None:
+        real_create(dataset, **options)
+        fixture.host.facts.effect(f"content:{zvol(fixture)['uid']}", "written")
+        raise CommandFailed("zfs was stopped")
+
+    monkeypatch.setattr(zfs, "create_zvol", create)
+    with pytest.raises(CommandFailed, match="was kept: it has data"):
+        await fixture.do(DATA)
+    monkeypatch.undo()
+    fixture.host.facts.reboot()
+    await pool_import.adopt_all(fixture.service.context, fixture.service, ME)
+    await fixture.do(PUBLISH)
 
 
 async def test_an_adoption_says_that_the_keys_are_missing(fixture: ServiceFixture) -> None:

@@ -8,6 +8,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, create, publish, refused
 from zfsilod.model.disk_key import CURRENT
+from zfsilod.model.marks import SEALED_KEY
 
 if TYPE_CHECKING:
     from tests.api.running import Front
@@ -47,6 +48,24 @@ async def test_a_key_is_exported_once_and_recorded(front: Front) -> None:
     assert (first["ZFSILO_ACTION"], first["ZFSILO_SUBJECT"]) == ("ExportVolumeKey", DATA)
     assert (first["ZFSILO_OUTCOME"], second["ZFSILO_REASON"]) == ("DONE", "KEY_EXPORTED")
     assert exported.recovery_key not in str(recorded)
+
+
+async def test_a_key_that_the_zvol_does_not_carry_is_not_exported(front: Front) -> None:
+    """It may not open the volume: the store, or the pool, is of another time."""
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create(encrypted=True))
+    store, zfs = front.service.context.store, front.service.context.machine.zfs
+    zfs.set_property("tank/zfsilo/data", SEALED_KEY, "1:b3RoZXI=")
+    with refused("FAILED_PRECONDITION", "KEY_MISMATCH"):
+        await volumes.ExportVolumeKey(EXPORT)
+    await volumes.RotateVolumeKey(pb.RotateVolumeKeyRequest(name=DATA))
+    with store.write() as txn:
+        txn.put_raw("claim", DATA.replace("volumes", "volume"), b"01m8nse1c9w69htv248vqys690")
+    with refused("ABORTED", "CLAIMED"):
+        await volumes.ExportVolumeKey(EXPORT)
+    with store.write() as txn:
+        txn.drop("claim", DATA.replace("volumes", "volume"))
+    assert (await volumes.ExportVolumeKey(EXPORT)).recovery_key
 
 
 async def test_a_key_leaves_the_server_by_no_network(front: Front) -> None:

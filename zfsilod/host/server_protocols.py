@@ -149,7 +149,7 @@ class KeyAdapter(Protocol):
         """Replace the key of an encryption root, which has to be loaded (KEY_NOT_LOADED)."""
 
     def find_sealed(self, dataset: str) -> str:
-        """Return the sealed key that the encryption root of a zvol carries; "": none."""
+        """Return the sealed keys that an encryption root carries, between spaces; "": none."""
 
 
 class KeyStore(Protocol):
@@ -162,9 +162,9 @@ class KeyStore(Protocol):
         """Return a key by its rotation; CURRENT: the one of its record."""
 
     def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
-        """Return the keys that may open a volume: the recorded one, then that of a zvol.
+        """Return the keys that may open a volume: the recorded one, then those of a zvol.
 
-        `sealed`: what the zvol carries; a store that was restored may not have that key.
+        `sealed`: what the zvol carries; a store that was restored may not have its keys.
         """
 
     def sealed_key(self, uid: str, rotation: int) -> str:

@@ -216,11 +216,12 @@ class PurgeVolume(Request[ZvolDependents]):
         names = all_dependents(view.txn, volume, inputs)
         if names:
             raise has_dependents(volume, names)
+        erased = () if inputs.lost else erased_key(view.txn, volume)
         return Plan(
             title=f"purge {volume.id} from the trash",
             claims=(f"trash/{volume.uid}",),
             actions=plans.destruction(volume),
-            commit=(drop(trashed), *released(volume), *erased_key(view.txn, volume)),
+            commit=(drop(trashed), *released(volume), *erased),
         )
 
     def _trashed(self, txn: Transaction) -> Trashed:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.disk_key import DiskKey
-from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.errors import Busy, FailedPrecondition
 from zfsilod.model.records import Trashed, Volume, VolumeKey
 from zfsilod.model.validation import check_etag
 from zfsilod.requests.request import Plan, Request, View, drop_secret, put
 from zfsilod.requests.volumes import check_sealed, need_volume
 
 if TYPE_CHECKING:
+    from zfsilod.host import HostAdapters
     from zfsilod.storage.transaction import Transaction
 
 
@@ -67,9 +68,17 @@ def check_own_key(txn: Transaction, volume: Volume) -> None:
 def check_export(txn: Transaction, volume_id: str) -> VolumeKey:
     """Return the record of a key that may be shown, which is once for each key.
 
-    Raises NotFound, or FailedPrecondition (NOT_ENCRYPTED, KEY_OF_ORIGIN, KEY_LOST, KEY_EXPORTED).
+    Raises NotFound, Busy while an operation on the volume is in progress, or FailedPrecondition
+    (NOT_ENCRYPTED, KEY_OF_ORIGIN, KEY_LOST, KEY_EXPORTED).
     """
     volume = need_volume(txn, volume_id)
+    if operation := txn.claimant(f"volume/{volume_id}"):
+        raise Busy(
+            f"operation {operation} on {volume_id} is in progress: it may replace the key",
+            reason="CLAIMED",
+            volume=volume_id,
+            operation=operation,
+        )
     check_own_key(txn, volume)
     key = txn.get(VolumeKey, volume.uid)
     if key is None:
@@ -87,3 +96,18 @@ def check_export(txn: Transaction, volume_id: str) -> VolumeKey:
             volume=volume_id,
         )
     return key
+
+
+def check_carried(host: HostAdapters, volume: Volume, key: VolumeKey) -> None:
+    """Raise FailedPrecondition (KEY_MISMATCH) unless the zvol carries this key, and no other.
+
+    A store or a pool of another time has another key; the daemon itself may not try a key.
+    """
+    carried = host.keys.find_sealed(volume.dataset)
+    if carried != host.key_store.sealed_key(key.id, key.rotation):
+        raise FailedPrecondition(
+            f"the key in the store is not the one that {volume.dataset} carries, so it may not open "
+            f"the volume; run zfsiloctl volume rotate-key {volume.id} first",
+            reason="KEY_MISMATCH",
+            volume=volume.id,
+        )

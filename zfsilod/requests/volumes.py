@@ -97,8 +97,7 @@ class CreateVolume(Request[PoolSpace]):
         commit: tuple[Change, ...] = (put(volume.but(state="CREATED")),)
         key = VolumeKey(id=volume.uid, created_at=view.now) if self.encrypt and not source else None
         if source is None:
-            first = plans.zvol(volume, view.operation_id)
-            actions = plans.up([first, *plans.key_carried(volume, 0)])
+            actions = plans.up([plans.zvol(volume, view.operation_id)])
             commit = (*commit, *((put(key),) if key else ()))
         else:
             actions = plans.clone(volume, source.origin, view.operation_id)

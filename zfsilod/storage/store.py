@@ -212,9 +212,9 @@ class Store:
         return DiskKey(**unseal(self._sealing_key(), name, sealed))
 
     def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
-        """Return the recorded key of a volume, and the one that its zvol carries, sealed.
+        """Return the recorded key of a volume, and those that its zvol carries, sealed.
 
-        Raises FailedPrecondition (KEY_LOST) when there is neither.
+        Raises FailedPrecondition (KEY_LOST) when there is none.
         """
         from zfsilod.model.disk_key import CURRENT, DiskKey
 
@@ -224,17 +224,18 @@ class Store:
         except FailedPrecondition:
             if not sealed:
                 raise
-        rotation, _colon, text = sealed.partition(":")
-        if sealed:
+        for carried in sealed.split():
             from base64 import b64decode
 
+            rotation, _colon, text = carried.partition(":")
             try:
                 name = disk_key_name(uid, int(rotation))
                 keys.append(DiskKey(**unseal(self._sealing_key(), name, b64decode(text))))
             except (ValueError, StoreCorrupt):  # of the store of another server
-                if not keys:
-                    raise lost_key(uid) from None
-        return keys
+                continue
+        if not keys:
+            raise lost_key(uid)
+        return list(dict.fromkeys(keys))
 
     def sealed_key(self, uid: str, rotation: int) -> str:
         """Return a key as its zvol carries it: ROTATION:BASE64. Raises FailedPrecondition."""

@@ -66,7 +66,8 @@ def properties(
     command = [worker, "run", operation.unit]
     more = f" and {len(others)} more" if others else ""
     limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
-    opens = sealed and any(action.step.resources().secrets for action in operation.actions)
+    actions = (action for one in (operation, *others) for action in one.actions)
+    opens = sealed and any(action.step.resources().secrets for action in actions)
     allowed = sandbox(action.step for action in operation.actions)
     return [
         ["Description", Variant("s", f"zfsilo: {operation.title}{more}")],

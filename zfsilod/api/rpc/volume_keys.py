@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zfsilo.v1 import volume_pb2
 
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.model.errors import Busy
-from zfsilod.requests.volume_keys import RotateVolumeKey, check_export
+from zfsilod.requests.volume_keys import RotateVolumeKey, check_carried, check_export
 from zfsilod.requests.volumes import need_volume
 from zfsilod.wire import convert
 
@@ -34,7 +35,9 @@ class VolumeKeyMethods:
         volume_id, context = convert.volume_id(message.name), call.service.context
         need_view(call, volume_id)
         known = call.read(lambda txn: check_export(txn, volume_id))
-        dataset = call.read(lambda txn: need_volume(txn, volume_id)).dataset
+        volume = call.read(lambda txn: need_volume(txn, volume_id))
+        dataset = volume.dataset
+        await context.look(partial(check_carried, context.machine, volume, known))
         if message.validate_only:
             call.changed = False
             return volume_pb2.ExportVolumeKeyResponse(dataset=dataset)

@@ -14,7 +14,7 @@ from zfsilod.engine.plans.transports import (
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
-from zfsilod.engine.steps.keys import KeyCarried, KeyChanged, KeyLoaded
+from zfsilod.engine.steps.keys import KeyAdded, KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -108,10 +108,13 @@ def key_carried(volume: Volume, rotation: int) -> list[Step]:
 def key_change(volume: Volume, rotation: int) -> tuple[Action, ...]:
     """Return the change of the key of an encryption root.
 
-    The step loads the key that the zvol has: after a reboot in the middle of it that may be either.
+    Each step loads the key that the zvol has: after a reboot in the middle that may be either, and
+    the zvol carries both.
     """
+    add = KeyAdded(dataset=volume.dataset, key=volume.uid, rotation=rotation)
     change = KeyChanged(dataset=volume.dataset, key=volume.uid, rotation=rotation)
-    return up([not_newer(volume), change, *key_carried(volume, rotation)])
+    first = [not_newer(volume), *key_loaded(volume)]
+    return up([*first, add, change, *key_carried(volume, rotation)])
 
 
 def all_properties(volume: Volume) -> dict[str, str]:

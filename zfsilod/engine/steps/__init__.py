@@ -13,7 +13,7 @@ MODULES = {
     "engine.steps.export": "Backstore Target Lun Namespace Portals Reopened Enabled NoExport "
     "NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
-    "engine.steps.keys": "KeyLoaded KeyChanged KeyCarried",
+    "engine.steps.keys": "KeyLoaded KeyChanged KeyAdded KeyCarried",
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
     "engine.steps.nvme": "Controller ControllerPortal QueueLimit",
     "engine.steps.ownership": "PoolOwned",

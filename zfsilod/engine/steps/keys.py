@@ -17,7 +17,7 @@ class LoadsKey(HostStep):
     """A step that loads the key of a zvol."""
 
     def load(self, host: HostAdapters, dataset: str, uid: str) -> None:
-        """Load the key of a zvol: the one of the record, or else the one that the zvol carries.
+        """Load the key of a zvol: the one of the record, or else one that the zvol carries.
 
         Raises FailedPrecondition (KEY_LOST, KEY_MISMATCH).
         """
@@ -109,8 +109,49 @@ class KeyChanged(LoadsKey, tag="KeyChanged", part="POOL"):
         return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
 
 
+class KeyAdded(HostStep, tag="KeyAdded", part="POOL"):
+    """The zvol carries this key too, sealed, beside those that it carries.
+
+    It precedes the change of the key: whatever becomes of the operation and of its secrets, the
+    zvol carries the key that it has, the former one or this one.
+    """
+
+    dataset: str
+    key: str  # uid of the volume, which is the encryption root
+    rotation: int
+
+    def probe(self, host: HostAdapters) -> bool:
+        sealed = host.key_store.sealed_key(self.key, self.rotation)
+        return sealed in host.keys.find_sealed(self.dataset).split()
+
+    def do(self, host: HostAdapters) -> None:
+        sealed = host.key_store.sealed_key(self.key, self.rotation)
+        carried = dict.fromkeys([*host.keys.find_sealed(self.dataset).split(), sealed])
+        host.zfs.set_property(self.dataset, SEALED_KEY, " ".join(carried))
+
+    def undo(self, host: HostAdapters) -> None:
+        if self.probe(host):
+            sealed = host.key_store.sealed_key(self.key, self.rotation)
+            carried = host.keys.find_sealed(self.dataset).split()
+            carried.remove(sealed)
+            host.zfs.set_property(self.dataset, SEALED_KEY, " ".join(carried))
+
+    def fact(self) -> str:
+        return f"zvol carries key {self.rotation} too, sealed"
+
+    def describe_do(self) -> str:
+        return f"add key {self.rotation}, sealed, to a property of zvol {self.dataset}"
+
+    def describe_undo(self) -> str:
+        return f"remove key {self.rotation}, sealed, from a property of zvol {self.dataset}"
+
+    def resources(self) -> Resources:
+        name = disk_key_name(self.key, self.rotation)
+        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
+
+
 class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
-    """The zvol carries its key, sealed by the key of the store.
+    """The zvol carries its key, sealed by the key of the store, and no other.
 
     A store that was restored from an older backup, or is new, opens the volume with it. It is set
     with the key alone: a reconcile of an older store would replace it with an older key.
@@ -132,7 +173,7 @@ class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
         return f"zvol carries key {self.rotation}, sealed"
 
     def describe_do(self) -> str:
-        return f"store key {self.rotation} of zvol {self.dataset} with it, sealed"
+        return f"store key {self.rotation}, sealed, in a property of zvol {self.dataset}"
 
     def resources(self) -> Resources:
         name = disk_key_name(self.key, self.rotation)

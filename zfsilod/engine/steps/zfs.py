@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.marks import EPOCH, REVERTED, epoch_fact, epoch_mark
+from zfsilod.model.marks import EPOCH, REVERTED, SEALED_KEY, epoch_fact, epoch_mark
 from zfsilod.model.records import Resources, disk_key_name
 from zfsilod.model.sizes import show_round
 
@@ -32,14 +32,18 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
         return host.zfs.has_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
     def do(self, host: HostAdapters) -> None:
+        key, marks = None, self.marks
+        if self.encrypted:  # it carries its key from the start: a rollback may keep it
+            key = host.key_store.disk_key(self.uid, 0)
+            marks = (*marks, (SEALED_KEY, host.key_store.sealed_key(self.uid, 0)))
         host.zfs.create_zvol(
             self.dataset,
             size_bytes=self.size_bytes,
             thin=self.thin,
             volblocksize=self.volblocksize,
             properties=self.properties,
-            marks=self.marks,
-            key=host.key_store.disk_key(self.uid, 0) if self.encrypted else None,
+            marks=marks,
+            key=key,
         )
 
     def undo(self, host: HostAdapters) -> None:

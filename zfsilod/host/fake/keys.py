@@ -83,9 +83,9 @@ class MadeUpKeys:
         return DiskKey(hashlib.sha256(f"{uid} {max(rotation, 0)}".encode()).hexdigest())
 
     def disk_keys(self, uid: str, sealed: str) -> list[DiskKey]:
-        """Return the current key, and the one whose rotation a zvol carries."""
-        rotation = int(sealed.partition(":")[0] or 0)
-        return [self.disk_key(uid, number) for number in dict.fromkeys((0, rotation))]
+        """Return the current key, and those whose rotations a zvol carries."""
+        carried = (int(text.partition(":")[0]) for text in sealed.split())
+        return [self.disk_key(uid, number) for number in dict.fromkeys((0, *carried))]
 
     def sealed_key(self, uid: str, rotation: int) -> str:
         """Return the rotation, and no key."""
