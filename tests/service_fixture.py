@@ -17,7 +17,13 @@ from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.clock import HostClock
 from zfsilod.host.fake import FakeHost
 from zfsilod.model.connection import Connection
-from zfsilod.model.errors import FailedPrecondition, NotFound, Unavailable, ZfsiloError
+from zfsilod.model.errors import (
+    FailedPrecondition,
+    NotFound,
+    StoreCorrupt,
+    Unavailable,
+    ZfsiloError,
+)
 from zfsilod.model.identity import Caller
 from zfsilod.model.records import Host, Operation, Publication, Volume
 from zfsilod.model.settings import Settings
@@ -151,16 +157,12 @@ class LocalServer:
     async def fetch(self, _server: str, volume: str) -> tuple[Connection, Chap]:
         self._reach()
         with self.service.context.store.read() as txn:
-            record, publication = txn.get(Volume, volume), txn.get(Publication, f"{volume}/take")
+            record = txn.get(Volume, volume)
         if record is None:
             raise NotFound(f"there is no volume {volume} on this host")
-        if publication is None:
-            raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
+        self._publication(volume)
         filesystem = await known_filesystem(self.service.context, record)
-        with self.service.context.store.read() as txn:
-            publication = txn.get(Publication, f"{volume}/take")
-        if publication is None:
-            raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
+        publication = self._publication(volume)
         export = self.service.context.settings.export
         connection = Connection(
             volume=volume,
@@ -175,7 +177,18 @@ class LocalServer:
             filesystem=filesystem,
             by_controller=publication.by_controller,
         )
-        return connection, self.service.context.store.chap(publication.secret)
+        try:
+            return connection, self.service.context.store.chap(publication.secret)
+        except StoreCorrupt:
+            self._publication(volume)  # raises when it was withdrawn since it was read
+            raise
+
+    def _publication(self, volume: str) -> Publication:
+        with self.service.context.store.read() as txn:
+            publication = txn.get(Publication, f"{volume}/take")
+        if publication is None:
+            raise FailedPrecondition(f"{volume} is not published to take", reason="NOT_PUBLISHED")
+        return publication
 
     async def publish(
         self,

@@ -25,9 +25,12 @@ from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey, check_export
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service import pool_import
+from zfsilod.storage.store import Store
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.service_fixture import ServiceFixture
     from zfsilod.model.disk_key import DiskKey
 
@@ -306,7 +309,7 @@ async def test_a_zvol_carries_its_key_for_a_new_store(fixture: ServiceFixture) -
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
 
 
-async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
+async def test_a_carried_key_is_sealed(fixture: ServiceFixture, tmp_path: Path) -> None:
     await fixture.do(DATA)
     key = fixture.service.context.store.disk_key(zvol(fixture)["uid"], CURRENT)
     carried = zvol(fixture)["properties"][SEALED_KEY]
@@ -316,11 +319,11 @@ async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
     for secret in (key.reveal(), key.reveal().hex().encode()):
         assert secret not in b64decode(text)
     # The key of another store does not open it.
-    store = fixture.service.context.store
-    store._key = bytes(32)
+    other = Store.create(tmp_path / "other", host="other", size_bytes=1 << 22, durable=False)
     with pytest.raises(FailedPrecondition) as raised:
-        store.disk_keys("f" * 32, carried)
+        other.disk_keys(zvol(fixture)["uid"], carried)
     assert raised.value.reason == "KEY_LOST"
+    other.close()
 
 
 async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(

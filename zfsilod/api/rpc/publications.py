@@ -11,7 +11,13 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
-from zfsilod.model.errors import Busy, FailedPrecondition, InvalidArgument, PermissionDenied
+from zfsilod.model.errors import (
+    Busy,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    StoreCorrupt,
+)
 from zfsilod.model.records import Host, Publication
 from zfsilod.requests import publications, report_filesystem, volumes
 from zfsilod.requests.hosts import bound
@@ -131,8 +137,12 @@ class PublicationMethods:
         if view == "NAMES":
             names = volume_pb2.Chap(username=publication.initiator, mutual_username=target)
         else:
-            # The first decryption imports cryptography: not on the event loop.
-            chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+            try:
+                # The first decryption imports cryptography: not on the event loop.
+                chap = await asyncio.to_thread(call.service.context.store.chap, publication.secret)
+            except StoreCorrupt:
+                call.read(read)  # raises NotFound when it was withdrawn since it was read
+                raise
             names = volume_pb2.Chap(**chap.values())
         if view == "ONCE":
             await _show_once(call, publication)
