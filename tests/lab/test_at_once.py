@@ -35,6 +35,6 @@ class TestAtOnce:
         at_once(give, "volume resize volume-NUMBER 32M")
         give.run("zfsiloctl", "volume", "sync", "--all", timeout_s=STEP_S)
         at_once(give, "volume delete clone-NUMBER --yes")
-        at_once(give, "snapshot delete snapshot-NUMBER --yes")
+        at_once(give, "snapshot delete snapshot-NUMBER")
         at_once(give, "volume delete volume-NUMBER --yes")
         assert leak_check.leaks(pair) == []
