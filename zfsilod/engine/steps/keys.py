@@ -132,7 +132,7 @@ class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
         return f"zvol carries key {self.rotation}, sealed"
 
     def describe_do(self) -> str:
-        return f"store key {self.rotation} of zvol {self.dataset} with it, sealed"
+        return f"store key {self.rotation}, sealed, in a property of zvol {self.dataset}"
 
     def resources(self) -> Resources:
         name = disk_key_name(self.key, self.rotation)
