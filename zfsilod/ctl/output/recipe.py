@@ -50,8 +50,8 @@ def _notes(connection: Any) -> Iterator[str]:
 def _check(place: str, user: str) -> Iterator[str]:
     """Explain a command that compares the name of the host: others know it by that name too."""
     yield f"# The next command prints a line if {place} the name of this host: {user}."
-    yield "# If it prints nothing, do not go on: on the server run `zfsiloctl host update HOST --iqn`"
-    yield "# with the name that this host has, publish the volume again, and print this recipe again."
+    yield "# If it prints nothing, stop. On the server, run `zfsiloctl host update HOST --iqn`"
+    yield "# with the name that it has, publish the volume again, and print this recipe again."
 
 
 def _iscsiadm(connection: Any) -> Iterator[str]:
