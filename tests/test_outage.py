@@ -192,7 +192,8 @@ async def test_a_lost_path_is_said_and_leaves_the_session_alone(fixture: Service
     for _look in range(3):
         await watch.look()
     shown = await fixture.service.stats.broken_sessions()
-    assert shown["data"].endswith("is lost; I/O uses the others")
+    sentence = "the session with give has lost its path at 10.88.0.1:3260; I/O uses the others"
+    assert shown["data"] == sentence
     with fixture.service.context.read() as txn:
         stats = await fixture.service.stats.sample(volume_view(txn, "data"))
     assert [problem.reason for problem in stats.problems] == ["PATH_LOST"]

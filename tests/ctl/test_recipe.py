@@ -42,6 +42,23 @@ def test_nvme_connects_at_each_portal() -> None:
     assert any("max_sectors_kb" in word for line in lines for word in line)
 
 
+@pytest.mark.parametrize("tool", ["iscsiadm", "esxi"])
+def test_the_name_of_a_host_is_compared_and_not_changed(tool: str) -> None:
+    """A hypervisor with other iSCSI storage is known there by this name."""
+    lines = recipe(connection(IQN, "10.77.0.1:3260"), tool)
+    commands = [line for line in lines if not line.startswith("#")]
+    assert not any(word in line for line in commands for word in (" > ", "adapter set"))
+    (check,) = [line for line in commands if "grep" in line]
+    assert shlex.split(check)[-1 if tool == "esxi" else -2].endswith("host-name")
+    assert lines.index(check) < lines.index(next(line for line in lines if IQN in line))
+    assert any(line.startswith("# If it prints nothing") for line in lines)
+
+
+def test_the_recipe_for_nvme_tells_of_a_reboot() -> None:
+    lines = recipe(connection(NQN, *TWO), "nvme")
+    assert any(line.startswith("#") and "reboot" in line for line in lines)
+
+
 def test_iscsiadm_logs_in_once() -> None:
     """Without multipathd a second session would be a second disk."""
     lines = words(recipe(connection(IQN, "10.77.0.1:3260", "10.88.0.1:3260"), "iscsiadm"))

@@ -27,7 +27,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
-from zfsilod.model.host_facts import Disk
+from zfsilod.model.host_facts import Disk, SessionProblem
 from zfsilod.model.names import portal_parts
 
 if TYPE_CHECKING:
@@ -359,13 +359,15 @@ def test_a_lost_session_is_unavailable(initiator: Initiator) -> None:
 
 
 def test_the_problems_of_sessions(initiator: Initiator) -> None:
-    assert initiator.iscsi.problems([DISK]) == {TARGET: "NO_SESSION"}
+    assert initiator.iscsi.problems([DISK]) == {TARGET: SessionProblem(fault="NO_SESSION")}
     session = initiator.sys.login()
     assert initiator.iscsi.problems([DISK]) == {}
-    assert initiator.iscsi.problems([DISK.but(serial="f" * 32)]) == {TARGET: "NO_DISK"}
+    assert initiator.iscsi.problems([DISK.but(serial="f" * 32)]) == {
+        TARGET: SessionProblem(fault="NO_DISK")
+    }
     for state in ("FAILED", "FREE"):
         (session / "state").write_text(f"{state}\n")
-        assert initiator.iscsi.problems([DISK]) == {TARGET: "LOST"}
+        assert initiator.iscsi.problems([DISK]) == {TARGET: SessionProblem(fault="LOST")}
 
 
 def test_udev_is_waited_for(initiator: Initiator) -> None:

@@ -22,7 +22,7 @@ from zfsilod.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from zfsilod.model.host_facts import Disk
+from zfsilod.model.host_facts import Disk, SessionProblem
 from zfsilod.model.names import host_nqn, uuid_of
 
 TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
@@ -219,7 +219,7 @@ def test_a_disk_with_another_identity_is_a_conflict(kernel: FakeKernel) -> None:
     kernel.connect(uid="f" * 32)
     with pytest.raises(Conflict):
         kernel.adapter.has_controller(DISK, (HERE,), server="give")
-    assert kernel.adapter.problems([DISK]) == {TARGET: "NO_DISK"}
+    assert kernel.adapter.problems([DISK]) == {TARGET: SessionProblem(fault="NO_DISK")}
 
 
 def test_a_lost_controller_is_waited_for_at_its_address(kernel: FakeKernel) -> None:
@@ -231,7 +231,7 @@ def test_a_lost_controller_is_waited_for_at_its_address(kernel: FakeKernel) -> N
     assert caught.value.reason == "SESSION_RECOVERY"
     assert kernel.adapter.is_lost(DISK)
     assert kernel.adapter.has_any_session(DISK)
-    assert kernel.adapter.problems([DISK]) == {TARGET: "LOST"}
+    assert kernel.adapter.problems([DISK]) == {TARGET: SessionProblem(fault="LOST")}
 
 
 def test_a_controller_follows_its_server(
@@ -283,7 +283,9 @@ def test_a_lost_path_is_a_problem_and_stays(
     answer_at(monkeypatch, HERE)
     kernel.connect(0, portal=HERE)
     kernel.connect(1, portal=BESIDE, state="connecting")
-    assert kernel.adapter.problems([DISK]) == {TARGET: "PATH_LOST"}
+    assert kernel.adapter.problems([DISK]) == {
+        TARGET: SessionProblem(fault="PATH_LOST", portals=(BESIDE,))
+    }
     assert not kernel.adapter.is_lost(DISK)
     assert kernel.adapter.follows(DISK, (HERE, BESIDE))
     assert not kernel.adapter.follows(DISK, (HERE,)), "a path at a former portal"

@@ -35,6 +35,7 @@ from zfsilod.model.errors import (
     Unavailable,
     ZfsiloError,
 )
+from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
 from zfsilod.storage.paths import exists, read_text
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.words import SessionProblem
     from zfsilod.storage.paths import AnyPath
 
 INITIATOR_NAME = "/etc/iscsi/initiatorname.iscsi"
@@ -403,11 +403,12 @@ class RealIscsi:
 
     def _problem(self, disk: Disk, session: IscsiSession | None) -> SessionProblem | None:
         if session is None:
-            return "NO_SESSION"
+            return SessionProblem(fault="NO_SESSION")
         if session.state != LOGGED_IN:
-            return "LOST"
+            return SessionProblem(fault="LOST")
         device = self._disks.device(session)
-        return "NO_DISK" if device is None or device.serial != disk.serial else None
+        same = device is not None and device.serial == disk.serial
+        return None if same else SessionProblem(fault="NO_DISK")
 
     def sessions(self, prefix: str = "") -> list[str]:
         return [session.target for session in self._disks.sessions(prefix)]

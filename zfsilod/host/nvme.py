@@ -17,6 +17,7 @@ from zfsilod.host.nvme_fabrics import FABRICS
 from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
 from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import Conflict, Unavailable
+from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import nqn
 from zfsilod.storage.files import make_folder, write_private
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.words import SessionProblem
     from zfsilod.storage.paths import AnyPath
 
 MARKS = "/run/zfsilo/nvme"  # a file for each subsystem with a controller: the name of its server
@@ -233,13 +233,13 @@ class RealNvme:
         problems: dict[str, SessionProblem] = {}
         for disk in disks:
             if not self.has_any_session(disk):
-                problems[disk.target] = "NO_SESSION"
+                problems[disk.target] = SessionProblem(fault="NO_SESSION")
             elif self.is_lost(disk):
-                problems[disk.target] = "LOST"
+                problems[disk.target] = SessionProblem(fault="LOST")
             elif (device := self._disks.find(disk.target)) is None or device.serial != disk.serial:
-                problems[disk.target] = "NO_DISK"
-            elif any(one.state != LIVE for one in self._disks.controllers(disk.target)):
-                problems[disk.target] = "PATH_LOST"
+                problems[disk.target] = SessionProblem(fault="NO_DISK")
+            elif lost := self._paths.lost(disk.target):
+                problems[disk.target] = SessionProblem(fault="PATH_LOST", portals=lost)
         return problems
 
     def _load(self) -> None:

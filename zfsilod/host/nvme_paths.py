@@ -55,6 +55,11 @@ class NvmePaths:
         """Tell whether a controller of a subsystem is live."""
         return any(one.state == LIVE for one in self._disks.controllers(target))
 
+    def lost(self, target: str) -> tuple[str, ...]:
+        """Return the portals of the controllers of a subsystem that are not live."""
+        controllers = self._disks.controllers(target)
+        return tuple(sorted({one.portal for one in controllers if one.state != LIVE}))
+
     def stale(self, target: str, portals: tuple[str, ...]) -> list[NvmeController]:
         """Return the controllers at other portals than these, unless the disk needs them.
 

@@ -6,8 +6,7 @@ from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.host_facts import Disk, ExportPath
-    from zfsilod.model.words import SessionProblem
+    from zfsilod.model.host_facts import Disk, ExportPath, SessionProblem
 
 
 class TargetAdapter(Protocol):

@@ -12,8 +12,7 @@ from zfsilod.model.names import transport_of
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.host.transport_protocols import SessionAdapter, TargetAdapter
-    from zfsilod.model.host_facts import Disk, ExportPath
-    from zfsilod.model.words import SessionProblem
+    from zfsilod.model.host_facts import Disk, ExportPath, SessionProblem
 
 
 def targets(host: HostAdapters) -> tuple[TargetAdapter, ...]:

@@ -7,7 +7,7 @@ from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
-    from zfsilod.model.words import FilesystemState
+    from zfsilod.model.words import FilesystemState, SessionFault
 
 FILESYSTEM_STATES = ("NONE", "FORMATTING", "CLONED", "READY")  # FilesystemState, in order
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
@@ -53,6 +53,13 @@ class Disk(Record, tag="Disk"):
     target: str  # IQN or NQN
     serial: str  # unit serial number: the uid of the volume
     size_bytes: int
+
+
+class SessionProblem(Record):
+    """Why a session with a disk, or one of its paths, is not usable; `portals`: of lost paths."""
+
+    fault: SessionFault
+    portals: tuple[str, ...] = ()
 
 
 class ExportPath(Record):

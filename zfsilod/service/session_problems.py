@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zfsilod.model.host_facts import SessionProblem
     from zfsilod.model.records import Attachment
-    from zfsilod.model.words import SessionProblem
     from zfsilod.requests.context import Context
 
 DAY_S = 86400
@@ -49,21 +49,22 @@ class SessionProblems:
         self._lost = {target: at for target, at in self._lost.items() if target in targets}
 
     def _remember(self, target: str, problem: SessionProblem | None) -> None:
-        if problem in (None, "PATH_LOST"):
+        if problem is None or problem.fault == "PATH_LOST":
             self._alive.add(target)
             self._lost.pop(target, None)
             return
-        if problem == "LOST" and target in self._alive:
+        if problem.fault == "LOST" and target in self._alive:
             self._lost[target] = time.time()
         self._alive.discard(target)
 
     def _sentence(self, attachment: Attachment, problem: SessionProblem) -> str:
         session = f"session with {attachment.server} at {', '.join(attachment.portals)}"
-        match problem:
+        match problem.fault:
             case "NO_SESSION":
                 return f"there is no {session}"
             case "PATH_LOST":
-                return f"a path of the {session} is lost; I/O uses the others"
+                lost = f"has lost its path at {', '.join(problem.portals)}"
+                return f"the session with {attachment.server} {lost}; I/O uses the others"
             case "NO_DISK":
                 return f"the disk of the {session} has disappeared"
         since = self._lost.get(attachment.disk.target, 0.0)

@@ -19,8 +19,8 @@ from zfsilod.service.session_problems import SessionProblems
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.model.host_facts import SessionProblem
     from zfsilod.model.records import Volume
-    from zfsilod.model.words import SessionProblem
     from zfsilod.requests.context import Context
     from zfsilod.storage.volume_view import VolumeView
 
@@ -140,7 +140,8 @@ class StatsReader:
 
     async def _session(self, attachment: Attachment) -> tuple[ZfsiloError, ...]:
         problems = await self._session_problems([attachment])
-        degraded = problems.get(attachment.disk.target) == "PATH_LOST"
+        problem = problems.get(attachment.disk.target)
+        degraded = problem is not None and problem.fault == "PATH_LOST"
         reason = "PATH_LOST" if degraded else "SESSION_LOST"
         sentences = self.session_problems.describe([attachment], problems).values()
         return tuple(Unavailable(sentence, reason=reason) for sentence in sentences)

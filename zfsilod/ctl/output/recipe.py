@@ -47,12 +47,19 @@ def _notes(connection: Any) -> Iterator[str]:
         yield "# The target refuses writes."
 
 
+def _check(place: str, user: str) -> Iterator[str]:
+    """Explain a command that compares the name of the host: others know it by that name too."""
+    yield f"# The next command prints a line if {place} the name of this host: {user}."
+    yield "# If it prints nothing, stop. On the server, run `zfsiloctl host update HOST --iqn`"
+    yield "# with the name that it has, publish the volume again, and print this recipe again."
+
+
 def _iscsiadm(connection: Any) -> Iterator[str]:
     address, port = _portals(connection)[0]
     record = f"iscsiadm -m node -T {connection.target} -p {_joined(address, port)}"
     user, password, mutual_user, mutual_password = _names(connection)
-    yield f"echo InitiatorName={user} > /etc/iscsi/initiatorname.iscsi"
-    yield "systemctl restart iscsid"
+    yield from _check("/etc/iscsi/initiatorname.iscsi has", user)
+    yield f"grep -ixF InitiatorName={user} /etc/iscsi/initiatorname.iscsi"
     yield f"{record} -o new"
     for name, value in (
         ("auth.authmethod", "CHAP"),
@@ -74,6 +81,7 @@ def _nvme(connection: Any) -> Iterator[str]:
     yield "# Larger requests fail on the server; the kernel joins the paths to one disk."
     yield f"echo '{RULE}' > /etc/udev/rules.d/59-zfsilo.rules"
     yield "udevadm control --reload"
+    yield "# The connections end with a reboot of this host: repeat `nvme connect` after each one."
     for address, port in _portals(connection):
         yield (
             f"nvme connect -t tcp -a {address} -s {port} -n {connection.target} --hostnqn={host} "
@@ -89,7 +97,8 @@ def _esxi(connection: Any) -> Iterator[str]:
     user, password, mutual_user, mutual_password = _names(connection)
     yield "# vmhba64: see `esxcli iscsi adapter list`."
     yield "esxcli iscsi software set --enabled=true"
-    yield f"esxcli iscsi adapter set {ADAPTER} --name={user}"
+    yield from _check("vmhba64 has", user)
+    yield f"esxcli iscsi adapter get {ADAPTER} | grep -iF {user}"
     for address, port in _portals(connection):
         at = f"{ADAPTER} --address={_joined(address, port)} --name={connection.target}"
         yield f"esxcli iscsi adapter discovery statictarget add {at}"

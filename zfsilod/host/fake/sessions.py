@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from zfsilod.model.errors import Busy, FailedPrecondition, Unavailable
+from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.host_facts import Disk
-    from zfsilod.model.words import SessionProblem
 
 
 class FakeSessions:
@@ -84,11 +84,12 @@ class FakeSessions:
         for target in (disk.target for disk in disks):
             session = self.facts.get(f"session:{target}")
             if session is None:
-                problems[target] = "NO_SESSION"
+                problems[target] = SessionProblem(fault="NO_SESSION")
             elif "lost" in session:
-                problems[target] = "LOST"
+                problems[target] = SessionProblem(fault="LOST")
             elif session.get("lost_paths"):
-                problems[target] = "PATH_LOST"
+                lost = tuple(session["lost_paths"])
+                problems[target] = SessionProblem(fault="PATH_LOST", portals=lost)
         return problems
 
     def rescan(self, disk: Disk) -> None:
