@@ -23,8 +23,9 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import CreateSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey, check_export
-from zfsilod.requests.volumes import CreateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service import pool_import
+from zfsilod.service.pool_scan import find_zvol
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
@@ -140,6 +141,24 @@ async def test_a_publication_loads_the_key(fixture: ServiceFixture) -> None:
     fixture.host.facts.reboot()
     await fixture.do(PUBLISH)
     assert fixture.host.facts.get(loaded_fact(zvol(fixture)["uid"])) == "loaded"
+
+
+async def test_a_zvol_grows_after_a_reboot(fixture: ServiceFixture) -> None:
+    """ZFS changes the size of an encrypted zvol with a loaded key only."""
+    await fixture.do(DATA)
+    fixture.host.facts.reboot()
+    grow = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
+    await fixture.do(grow)
+    assert zvol(fixture)["size"] == 2 * GIB
+    fixture.host.facts.reboot()
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", zvol(fixture) | {"size": GIB})
+    await fixture.do(SyncVolume(id="data"))
+    assert zvol(fixture)["size"] == 2 * GIB
+    smaller = zvol(fixture) | {"size": GIB}
+    fixture.host.facts.effect("zvol:tank/zfsilo/a", smaller, instead_of="zvol:tank/zfsilo/data")
+    fixture.host.facts.reboot()
+    await fixture.do(await find_zvol(fixture.service.context, "tank/zfsilo/a", "data"))
+    assert zvol(fixture)["size"] == 2 * GIB
 
 
 async def test_a_key_that_does_not_open_is_a_condition(fixture: ServiceFixture) -> None:

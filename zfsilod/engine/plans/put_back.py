@@ -47,7 +47,8 @@ def put_back(
             )
         )
     steps.append(server.epoch(volume, epoch, operation) if epoch else server.not_newer(volume))
-    if publications:  # loads the key of the volume first
+    steps += server.key_loaded(volume)
+    if publications:
         steps += server.published(volume, publications, export)
     steps.append(ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes))
     return up(steps)
