@@ -357,6 +357,57 @@ async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
 
 
+def send_raw(server: ServiceFixture, name: str, *, properties: bool) -> None:
+    """Replace a zvol by a raw copy: `zfs send -w | zfs receive`, with -p or without."""
+    sent = zvol(server, name)
+    root = next(
+        one for one in server.host.facts.of_kind("zvol").values() if one["uid"] == sent["root"]
+    )
+    marks = sent["properties"] if properties else {}
+    copy = sent | {"uid": "", "guid": "4711", "root": "4711", "wrapped": root["wrapped"]}
+    own = {"volblocksize": sent["properties"]["volblocksize"]}
+    copy |= {"properties": own, "received": marks}
+    server.host.facts.effect(f"zvol:tank/zfsilo/{name}", copy)
+    server.host.facts.reboot()
+
+
+async def put_back(server: ServiceFixture, name: str) -> None:
+    dataset = f"tank/zfsilo/{name}"
+    await server.do(await find_zvol(server.service.context, dataset, name, accept_copy=True))
+
+
+@pytest.mark.parametrize("properties", [True, False])
+async def test_a_copy_carries_its_key(fixture: ServiceFixture, *, properties: bool) -> None:
+    await fixture.do(DATA)
+    send_raw(fixture, "data", properties=properties)
+    await put_back(fixture, "data")
+    forget_key(fixture)
+    fixture.host.facts.reboot()
+    await fixture.do(PUBLISH)
+
+
+async def test_an_older_copy_keeps_the_key_that_it_carries(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    older = zvol(fixture)
+    await fixture.do(ROTATE)
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", older)
+    send_raw(fixture, "data", properties=True)
+    await put_back(fixture, "data")
+    fixture.host.facts.reboot()
+    await fixture.do(PUBLISH, ROTATE)
+    assert zvol(fixture)["wrapped"] == present_digest(fixture)
+
+
+async def test_a_copy_of_a_clone_keeps_the_key_that_its_origin_had(fixture: ServiceFixture) -> None:
+    """It is an encryption root of its own, which no rotation of its origin changes."""
+    await fixture.do(DATA, TWIN)
+    send_raw(fixture, "twin", properties=True)
+    await put_back(fixture, "twin")
+    await fixture.do(ROTATE)
+    fixture.host.facts.reboot()
+    await fixture.do(Publish(volume="twin", host="take"))
+
+
 async def test_a_zvol_that_a_rollback_keeps_carries_its_key(
     fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
