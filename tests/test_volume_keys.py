@@ -13,6 +13,7 @@ from zfsilod.model.disk_key import CURRENT
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
+    Conflict,
     FailedPrecondition,
     InvalidArgument,
 )
@@ -384,6 +385,16 @@ async def test_a_copy_carries_its_key(fixture: ServiceFixture, *, properties: bo
     forget_key(fixture)
     fixture.host.facts.reboot()
     await fixture.do(PUBLISH)
+
+
+async def test_a_plain_copy_is_refused(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    send_raw(fixture, "data", properties=True)
+    copy = {name: value for name, value in zvol(fixture).items() if name not in ("root", "wrapped")}
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", copy)
+    with pytest.raises(Conflict, match="sent without `zfs send --raw`"):
+        await put_back(fixture, "data")
+    assert zvol(fixture) == copy
 
 
 async def test_an_older_copy_keeps_the_key_that_it_carries(fixture: ServiceFixture) -> None:

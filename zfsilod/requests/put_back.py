@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.host.transports import target_adapter
+from zfsilod.host.zfs_output import not_encrypted
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.host_facts import ListedZvol, furthest
 from zfsilod.model.marks import EPOCH, FILESYSTEM, parse_epoch
@@ -47,7 +48,7 @@ class PutBackInputs(Record):
     filesystem: str  # mark of the zvol, local or received
     epoch: int  # mark of the zvol, local or received
     exported: bool  # a target or a backstore of the volume exists
-    key_root: str = ""  # the encryption root of the zvol
+    key_root: str = ""  # the encryption root of the zvol; "": it is not encrypted
 
 
 class PutBackVolume(Request[PutBackInputs]):
@@ -229,6 +230,9 @@ class PutBackVolume(Request[PutBackInputs]):
                 reason="NOT_OURS",
                 dataset=dataset,
             )
+        inherits = dataset.startswith(f"{inputs.key_root}/")
+        if volume.key_uid and (not inputs.key_root or inherits):
+            raise not_encrypted(dataset)
         if dataset != home:
             self._check_home(volume, home, inputs)
         if self.is_same(volume):
