@@ -235,6 +235,7 @@ AREAS: dict[str, dict[str, str]] = {
         "NO_STORE": "this host has no store yet",
         "ONE_OR_ALL": "name one volume, or use --all",
         "ROLLED_BACK": "the operation was rolled back",
+        "NO_KEY_FILE": "the key of the store is not in a file, so there is nothing to seal",
         "OTHER_KEY": "the sealed key is not that of the store",
         "SET_UP": "the host is set up with another dataset root",
         "SEVERAL_HOSTS": "the file names several hosts",
