@@ -170,7 +170,8 @@ async def test_a_key_that_does_not_open_is_a_condition(fixture: ServiceFixture) 
     (complaint,) = dict(report.complaints).values()
     assert "does not open tank/zfsilo/data" in complaint
     with fixture.service.context.read() as txn:
-        assert volume_view(txn, "data").conditions == (complaint,)
+        view = volume_view(txn, "data")
+    assert (view.conditions, view.condition_reasons) == ((complaint,), ("KEY_MISMATCH",))
     assert await reasons(fixture, SyncVolume(id="data"), ROTATE) == ["KEY_MISMATCH"] * 2
 
 
@@ -341,6 +342,17 @@ async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
     with pytest.raises(FailedPrecondition) as raised:
         store.disk_keys("f" * 32, carried)
     assert raised.value.reason == "KEY_LOST"
+
+
+async def test_a_store_under_another_key_has_lost_the_keys(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    fixture.service.context.store._key = bytes(32)
+    fixture.host.facts.reboot()
+    report = await fixture.service.reconciler.sync_all(ME)
+    (complaint,) = dict(report.complaints).values()
+    assert "zfsilo has no key of tank/zfsilo/data" in complaint
+    with fixture.service.context.read() as txn:
+        assert volume_view(txn, "data").condition_reasons == ("KEY_LOST",)
 
 
 async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(

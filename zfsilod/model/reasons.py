@@ -203,7 +203,6 @@ AREAS: dict[str, dict[str, str]] = {
         "NEEDS_REPAIR": "an operation whose rollback failed must be repaired first",
         "NOT_RESTORED": "not restored at boot, as the attachment says",
         "NOT_STUCK": "the operation does not need repair",
-        "NOT_REPAIRED": "a difference from the records was not repaired",
         "NO_ROLLBACK_UNIT": "the unit of the rollback is not installed",
         "STOPPED": "the worker was stopped before it could report",
         "STUCK": "a tool of an earlier worker still runs",
