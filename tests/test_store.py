@@ -14,6 +14,7 @@ import pytest
 
 from tests.examples import PLANS, VOLUME, operation
 from tests.service_fixture import service_fixture
+from zfsilod.model.disk_key import DiskKey
 from zfsilod.model.errors import (
     Busy,
     FailedPrecondition,
@@ -315,3 +316,28 @@ def test_a_key_that_is_too_long_for_lmdb_is_hashed(store: Store) -> None:
         txn.put_raw("claim", f"{path}y", b"other")
     with store.read() as txn:
         assert (txn.claimant(path), txn.claimant(f"{path}y")) == ("one", "other")
+
+
+def test_only_a_store_without_secrets_gets_a_key(tmp_path: Path) -> None:
+    """A second one would hide that the first is missing."""
+    Store.create(tmp_path, host="simulated", size_bytes=SMALL_BYTES).close()
+    key = tmp_path / "key"
+    worker = Store(tmp_path)
+    with pytest.raises(StoreCorrupt, match="systemd passed none"):
+        worker.seal("keys/a/0", DiskKey.make())
+    worker.close()
+    store = Store.create(tmp_path, host="simulated", size_bytes=SMALL_BYTES)
+    store.prepare_key()
+    made = key.read_bytes()
+    with store.write() as txn:
+        txn.put_raw("secret", "keys/a/0", store.seal("keys/a/0", DiskKey.make()))
+    store.close()
+    key.unlink()
+    again = Store.create(tmp_path, host="simulated", size_bytes=SMALL_BYTES)
+    again.prepare_key()
+    with pytest.raises(StoreCorrupt, match="systemd passed none"):
+        again.unsealed("keys/a/0")
+    assert not key.exists()
+    key.write_bytes(made)
+    assert again.unsealed("keys/a/0")
+    again.close()

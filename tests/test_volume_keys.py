@@ -13,6 +13,7 @@ from zfsilod.model.disk_key import CURRENT
 from zfsilod.model.errors import (
     AlreadyExists,
     CommandFailed,
+    Conflict,
     FailedPrecondition,
     InvalidArgument,
 )
@@ -23,8 +24,9 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.snapshots import CreateSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey, check_export
-from zfsilod.requests.volumes import CreateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service import pool_import
+from zfsilod.service.pool_scan import find_zvol
 from zfsilod.storage.store import Store
 from zfsilod.storage.volume_view import volume_view
 
@@ -145,6 +147,24 @@ async def test_a_publication_loads_the_key(fixture: ServiceFixture) -> None:
     assert fixture.host.facts.get(loaded_fact(zvol(fixture)["uid"])) == "loaded"
 
 
+async def test_a_zvol_grows_after_a_reboot(fixture: ServiceFixture) -> None:
+    """ZFS changes the size of an encrypted zvol with a loaded key only."""
+    await fixture.do(DATA)
+    fixture.host.facts.reboot()
+    grow = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
+    await fixture.do(grow)
+    assert zvol(fixture)["size"] == 2 * GIB
+    fixture.host.facts.reboot()
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", zvol(fixture) | {"size": GIB})
+    await fixture.do(SyncVolume(id="data"))
+    assert zvol(fixture)["size"] == 2 * GIB
+    smaller = zvol(fixture) | {"size": GIB}
+    fixture.host.facts.effect("zvol:tank/zfsilo/a", smaller, instead_of="zvol:tank/zfsilo/data")
+    fixture.host.facts.reboot()
+    await fixture.do(await find_zvol(fixture.service.context, "tank/zfsilo/a", "data"))
+    assert zvol(fixture)["size"] == 2 * GIB
+
+
 async def test_a_key_that_does_not_open_is_a_condition(fixture: ServiceFixture) -> None:
     await fixture.do(DATA, PUBLISH)
     fixture.host.facts.reboot()
@@ -153,7 +173,8 @@ async def test_a_key_that_does_not_open_is_a_condition(fixture: ServiceFixture) 
     (complaint,) = dict(report.complaints).values()
     assert "does not open tank/zfsilo/data" in complaint
     with fixture.service.context.read() as txn:
-        assert volume_view(txn, "data").conditions == (complaint,)
+        view = volume_view(txn, "data")
+    assert (view.conditions, view.condition_reasons) == ((complaint,), ("KEY_MISMATCH",))
     assert await reasons(fixture, SyncVolume(id="data"), ROTATE) == ["KEY_MISMATCH"] * 2
 
 
@@ -326,6 +347,17 @@ async def test_a_carried_key_is_sealed(fixture: ServiceFixture, tmp_path: Path) 
     other.close()
 
 
+async def test_a_store_under_another_key_has_lost_the_keys(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    fixture.service.context.store._key = bytes(32)
+    fixture.host.facts.reboot()
+    report = await fixture.service.reconciler.sync_all(ME)
+    (complaint,) = dict(report.complaints).values()
+    assert "zfsilo has no key of tank/zfsilo/data" in complaint
+    with fixture.service.context.read() as txn:
+        assert volume_view(txn, "data").condition_reasons == ("KEY_LOST",)
+
+
 async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     fixture: ServiceFixture,
 ) -> None:
@@ -339,6 +371,67 @@ async def test_a_volume_without_its_key_is_taken_over_by_a_rotation(
     fixture.host.facts.effect(loaded_fact(uid), "loaded")  # zfs load-key, with the recovery key
     await fixture.do(ROTATE, PUBLISH)
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
+
+
+def send_raw(server: ServiceFixture, name: str, *, properties: bool) -> None:
+    """Replace a zvol by a raw copy: `zfs send -w | zfs receive`, with -p or without."""
+    sent = zvol(server, name)
+    root = next(
+        one for one in server.host.facts.of_kind("zvol").values() if one["uid"] == sent["root"]
+    )
+    marks = sent["properties"] if properties else {}
+    copy = sent | {"uid": "", "guid": "4711", "root": "4711", "wrapped": root["wrapped"]}
+    own = {"volblocksize": sent["properties"]["volblocksize"]}
+    copy |= {"properties": own, "received": marks}
+    server.host.facts.effect(f"zvol:tank/zfsilo/{name}", copy)
+    server.host.facts.reboot()
+
+
+async def put_back(server: ServiceFixture, name: str) -> None:
+    dataset = f"tank/zfsilo/{name}"
+    await server.do(await find_zvol(server.service.context, dataset, name, accept_copy=True))
+
+
+@pytest.mark.parametrize("properties", [True, False])
+async def test_a_copy_carries_its_key(fixture: ServiceFixture, *, properties: bool) -> None:
+    await fixture.do(DATA)
+    send_raw(fixture, "data", properties=properties)
+    await put_back(fixture, "data")
+    forget_key(fixture)
+    fixture.host.facts.reboot()
+    await fixture.do(PUBLISH)
+
+
+async def test_a_plain_copy_is_refused(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    send_raw(fixture, "data", properties=True)
+    copy = {name: value for name, value in zvol(fixture).items() if name not in ("root", "wrapped")}
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", copy)
+    with pytest.raises(Conflict, match="sent without `zfs send --raw`"):
+        await put_back(fixture, "data")
+    assert zvol(fixture) == copy
+
+
+async def test_an_older_copy_keeps_the_key_that_it_carries(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA)
+    older = zvol(fixture)
+    await fixture.do(ROTATE)
+    fixture.host.facts.effect("zvol:tank/zfsilo/data", older)
+    send_raw(fixture, "data", properties=True)
+    await put_back(fixture, "data")
+    fixture.host.facts.reboot()
+    await fixture.do(PUBLISH, ROTATE)
+    assert zvol(fixture)["wrapped"] == present_digest(fixture)
+
+
+async def test_a_copy_of_a_clone_keeps_the_key_that_its_origin_had(fixture: ServiceFixture) -> None:
+    """It is an encryption root of its own, which no rotation of its origin changes."""
+    await fixture.do(DATA, TWIN)
+    send_raw(fixture, "twin", properties=True)
+    await put_back(fixture, "twin")
+    await fixture.do(ROTATE)
+    fixture.host.facts.reboot()
+    await fixture.do(Publish(volume="twin", host="take"))
 
 
 async def test_a_zvol_that_a_rollback_keeps_carries_its_key(

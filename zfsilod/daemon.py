@@ -131,6 +131,7 @@ async def _start_service(
     store = Store.create(paths.state, host=paths.host, size_bytes=settings.store.size_bytes)
     stack.callback(store.close)
     migrate(store, paths.locks)
+    store.prepare_key()
     launcher: SystemdLauncher | LocalLauncher
     if paths.simulated:
         launcher = LocalLauncher(paths.state)

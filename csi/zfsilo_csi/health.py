@@ -35,6 +35,8 @@ STATUSES: Mapping[str, tuple[csi.VolumeHealthErrorType, str]] = {
     "POOL_READONLY": (INACCESSIBLE, "PoolReadOnly"),
     "POOL_DEGRADED": (DEGRADED, "PoolDegraded"),
     "KEY_NOT_LOADED": (INACCESSIBLE, "KeyNotLoaded"),
+    "KEY_LOST": (INACCESSIBLE, "KeyLost"),
+    "KEY_MISMATCH": (INACCESSIBLE, "KeyMismatch"),
     "FENCED": (INACCESSIBLE, "Fenced"),
     "SESSION_LOST": (INACCESSIBLE, "SessionLost"),
     "PATH_LOST": (DEGRADED, "PathLost"),

@@ -226,7 +226,9 @@ def test_a_secret_is_not_printed() -> None:
 def test_the_sealing_key_may_be_a_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_here = secrets.load_key(tmp_path / "key")
+    with pytest.raises(StoreCorrupt, match="systemd passed none"):
+        secrets.load_key(tmp_path / "key")
+    made_here = secrets.load_key(tmp_path / "key", make=True)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     (tmp_path / secrets.CREDENTIAL).write_bytes(b"k" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

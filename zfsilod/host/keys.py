@@ -41,7 +41,7 @@ class RealKeys:
     def load(self, dataset: str, key: DiskKey) -> None:
         if self.is_loaded(dataset):
             return
-        root, _source = self._zfs.properties(dataset, ("encryptionroot",))["encryptionroot"]
+        root = self.find_root(dataset)
         done = self._with_key(key, "load-key", "-L", "prompt", root)
         if done.rc != 0 and not _reason(done).startswith(LOADED):
             raise mismatch(root) if _reason(done).startswith(WRONG) else _refused(done, root)
@@ -61,9 +61,13 @@ class RealKeys:
         if done.rc != 0:
             raise _refused(done, dataset)
 
-    def find_sealed(self, dataset: str) -> str:
+    def find_root(self, dataset: str) -> str:
         root, _source = self._zfs.properties(dataset, ("encryptionroot",))["encryptionroot"]
-        return "" if root == "-" else self._zfs.find_mark(root, SEALED_KEY)
+        return "" if root == "-" else root
+
+    def find_sealed(self, dataset: str) -> str:
+        root = self.find_root(dataset)
+        return self._zfs.find_mark(root, SEALED_KEY) if root else ""
 
     def _with_key(self, key: DiskKey, command: str, *args: str) -> Completed:
         check_dataset(args[-1])

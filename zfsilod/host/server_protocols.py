@@ -148,6 +148,9 @@ class KeyAdapter(Protocol):
     def change(self, dataset: str, key: DiskKey) -> None:
         """Replace the key of an encryption root, which has to be loaded (KEY_NOT_LOADED)."""
 
+    def find_root(self, dataset: str) -> str:
+        """Return the encryption root of a zvol, a dataset; "": it is not encrypted."""
+
     def find_sealed(self, dataset: str) -> str:
         """Return the sealed keys that an encryption root carries, between spaces; "": none."""
 

@@ -161,8 +161,8 @@ def no_key(root: str, dataset: str) -> FailedPrecondition:
 def not_encrypted(dataset: str) -> Conflict:
     """Return the error for a zvol that is recorded as encrypted and is not."""
     return Conflict(
-        f"zvol {dataset} is not encrypted, but its volume is recorded as encrypted: it is a copy "
-        "that was sent without `zfs send --raw`; restore it with --raw",
+        f"zvol {dataset} is not encrypted with a key that zfsilo keeps, but its volume is recorded "
+        "as encrypted: it is a copy that was sent without `zfs send --raw`; restore it with --raw",
         reason="NOT_ENCRYPTED",
         dataset=dataset,
     )

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps.export import NoExport
 from zfsilod.host.transports import target_adapter
+from zfsilod.host.zfs_output import not_encrypted
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
 from zfsilod.model.host_facts import ListedZvol, furthest
 from zfsilod.model.marks import EPOCH, FILESYSTEM, parse_epoch
 from zfsilod.model.record import Record
-from zfsilod.model.records import Change, Condition, Publication, Trashed, Volume
+from zfsilod.model.records import Change, Condition, Publication, Trashed, Volume, VolumeKey
 from zfsilod.requests.adoption import marked_epoch, parse_filesystem_mark
 from zfsilod.requests.publications import chap_for
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
@@ -47,6 +48,7 @@ class PutBackInputs(Record):
     filesystem: str  # mark of the zvol, local or received
     epoch: int  # mark of the zvol, local or received
     exported: bool  # a target or a backstore of the volume exists
+    key_root: str = ""  # the encryption root of the zvol; "": it is not encrypted
 
 
 class PutBackVolume(Request[PutBackInputs]):
@@ -107,6 +109,7 @@ class PutBackVolume(Request[PutBackInputs]):
                 for target in plans.own_targets(export.prefix, volume)
             )
             or plans.backstore_name(volume) in lio.list_backstores(),
+            key_root=machine.keys.find_root(self.zvol.dataset),
         )
 
     def prerequisites(self, view: View, inputs: PutBackInputs) -> Sequence[Request[Any]]:
@@ -138,7 +141,9 @@ class PutBackVolume(Request[PutBackInputs]):
                 for index, publication in enumerate(before)
             ]
             after = after.but(epoch=first + max(len(before) - 1, 0))
-        return self._plan(view, volume, after, before, publications, trashed)
+        key = view.txn.get(VolumeKey, volume.key_uid) if volume.key_uid else None
+        own = key if inputs.key_root == self.zvol.dataset else None
+        return self._plan(view, volume, after, before, publications, trashed, own)
 
     def _plan(
         self,
@@ -148,6 +153,7 @@ class PutBackVolume(Request[PutBackInputs]):
         before: list[Publication],
         publications: list[Publication],
         trashed: Trashed | None,
+        key: VolumeKey | None,
     ) -> Plan:
         export = view.settings.export
         renewed = [] if publications == before else publications
@@ -168,7 +174,13 @@ class PutBackVolume(Request[PutBackInputs]):
                 *((f"trash/{volume.uid}",) if trashed else ()),
             ),
             actions=plans.put_back(
-                after, self.zvol, publications, export, epoch=number, operation=view.operation_id
+                after,
+                self.zvol,
+                publications,
+                export,
+                epoch=number,
+                operation=view.operation_id,
+                key=key,
             ),
             commit=(*commit, *(drop_secret(old.secret) for old in before if renewed)),
             revert=(
@@ -218,6 +230,9 @@ class PutBackVolume(Request[PutBackInputs]):
                 reason="NOT_OURS",
                 dataset=dataset,
             )
+        inherits = dataset.startswith(f"{inputs.key_root}/")
+        if volume.key_uid and (not inputs.key_root or inherits):
+            raise not_encrypted(dataset)
         if dataset != home:
             self._check_home(volume, home, inputs)
         if self.is_same(volume):

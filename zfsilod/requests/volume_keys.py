@@ -106,8 +106,8 @@ def check_carried(host: HostAdapters, volume: Volume, key: VolumeKey) -> None:
     carried = host.keys.find_sealed(volume.dataset)
     if carried != host.key_store.sealed_key(key.id, key.rotation):
         raise FailedPrecondition(
-            f"the key in the store is not the one that {volume.dataset} carries, so it may not open "
-            f"the volume; run zfsiloctl volume rotate-key {volume.id} first",
+            f"the key in the store is not the one that {volume.dataset} carries, so it may not "
+            f"open the volume; run zfsiloctl volume rotate-key {volume.id} first",
             reason="KEY_MISMATCH",
             volume=volume.id,
         )

@@ -25,7 +25,7 @@ from zfsilod.requests.put_back import as_copy, delete_record
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from zfsilod.host import HostAdapters
     from zfsilod.model.settings import Settings
@@ -233,19 +233,20 @@ def _as_text(value: object) -> str:
 def store_conditions(
     txn: Transaction,
     reports: list[DriftReport],
-    complaints: dict[str, str],
+    failed: Mapping[str, ZfsiloError],
     *,
     repaired: bool = True,
 ) -> None:
     """Store the conditions of volumes for all readers; write only those that changed.
 
-    `repaired`: the differences were repaired, except where there is a complaint. Otherwise a known
-    condition stays until nothing differs any more.
+    `repaired`: the differences were repaired, except those of `failed`, by volume. Otherwise a
+    known condition stays until nothing differs any more.
     """
     for report in reports:
         conditions = {problem.problem: problem.reason for problem in report.problems}
-        if not conditions and complaints.get(report.volume):
-            conditions = {complaints[report.volume]: "NOT_REPAIRED"}
+        error = failed.get(report.volume)
+        if not conditions and error is not None:
+            conditions = {error.message: error.reason}
         sentences, reasons = tuple(conditions), tuple(conditions.values())
         known = txn.get(Condition, report.uid)
         if sentences and (

@@ -59,7 +59,7 @@ class HealthReader:
                 partial(
                     store_conditions,
                     reports=[one for one in reports if not one.unknown],
-                    complaints={},
+                    failed={},
                     repaired=False,
                 )
             )

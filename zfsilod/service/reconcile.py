@@ -54,7 +54,7 @@ class Reconciler:
             return DriftReport(volume=volume_id, uid="")
         if store:
             await self._context.write(
-                partial(store_conditions, reports=reports, complaints={}, repaired=False)
+                partial(store_conditions, reports=reports, failed={}, repaired=False)
             )
         return reports[0]
 
@@ -86,7 +86,7 @@ class Reconciler:
         complaints = _problems(reports)
         failed: dict[str, str] = {}
         if not validate_only:
-            failed = await self._repair_reported(reports, complaints, caller)
+            failed = await self._repair_reported(reports, caller)
             complaints |= failed
         differing = tuple(report for report in reports if report.differences)
         unknown = any(
@@ -109,59 +109,55 @@ class Reconciler:
         reports = await compare_all(self._context, tuple(filter(known.__contains__, names)))
         if self._context.ownership.pool is not None:
             reports = self._attached_only(reports)
-        complaints = _problems(reports)
-        return complaints | await self._repair_reported(reports, complaints, caller)
+        return _problems(reports) | await self._repair_reported(reports, caller)
 
     def _attached_only(self, reports: list[DriftReport]) -> list[DriftReport]:
         """Return the reports of the volumes that this host does not serve itself."""
         with self._context.read() as txn:
             return [report for report in reports if txn.get(Volume, report.volume) is None]
 
-    async def _repair_reported(
-        self, reports: list[DriftReport], complaints: dict[str, str], caller: Caller
-    ) -> dict[str, str]:
+    async def _repair_reported(self, reports: list[DriftReport], caller: Caller) -> dict[str, str]:
         """Repair what can be, store the conditions, and return the repairs that failed."""
         repairable = [report.volume for report in reports if report.repairable]
         failed = await self._repair(repairable, caller)
-        await self._context.write(
-            partial(store_conditions, reports=reports, complaints=complaints | failed)
-        )
-        return failed
+        await self._context.write(partial(store_conditions, reports=reports, failed=failed))
+        return {name: error.message for name, error in failed.items()}
 
-    async def _repair(self, names: list[str], caller: Caller) -> dict[str, str]:
+    async def _repair(self, names: list[str], caller: Caller) -> dict[str, ZfsiloError]:
         """Repair the served volumes in few units, then the attached ones, a few at a time.
 
+        Return the repairs that failed.
         In this order, so that a host that uses its own volumes finds them exported.
         """
         with self._context.read() as txn:
             attached = [name for name in names if txn.get(Attachment, name)]
         served = [name for name in names if name not in set(attached)]
-        complaints: dict[str, str] = {}
+        failed: dict[str, ZfsiloError] = {}
         for start in range(0, len(served), BATCH):
             requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
             for operation in await self._submitter.submit_batch(requests, caller=caller):
-                complaints |= await self._complaint(operation)
+                failed |= await self._failure(operation)
         gate = asyncio.Semaphore(LOGINS_AT_ONCE)
 
-        async def log_in(name: str) -> dict[str, str]:
+        async def log_in(name: str) -> dict[str, ZfsiloError]:
             async with gate:
                 try:
                     operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
                 except ZfsiloError as error:
-                    return {name: error.message}
-                return await self._complaint(operation)
+                    return {name: error}
+                return await self._failure(operation)
 
-        for complaint in await asyncio.gather(*map(log_in, attached)):
-            complaints |= complaint
-        return complaints
+        for failure in await asyncio.gather(*map(log_in, attached)):
+            failed |= failure
+        return failed
 
-    async def _complaint(self, operation: Operation) -> dict[str, str]:
+    async def _failure(self, operation: Operation) -> dict[str, ZfsiloError]:
         name = operation.subject.partition("/")[2]
         try:
             await self._submitter.wait(operation.id, SYNC_DEADLINE_S)
         except ZfsiloError as error:
             log.warning("sync of %s: %s", name, error.message)
-            return {name: error.message}
+            return {name: error}
         return {}
 
     async def clear_leftovers(self, caller: Caller) -> None:

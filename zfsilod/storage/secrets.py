@@ -29,13 +29,19 @@ def credential() -> str:
     return path if folder and os.access(path, os.R_OK) else ""
 
 
-def load_key(path: AnyPath) -> bytes:
+def load_key(path: AnyPath, *, make: bool = False) -> bytes:
     """Return the store's key: the credential of the unit, else the content of `path`.
 
-    The file is created on first use, with 32 random bytes. Raises StoreCorrupt for another length.
+    `make`: create the file when it is missing, with 32 random bytes. Raises StoreCorrupt for a
+    missing key and for another length.
     """
     place = credential() or os.fspath(path)
     if place == os.fspath(path) and not exists(place):
+        if not make:
+            raise StoreCorrupt(
+                f"the key of the store is not in {place}, and systemd passed none: restore the "
+                "file, or the sealed key in /etc/credstore.encrypted, from a backup"
+            )
         write_private(place, os.urandom(KEY_BYTES))
     with open(place, "rb") as file:
         return _checked(file.read(), place)

@@ -77,6 +77,7 @@ class Store:
             raise damaged(path, "the file is truncated")
         self._environment.reader_check()
         self._key: bytes | None = None
+        self._may_make_key = size_bytes > 0  # the daemon: a worker would hide that one is missing
 
     @classmethod
     def create(
@@ -218,12 +219,11 @@ class Store:
         """
         from zfsilod.model.disk_key import CURRENT, DiskKey
 
-        keys = []
+        self._sealing_key()  # its own failure says nothing about these keys
         try:
-            keys.append(self.disk_key(uid, CURRENT))
-        except FailedPrecondition:
-            if not sealed:
-                raise
+            keys = [self.disk_key(uid, CURRENT)]
+        except (FailedPrecondition, StoreCorrupt):  # none, or of another key of the store
+            keys = []
         for carried in sealed.split():
             from base64 import b64decode
 
@@ -255,10 +255,20 @@ class Store:
             raise lost_key(uid)
         return name, sealed
 
+    def prepare_key(self) -> None:
+        """Make the key of a store without secrets, so that `zfsiloctl seal-key` finds one."""
+        if not self._has_secrets():
+            self._sealing_key()
+
     def _sealing_key(self) -> bytes:
         if self._key is None:
-            self._key = load_key(f"{self.directory}/key")
+            make = self._may_make_key and not self._has_secrets()
+            self._key = load_key(f"{self.directory}/key", make=make)
         return self._key
+
+    def _has_secrets(self) -> bool:
+        with self.read() as txn:
+            return next(txn.items(b"secret/"), None) is not None
 
 
 def lost_key(uid: str) -> FailedPrecondition:

@@ -89,7 +89,9 @@ def zvol(volume: Volume, operation: str = "") -> Zvol:
 
 
 def key_loaded(volume: Volume, dataset: str = "") -> list[Step]:
-    """Return the step that loads the key of a volume, if it has one; needed before its device.
+    """Return the step that loads the key of a volume, if it has one.
+
+    ZFS makes the device of a zvol, and changes its size, with a loaded key only.
 
     `dataset`: a zvol with the same key, in place of that of the volume.
     """
@@ -154,7 +156,7 @@ def clone(volume: Volume, origin: Origin, operation: str) -> tuple[Action, ...]:
 
 def resize(volume: Volume, size_bytes: int) -> tuple[Action, ...]:
     """Return the growth of a zvol; a live export shows the new size without another step."""
-    return up([ZvolSize(dataset=volume.dataset, size_bytes=size_bytes)])
+    return up([*key_loaded(volume), ZvolSize(dataset=volume.dataset, size_bytes=size_bytes)])
 
 
 def properties(volume: Volume, values: dict[str, str]) -> tuple[Action, ...]:
@@ -360,8 +362,8 @@ def publish(
 
 
 def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
-    """Return the steps of state PUBLISHED with the access of all clients."""
-    steps = [*key_loaded(volume), *_closed_steps(volume, export)]
+    """Return the steps of state PUBLISHED with the access of all clients; the key is loaded."""
+    steps = [*_closed_steps(volume, export)]
     for publication in publications:
         others = [other for other in publications if other is not publication]
         steps += grant(volume, publication, export, others)
@@ -514,12 +516,12 @@ def server_facts(
     steps: list[Step] = [
         zvol(volume),
         not_newer(volume),
+        *key_loaded(volume),
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
         *_durability(volume),
     ]
     if publications:
         return up([*steps, *published(volume, publications, export)])
-    steps += key_loaded(volume)
     absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
     steps += [NoUnknownAcls(target=named.target) for named in absent]
     exports = (down(export_steps(named, export)) for named in absent)

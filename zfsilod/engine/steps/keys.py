@@ -23,7 +23,12 @@ class LoadsKey(HostStep):
         """
         if host.keys.is_loaded(dataset):
             return
-        *others, last = host.key_store.disk_keys(uid, host.keys.find_sealed(dataset))
+        try:
+            *others, last = host.key_store.disk_keys(uid, host.keys.find_sealed(dataset))
+        except FailedPrecondition as error:
+            if error.reason != "KEY_LOST":
+                raise
+            raise lost(host.keys.find_root(dataset)) from None
         for key in others:
             try:
                 host.keys.load(dataset, key)
@@ -178,3 +183,13 @@ class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
     def resources(self) -> Resources:
         name = disk_key_name(self.key, self.rotation)
         return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
+
+
+def lost(root: str) -> FailedPrecondition:
+    """Return the error for an encryption root whose key neither the store nor the zvol has."""
+    return FailedPrecondition(
+        f"zfsilo has no key of {root}: load it with its recovery key (zfs load-key {root}), then "
+        "run zfsiloctl volume rotate-key",
+        reason="KEY_LOST",
+        dataset=root,
+    )

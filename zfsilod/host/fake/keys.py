@@ -1,6 +1,7 @@
 """The keys of encryption roots on the simulated host.
 
-A zvol has the uid of its encryption root and, if it is one itself, a digest of its key. That the
+A zvol has the uid of its encryption root (a raw copy: its own guid) and, if it is one itself, a
+digest of its key. That the
 key of a root is loaded is a fact of its own, which a reboot removes.
 """
 
@@ -36,7 +37,7 @@ class FakeKeys:
             from zfsilod.host.zfs_output import mismatch
 
             raise mismatch(name)
-        self._facts.effect(loaded_fact(zvol["uid"]), "loaded")
+        self._facts.effect(loaded_fact(zvol["root"]), "loaded")
 
     def opens(self, dataset: str, key: DiskKey) -> bool:
         return bool(self._zvol(dataset)["wrapped"] == key_digest(key))
@@ -50,17 +51,21 @@ class FakeKeys:
             zvol = self._zvol(dataset)
             self._facts.effect(f"zvol:{dataset}", zvol | {"wrapped": key_digest(key)})
 
-    def find_sealed(self, dataset: str) -> str:
+    def find_root(self, dataset: str) -> str:
         if not self._zfs.zvol(dataset).get("root"):
             return ""
-        _name, root = self._root(dataset)
-        return str(root["properties"].get(SEALED_KEY, ""))
+        name, _zvol = self._root(dataset)
+        return name
+
+    def find_sealed(self, dataset: str) -> str:
+        root = self.find_root(dataset)
+        return self._zfs.find_mark(root, SEALED_KEY) if root else ""
 
     def _root(self, dataset: str) -> tuple[str, Any]:
         """Return the name and the facts of the encryption root of a zvol."""
         uid = self._zvol(dataset)["root"]
         zvols = self._facts.of_kind("zvol").items()
-        return next((name, zvol) for name, zvol in zvols if zvol["uid"] == uid)
+        return next((name, zvol) for name, zvol in zvols if uid in (zvol["uid"], zvol["guid"]))
 
     def _zvol(self, dataset: str) -> Any:
         zvol = self._zfs.zvol(dataset)

@@ -159,6 +159,13 @@ class FakeZfs:
 
     def set_size(self, dataset: str, size_bytes: int) -> None:
         zvol = self._zvol(dataset)
+        if "root" in zvol:
+            from zfsilod.host.fake.secrets import loaded_fact
+
+            if self.facts.get(loaded_fact(zvol["root"])) is None:
+                from zfsilod.host.zfs_output import no_key
+
+                raise no_key(dataset, dataset)
         self.facts.effect(f"zvol:{dataset}", zvol | {"size": max(size_bytes, zvol["size"])})
 
     def has_property(self, dataset: str, name: str, value: str) -> bool:
