@@ -451,6 +451,23 @@ async def test_a_zvol_that_a_rollback_keeps_carries_its_key(
     await fixture.do(PUBLISH)
 
 
+async def test_an_adoption_claims_the_pool_although_no_key_can_be_looked_at(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fixture.do(DATA)
+    context = fixture.service.context
+    with context.store.write() as txn:
+        txn.drop(Volume.bucket(), "data")
+
+    def fail(_dataset: str) -> str:
+        raise CommandFailed("zfs get hangs")
+
+    monkeypatch.setattr(fixture.host.keys, "find_sealed", fail)
+    result = await pool_import.adopt_all(context, fixture.service, ME)
+    assert [request.subject for request in result.adopted] == ["volumes/data"]
+    assert pool_import.KEYS_UNKNOWN not in result.unknown
+
+
 async def test_an_adoption_says_that_the_keys_are_missing(fixture: ServiceFixture) -> None:
     await fixture.do(DATA, TWIN)
     context = fixture.service.context
