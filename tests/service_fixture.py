@@ -293,6 +293,7 @@ async def service_fixture(
     `facts`: the file of a machine that outlives the service.
     """
     store = Store.create(directory, host="simulated", size_bytes=store_bytes, durable=False)
+    store.prepare_key()  # as a daemon does
     host = FakeHost(facts, chap=store.chap, key_store=store)
     launcher = ThreadLauncher(store, host)
     context = ServiceContext(store, host, LocalServer(), settings, boot_id=read_boot_id())

@@ -228,7 +228,8 @@ def test_the_sealing_key_may_be_a_credential(
 ) -> None:
     with pytest.raises(StoreCorrupt, match="systemd passed none"):
         secrets.load_key(tmp_path / "key")
-    made_here = secrets.load_key(tmp_path / "key", make=True)
+    secrets.make_key(tmp_path / "key")
+    made_here = secrets.load_key(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     (tmp_path / secrets.CREDENTIAL).write_bytes(b"k" * 32)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.records import Publication
 from zfsilod.requests.adoption import AdoptVolume
+from zfsilod.requests.context import INVENTORY_DEADLINE_S
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
 from zfsilod.requests.publications import Unpublish
@@ -95,10 +96,16 @@ async def adopt_all(
     else:
         await _adopt(submitter, caller, snapshots, result)
     result.unknown.extend(_unknown(result.adopted))
-    if await context.look(partial(_lost_keys, context.machine, result.adopted)):
-        result.unknown.append(KEYS_UNKNOWN)
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)
+    try:
+        lost = await context.look(
+            partial(_lost_keys, context.machine, result.adopted), INVENTORY_DEADLINE_S
+        )
+    except ZfsiloError:  # a key that cannot be looked at is a condition of its volume soon
+        lost = False
+    if lost:
+        result.unknown.append(KEYS_UNKNOWN)
     return result
 
 
@@ -167,13 +174,17 @@ async def _adopt(
 def _lost_keys(machine: HostAdapters, adopted: Sequence[Request[Any]]) -> bool:
     """Tell whether neither the store nor its zvol has the key of an adopted volume."""
     zvols = [request.zvol for request in adopted if isinstance(request, AdoptVolume)]
-    for zvol in zvols:
-        uid = dict(zvol.marks).get("key", "")
+    keys = {zvol.dataset: dict(zvol.marks).get("key", "") for zvol in zvols}
+    encrypted = {dataset: uid for dataset, uid in keys.items() if uid}
+    if not encrypted:
+        return False
+    surveyed = machine.surveyed(tuple(encrypted))
+    for dataset, uid in encrypted.items():
         try:
-            if uid:
-                machine.key_store.disk_keys(uid, machine.keys.find_sealed(zvol.dataset))
-        except FailedPrecondition:
-            return True
+            machine.key_store.disk_keys(uid, surveyed.keys.find_sealed(dataset))
+        except FailedPrecondition as error:
+            if error.reason == "KEY_LOST":
+                return True
     return False
 
 

@@ -29,20 +29,22 @@ def credential() -> str:
     return path if folder and os.access(path, os.R_OK) else ""
 
 
-def load_key(path: AnyPath, *, make: bool = False) -> bytes:
+def make_key(path: AnyPath) -> None:
+    """Make the key of a store in a file, with 32 random bytes."""
+    write_private(path, os.urandom(KEY_BYTES))
+
+
+def load_key(path: AnyPath) -> bytes:
     """Return the store's key: the credential of the unit, else the content of `path`.
 
-    `make`: create the file when it is missing, with 32 random bytes. Raises StoreCorrupt for a
-    missing key and for another length.
+    Raises StoreCorrupt for a missing key and for another length.
     """
     place = credential() or os.fspath(path)
-    if place == os.fspath(path) and not exists(place):
-        if not make:
-            raise StoreCorrupt(
-                f"the key of the store is not in {place}, and systemd passed none: restore the "
-                "file, or the sealed key in /etc/credstore.encrypted, from a backup"
-            )
-        write_private(place, os.urandom(KEY_BYTES))
+    if not exists(place):
+        raise StoreCorrupt(
+            f"the key of the store is not in {place}, and systemd passed none: restore the file, "
+            "or the sealed key in /etc/credstore.encrypted, from a backup"
+        )
     with open(place, "rb") as file:
         return _checked(file.read(), place)
 

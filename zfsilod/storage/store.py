@@ -22,7 +22,7 @@ from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 from zfsilod.model.records import VolumeKey, disk_key_name
 from zfsilod.storage import files
 from zfsilod.storage.paths import exists
-from zfsilod.storage.secrets import load_key, seal, unseal
+from zfsilod.storage.secrets import credential, load_key, make_key, seal, unseal
 from zfsilod.storage.transaction import Transaction, full_store
 
 if TYPE_CHECKING:
@@ -262,8 +262,11 @@ class Store:
 
     def _sealing_key(self) -> bytes:
         if self._key is None:
-            make = self._may_make_key and not self._has_secrets()
-            self._key = load_key(f"{self.directory}/key", make=make)
+            file = f"{self.directory}/key"
+            missing = self._may_make_key and not credential() and not exists(file)
+            if missing and not self._has_secrets():
+                make_key(file)
+            self._key = load_key(file)
         return self._key
 
     def _has_secrets(self) -> bool:

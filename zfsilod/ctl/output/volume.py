@@ -154,7 +154,7 @@ def encryption(volume: Any) -> str:
     if not volume.encrypted:
         return ""
     if not volume.HasField("key"):
-        return "aes-256-gcm, by a key that zfsilo does not have"
+        return "aes-256-gcm, no key in the store: see zfsiloctl volume probe"
     if volume.key.volume_uid != volume.uid:
         return "aes-256-gcm, by the key of its origin"
     shown = when(volume.key.export_time) if volume.key.HasField("export_time") else "never"
