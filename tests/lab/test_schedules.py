@@ -42,9 +42,8 @@ class TestSchedules:
     def test_a_timer_takes_snapshots_that_users_keep(self, pair: Pair) -> None:
         give = pair.give
         ctl(give, "volume", "create", "data", "64M", "-l", "app=db")
-        give.sh(
-            "udevadm settle; dd if=/dev/urandom of=/dev/zvol/tank/zfsilo/data bs=1M count=8 status=none"
-        )
+        give.run("udevadm", "settle")
+        give.sh("dd if=/dev/urandom of=/dev/zvol/tank/zfsilo/data bs=1M count=8 status=none")
         refused = give.run(
             *("zfsiloctl", "schedule", "create", "often", "--keep", "7x1d", "--calendar", "often"),
             check=False,
