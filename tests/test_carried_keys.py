@@ -97,7 +97,9 @@ async def test_a_zvol_carries_its_key_for_a_new_store(fixture: ServiceFixture) -
     assert zvol(fixture)["wrapped"] == present_digest(fixture)
 
 
-async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
+async def test_a_carried_key_is_sealed(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fixture.do(DATA)
     key = fixture.service.context.store.disk_key(zvol(fixture)["uid"], CURRENT)
     carried = zvol(fixture)["properties"][SEALED_KEY]
@@ -108,15 +110,17 @@ async def test_a_carried_key_is_sealed(fixture: ServiceFixture) -> None:
         assert secret not in b64decode(text)
     # The key of another store does not open it.
     store = fixture.service.context.store
-    store._key = bytes(32)
+    monkeypatch.setattr(store, "_key", bytes(32))
     with pytest.raises(FailedPrecondition) as raised:
         store.disk_keys("f" * 32, carried)
     assert raised.value.reason == "KEY_LOST"
 
 
-async def test_a_store_under_another_key_has_lost_the_keys(fixture: ServiceFixture) -> None:
+async def test_a_store_under_another_key_has_lost_the_keys(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fixture.do(DATA)
-    fixture.service.context.store._key = bytes(32)
+    monkeypatch.setattr(fixture.service.context.store, "_key", bytes(32))
     fixture.host.facts.reboot()
     report = await fixture.service.reconciler.sync_all(ME)
     (complaint,) = dict(report.complaints).values()

@@ -20,6 +20,7 @@ from zfsilod.service.secret_rotation import SecretRotation
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
     from zfsilod.host.fake.iscsi import FakeIscsi
+    from zfsilod.model.words import Transport
 
 MOVED = ("10.77.0.9:3260",)
 CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
@@ -122,7 +123,7 @@ async def test_a_live_disk_over_nvme_gets_the_paths(fixture: ServiceFixture) -> 
 
 @pytest.mark.parametrize("transport", ["ISCSI", "NVME"])
 async def test_a_new_portal_that_fails_leaves_the_former_ones(
-    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, transport: str
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch, transport: Transport
 ) -> None:
     """Clients are connected at them: no rollback may close them."""
     await fixture.do(UP[0], Publish(volume="data", host="take", transport=transport))
