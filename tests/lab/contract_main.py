@@ -22,7 +22,7 @@ from tests.lab.contract_examples import (
 )
 from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
-from zfsilod.host import nvme
+from zfsilod.host import nvme_paths
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.fake.keys import MadeUpKeys
 from zfsilod.host.nvme_disks import NvmeController
@@ -63,7 +63,7 @@ def real_contract() -> Contract:
     for name in CHANGES:
         interrupter.count_calls(Configfs, name)
     interrupter.count_calls(Runner, "__call__")
-    interrupter.count_calls(nvme, "send_options")
+    interrupter.count_calls(nvme_paths, "send_options")
     interrupter.count_calls(NvmeController, "set_attribute")
     return Contract(real_host(secrets, MadeUpKeys()), interrupter, real_inventory, _print)
 
