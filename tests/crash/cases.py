@@ -380,7 +380,13 @@ SERVER = (
     Case("publish", CREATED, PUBLISH),
     Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
     Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
-    Case("publish-repair", PUBLISHED, PUBLISH, lost=("acl:", "mapped:", "enabled:")),
+    Case(
+        "publish-repair",
+        PUBLISHED,
+        PUBLISH,
+        lost=("acl:", "mapped:", "enabled:"),
+        may_remain=OPENED,
+    ),
     Case("publish-second", SHARED, READ.but(host="other")),
     Case(
         "publish-force",
