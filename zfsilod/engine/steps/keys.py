@@ -66,16 +66,29 @@ class KeyLoaded(LoadsKey, OneWay, tag="KeyLoaded", part="POOL"):
         return Resources(datasets=(self.dataset,), secrets=(disk_key_name(self.key, 0),))
 
 
-class KeyChanged(LoadsKey, tag="KeyChanged", part="POOL"):
+class OfRotation(HostStep):
+    """A step on one key of an encryption root, by its number."""
+
+    dataset: str
+    key: str  # uid of the volume, which is the encryption root
+    rotation: int
+
+    def sealed(self, host: HostAdapters) -> str:
+        """Return the key as a zvol carries it."""
+        return host.key_store.sealed_key(self.key, self.rotation)
+
+    def resources(self) -> Resources:
+        name = disk_key_name(self.key, self.rotation)
+        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
+
+
+class KeyChanged(OfRotation, LoadsKey, tag="KeyChanged", part="POOL"):
     """The zvol and its clones have the key with this number.
 
     Final: the former key need not be known to zfsilo, and the new one is kept from now on.
     """
 
     final = (True,)
-    dataset: str
-    key: str  # uid of the volume, which is the encryption root
-    rotation: int
 
     def probe(self, host: HostAdapters) -> bool:
         return host.keys.opens(self.dataset, host.key_store.disk_key(self.key, self.rotation))
@@ -109,36 +122,25 @@ class KeyChanged(LoadsKey, tag="KeyChanged", part="POOL"):
     def describe_undo(self) -> str:
         return f"restore the former key of zvol {self.dataset}"
 
-    def resources(self) -> Resources:
-        name = disk_key_name(self.key, self.rotation)
-        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
 
-
-class KeyAdded(HostStep, tag="KeyAdded", part="POOL"):
+class KeyAdded(OfRotation, tag="KeyAdded", part="POOL"):
     """The zvol carries this key too, sealed, beside those that it carries.
 
     It precedes the change of the key: whatever becomes of the operation and of its secrets, the
     zvol carries the key that it has, the former one or this one.
     """
 
-    dataset: str
-    key: str  # uid of the volume, which is the encryption root
-    rotation: int
-
     def probe(self, host: HostAdapters) -> bool:
-        sealed = host.key_store.sealed_key(self.key, self.rotation)
-        return sealed in host.keys.find_sealed(self.dataset).split()
+        return self.sealed(host) in host.keys.find_sealed(self.dataset).split()
 
     def do(self, host: HostAdapters) -> None:
-        sealed = host.key_store.sealed_key(self.key, self.rotation)
-        carried = dict.fromkeys([*host.keys.find_sealed(self.dataset).split(), sealed])
+        carried = dict.fromkeys([*host.keys.find_sealed(self.dataset).split(), self.sealed(host)])
         host.zfs.set_property(self.dataset, SEALED_KEY, " ".join(carried))
 
     def undo(self, host: HostAdapters) -> None:
         if self.probe(host):
-            sealed = host.key_store.sealed_key(self.key, self.rotation)
             carried = host.keys.find_sealed(self.dataset).split()
-            carried.remove(sealed)
+            carried.remove(self.sealed(host))
             host.zfs.set_property(self.dataset, SEALED_KEY, " ".join(carried))
 
     def fact(self) -> str:
@@ -150,39 +152,25 @@ class KeyAdded(HostStep, tag="KeyAdded", part="POOL"):
     def describe_undo(self) -> str:
         return f"remove key {self.rotation}, sealed, from a property of zvol {self.dataset}"
 
-    def resources(self) -> Resources:
-        name = disk_key_name(self.key, self.rotation)
-        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
 
-
-class KeyCarried(OneWay, tag="KeyCarried", part="POOL"):
+class KeyCarried(OfRotation, OneWay, tag="KeyCarried", part="POOL"):
     """The zvol carries its key, sealed by the key of the store, and no other.
 
     A store that was restored from an older backup, or is new, opens the volume with it. It is set
     with the key alone: a reconcile of an older store would replace it with an older key.
     """
 
-    dataset: str
-    key: str  # uid of the volume, which is the encryption root
-    rotation: int
-
     def probe(self, host: HostAdapters) -> bool:
-        sealed = host.key_store.sealed_key(self.key, self.rotation)
-        return host.keys.find_sealed(self.dataset) == sealed
+        return host.keys.find_sealed(self.dataset) == self.sealed(host)
 
     def do(self, host: HostAdapters) -> None:
-        sealed = host.key_store.sealed_key(self.key, self.rotation)
-        host.zfs.set_property(self.dataset, SEALED_KEY, sealed)
+        host.zfs.set_property(self.dataset, SEALED_KEY, self.sealed(host))
 
     def fact(self) -> str:
         return f"zvol carries key {self.rotation}, sealed"
 
     def describe_do(self) -> str:
         return f"store key {self.rotation}, sealed, in a property of zvol {self.dataset}"
-
-    def resources(self) -> Resources:
-        name = disk_key_name(self.key, self.rotation)
-        return Resources(datasets=(self.dataset,), volumes=(self.key,), secrets=(name,))
 
 
 def lost(root: str) -> FailedPrecondition:
