@@ -147,9 +147,14 @@ class PolicyOutcome(Stored, tag="PolicyOutcome"):
     prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
 
     @property
+    def all_failures(self) -> tuple[str, ...]:
+        """The failures of the last run, and of the last deletions."""
+        return (*self.failures, *self.prune_failures)
+
+    @property
     def failed(self) -> int:
         """The number of its failures."""
-        return len(self.failures) + len(self.prune_failures)
+        return len(self.all_failures)
 
 
 class Dependent(Stored, tag="Dependent"):

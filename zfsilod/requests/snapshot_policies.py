@@ -169,6 +169,11 @@ def need_policy(txn: Transaction, policy_id: str) -> SnapshotPolicy:
     return policy
 
 
+def outcome_of(txn: Transaction, policy_id: str) -> PolicyOutcome:
+    """Return the outcome of the last run of a policy, an empty one before the first."""
+    return txn.get(PolicyOutcome, policy_id) or PolicyOutcome(id=policy_id)
+
+
 def claim_of(policy_id: str) -> str:
     """Return the claim to a policy."""
     return f"snapshotpolicy/{policy_id}"

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.model.records import PolicyOutcome, SnapshotPolicy, Volume
+from zfsilod.model.records import SnapshotPolicy, Volume
 from zfsilod.model.ulid import new_ulid
-from zfsilod.requests.snapshot_policies import need_policy
+from zfsilod.requests.snapshot_policies import need_policy, outcome_of
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
 
 if TYPE_CHECKING:
@@ -140,6 +140,6 @@ def snapshot_id(moment: str, volume: str) -> str:
 def _store_run(policy_id: str, at: int, failures: tuple[str, ...], txn: Transaction) -> None:
     if txn.get(SnapshotPolicy, policy_id) is None:
         return  # deleted during the run
-    outcome = txn.get(PolicyOutcome, policy_id) or PolicyOutcome(id=policy_id)
+    outcome = outcome_of(txn, policy_id)
     succeeded_at = outcome.succeeded_at if failures else at
     txn.put(outcome.but(ran_at=at, succeeded_at=succeeded_at, failures=failures))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.errors import Busy, NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import PolicyOutcome, Snapshot, SnapshotGroup, SnapshotPolicy
+from zfsilod.model.records import Snapshot, SnapshotGroup, SnapshotPolicy
 from zfsilod.model.retention_grid import kept_times, parse_grid
+from zfsilod.requests.snapshot_policies import outcome_of
 from zfsilod.requests.snapshots import (
     DeleteSnapshot,
     DeleteSnapshotGroup,
@@ -148,6 +149,6 @@ def _store_failures(failures: dict[Moment, str], txn: Transaction) -> None:
     for policy in list(txn.scan(SnapshotPolicy)):
         own = [text for moment, text in failures.items() if moment.policy == policy.id]
         sentences = tuple(own[:MAX_FAILURES])
-        outcome = txn.get(PolicyOutcome, policy.id) or PolicyOutcome(id=policy.id)
+        outcome = outcome_of(txn, policy.id)
         if outcome.prune_failures != sentences:
             txn.put(outcome.but(prune_failures=sentences))

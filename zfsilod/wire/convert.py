@@ -170,7 +170,7 @@ def snapshot_policy(
         volumes=[f"volumes/{volume}" for volume in volumes],
         run_time=_time(outcome.ran_at),
         success_time=_time(outcome.succeeded_at),
-        failures=[*outcome.failures, *outcome.prune_failures],
+        failures=outcome.all_failures,
         etag=str(record.revision),
         create_time=_time(record.created_at),
         update_time=_time(record.updated_at),

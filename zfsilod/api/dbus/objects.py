@@ -31,7 +31,8 @@ from zfsilod.api.dbus.properties import (
     clean,
 )
 from zfsilod.model.errors import InvalidArgument, NotFound
-from zfsilod.model.records import Host, Operation, PolicyOutcome, Snapshot, SnapshotPolicy
+from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
+from zfsilod.requests.snapshot_policies import outcome_of
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -171,8 +172,8 @@ def snapshot(record: Snapshot) -> BusObject:
 
 def policy(txn: Transaction, record: SnapshotPolicy) -> BusObject:
     """Return the object of a snapshot policy."""
-    outcome = txn.get(PolicyOutcome, record.id) or PolicyOutcome(id=record.id)
-    return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, ShownPolicy(record, outcome))
+    shown = ShownPolicy(record, outcome_of(txn, record.id))
+    return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, shown)
 
 
 def host(record: Host) -> BusObject:

@@ -171,7 +171,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "MaxDelaySeconds": lambda shown: shown.policy.max_delay_seconds,
         "RunAt": lambda shown: shown.outcome.ran_at,
         "SucceededAt": lambda shown: shown.outcome.succeeded_at,
-        "Failures": lambda shown: [*shown.outcome.failures, *shown.outcome.prune_failures],
+        "Failures": lambda shown: shown.outcome.all_failures,
         "Etag": lambda shown: str(shown.policy.revision),
         "CreatedAt": lambda shown: shown.policy.created_at,
         "UpdatedAt": lambda shown: shown.policy.updated_at,

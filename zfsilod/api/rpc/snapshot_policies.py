@@ -11,12 +11,13 @@ from zfsilo.v1 import snapshot_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import SnapshotPolicy
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
     DeleteSnapshotPolicy,
     UpdateSnapshotPolicy,
     need_policy,
+    outcome_of,
 )
 from zfsilod.service.policies import selected, volume_labels
 from zfsilod.wire import convert
@@ -128,5 +129,5 @@ def _find(txn: Transaction, policy_id: str) -> snapshot_pb2.SnapshotPolicy:
 def _message(
     txn: Transaction, labels: dict[str, set[tuple[str, str]]], record: SnapshotPolicy
 ) -> snapshot_pb2.SnapshotPolicy:
-    outcome = txn.get(PolicyOutcome, record.id) or PolicyOutcome(id=record.id)
+    outcome = outcome_of(txn, record.id)
     return convert.snapshot_policy(record, outcome, selected(record, labels)[:MAX_VOLUMES])

@@ -13,6 +13,7 @@ from zfsilod.ctl.output.table import clean
 from zfsilod.ctl.parse import resource
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import transport_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -29,8 +30,9 @@ def recipe(args: Namespace) -> None:
         connection = server.ask("FetchConnection", request)
         tool = args.tool or default_tool(connection.target)
         if not fits(tool, connection.target):
+            transport = transport_of(connection.target).lower()
             raise InvalidArgument(
-                f"{args.name} is published over {_transport(connection.target)}, which {tool} "
+                f"{args.name} is published over {transport}, which {tool} "
                 f"does not speak: use --for {default_tool(connection.target)}"
             )
         if args.secrets and tool != "libvirt":
@@ -41,7 +43,3 @@ def recipe(args: Namespace) -> None:
         print(dumps({"tool": tool, "lines": lines}))
     else:
         sys.stdout.writelines(f"{line}\n" for line in lines)
-
-
-def _transport(target: str) -> str:
-    return "nvme" if default_tool(target) == "nvme" else "iscsi"
