@@ -238,7 +238,7 @@ async def test_a_list_with_what_volumes_use(front: Front) -> None:
 async def test_a_list_while_the_pool_does_not_answer(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The volumes are listed without what they use; one listing of zfs waits, whoever asks."""
+    """The volumes are listed without what they use; only one listing of zfs waits."""
     volumes = front.root().volumes
     await volumes.CreateVolume(create())
     asks, answer = 0, threading.Event()

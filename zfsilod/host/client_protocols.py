@@ -99,16 +99,16 @@ class NvmeAdapter(SessionAdapter, Protocol):
     ) -> None:
         """Connect to each of the portals that answers, and wait for the disk.
 
-        Controllers at other portals are removed then. Without native multipath one
-        controller is enough. Raises PermissionDenied
-        (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE), FailedPrecondition (NO_NVME).
+        Controllers at other portals are removed then. Without native multipath one controller is
+        enough. Raises PermissionDenied (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE),
+        FailedPrecondition (NO_NVME).
         """
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         """Tell whether each of these portals that answers has a controller, live or lost there.
 
-        True too when there is no controller at all; False when one is at another portal, and the
-        disk does not need it.
+        Also true without any controller. False when one is at another portal and the disk does not
+        need it.
         """
 
     def has_queue_limit(self, disk: Disk) -> bool:

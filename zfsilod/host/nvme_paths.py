@@ -63,8 +63,8 @@ class NvmePaths:
     def stale(self, target: str, portals: tuple[str, ...]) -> list[NvmeController]:
         """Return the controllers at other portals than these, unless the disk needs them.
 
-        It needs a live one while there is no live path at these portals, and a lost one while
-        another is lost at one of these.
+        Without a live path at these portals the disk needs the live controllers elsewhere. It needs
+        the lost ones elsewhere if no controller is live and another is lost at one of these.
         """
         wanted, controllers = canonical(portals), self._disks.controllers(target)
         others = [one for one in controllers if one.portal not in wanted]

@@ -38,8 +38,8 @@ SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_
 CLIENT_MODULES = ("iscsi_tcp",)
 NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
-# They restore targets of their own at boot.
 SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
+# They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"

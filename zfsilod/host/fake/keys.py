@@ -1,8 +1,7 @@
 """The keys of encryption roots on the simulated host.
 
 A zvol has the uid of its encryption root (a raw copy: its own guid) and, if it is one itself, a
-digest of its key. That the
-key of a root is loaded is a fact of its own, which a reboot removes.
+digest of its key. That the key of a root is loaded is a fact of its own, which a reboot removes.
 """
 
 from __future__ import annotations

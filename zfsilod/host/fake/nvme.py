@@ -73,13 +73,15 @@ class FakeNvme(FakeSessions):
             raise PermissionDenied(f"the subsystem {disk.target} refused this host")
         if local and not self.facts.get(f"portals:{disk.target}"):
             raise Unavailable(f"no port of {disk.target} answers")
-        session = {"serial": disk.serial, "size": disk.size_bytes, "server": server}
-        session |= {
+        session = {
+            "serial": disk.serial,
+            "size": disk.size_bytes,
+            "server": server,
             "initiator": chap.username,
             "chap": digest(chap),
+            "portal": next((one for one in portals if one not in self.closed), portals[0]),
+            "limited": True,
         }
-        session |= {"portal": next((one for one in portals if one not in self.closed), portals[0])}
-        session |= {"limited": True}
         self.facts.effect(f"session:{disk.target}", session | wait_of(lost_session_s))
         self._add_paths(disk.target, portals)
 
