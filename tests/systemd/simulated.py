@@ -53,9 +53,9 @@ def facts(machine: SystemdHost) -> dict[str, Any]:
     return {name: fact for name, fact in present.items() if not name.startswith("owner:")}
 
 
-def light_fuse(machine: SystemdHost, effects: int, *, how: str) -> None:
-    """Make the n-th effect from now fail, or kill the worker after it."""
-    Facts(machine.root / FACTS).light_fuse(effects, when="after", how=how)
+def light_fuse(machine: SystemdHost, effects: int, *, how: str, when: str = "after") -> None:
+    """Make the n-th effect from now fail, or kill the worker before or after it."""
+    Facts(machine.root / FACTS).light_fuse(effects, when=when, how=how)
 
 
 def operations(machine: SystemdHost) -> list[dict[str, Any]]:
