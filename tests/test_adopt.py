@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.service_fixture import administrator
+from zfsilod.engine.plans.server import first_marks
+from zfsilod.host.zfs import MARKS
 from zfsilod.model.errors import (
     AlreadyExists,
     Busy,
@@ -48,6 +50,21 @@ CREATE = CreateVolume(
     properties=(("compression", "zstd"),),
     access_modes=("SINGLE_NODE_WRITER", "MULTI_NODE_READER_ONLY"),
 )
+FULL = Volume(
+    id="data",
+    uid="0" * 32,
+    dataset="tank/data",
+    capacity_bytes=GIB,
+    thin=True,
+    mode="FILESYSTEM",
+    volblocksize=16384,
+    labels=LABELS,
+    hosts=("take",),
+    transport="NVME",
+    source_snapshot="earlier@one",
+    source_volume="earlier",
+    key_uid="0" * 32,
+)
 UP = (
     CREATE,
     Publish(volume="data", host="take"),
@@ -72,6 +89,11 @@ async def drop_records(fixture: ServiceFixture, *buckets: str) -> None:
 
 async def names(fixture: ServiceFixture) -> list[str]:
     return [orphan.name.partition("/")[0] for orphan in await find_orphans(fixture.service.context)]
+
+
+def test_the_real_host_reads_every_mark_of_a_volume() -> None:
+    written = {name.removeprefix("zfsilo:") for name in first_marks(FULL)}
+    assert written | {"epoch"} == set(MARKS)
 
 
 async def test_things_with_records_are_not_orphans(fixture: ServiceFixture) -> None:

@@ -48,7 +48,7 @@ UID = f"{PREFIX}uid"
 # first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
 NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
 OWNER = f"{PREFIX}owner"  # of the dataset root
-MARKS = (
+MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "uid",
     "epoch",
     "id",
@@ -59,6 +59,7 @@ MARKS = (
     "labels",
     "source_snapshot",
     "source_volume",
+    "transport",
     "key",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
