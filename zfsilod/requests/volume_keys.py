@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.disk_key import DiskKey
-from zfsilod.model.errors import Busy, FailedPrecondition
+from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Trashed, Volume, VolumeKey
 from zfsilod.model.validation import check_etag
 from zfsilod.requests.request import Plan, Request, View, drop_secret, put
-from zfsilod.requests.volumes import check_sealed, need_volume
+from zfsilod.requests.volumes import check_sealed, check_unclaimed, need_volume
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
@@ -72,13 +72,7 @@ def check_export(txn: Transaction, volume_id: str) -> VolumeKey:
     (NOT_ENCRYPTED, KEY_OF_ORIGIN, KEY_LOST, KEY_EXPORTED).
     """
     volume = need_volume(txn, volume_id)
-    if operation := txn.claimant(f"volume/{volume_id}"):
-        raise Busy(
-            f"operation {operation} on {volume_id} is in progress: it may replace the key",
-            reason="CLAIMED",
-            volume=volume_id,
-            operation=operation,
-        )
+    check_unclaimed(txn, volume_id)
     check_own_key(txn, volume)
     key = txn.get(VolumeKey, volume.uid)
     if key is None:

@@ -9,6 +9,7 @@ from zfsilod.engine import plans
 from zfsilod.model.disk_key import DiskKey
 from zfsilod.model.errors import (
     AlreadyExists,
+    Busy,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -310,6 +311,17 @@ def check_sealed(settings: Settings) -> None:
             "the key of zfsilo's store is in a file, so keys of volumes would not be protected: "
             "run `zfsiloctl seal-key` on this server first",
             reason="KEY_NOT_SEALED",
+        )
+
+
+def check_unclaimed(txn: Transaction, volume_id: str) -> None:
+    """Raise Busy while an operation has a volume: it may replace what is to be shown."""
+    if operation := txn.claimant(f"volume/{volume_id}"):
+        raise Busy(
+            f"operation {operation} on {volume_id} is in progress",
+            reason="CLAIMED",
+            volume=volume_id,
+            operation=operation,
         )
 
 

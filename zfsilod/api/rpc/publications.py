@@ -12,7 +12,6 @@ from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.engine import plans
 from zfsilod.model.errors import (
-    Busy,
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
@@ -200,12 +199,7 @@ async def _show_once(call: Call, publication: Publication) -> None:
     def show(txn: Transaction) -> None:
         check_caller(txn, call.caller)
         present = volumes.need_publication(txn, publication.volume, publication.host)
-        if operation := txn.claimant(f"volume/{publication.volume}"):
-            raise Busy(
-                f"operation {operation} on {publication.volume} is in progress",
-                reason="CLAIMED",
-                operation=operation,
-            )
+        volumes.check_unclaimed(txn, publication.volume)
         if present.secret != publication.secret or present.shown == present.rotation:
             raise FailedPrecondition(
                 f"the secrets of {publication.volume} for {publication.host} were shown before: "

@@ -12,6 +12,7 @@ from zfsilod.api.rpc.volumes import change_volume, need_view
 from zfsilod.model.errors import Busy
 from zfsilod.requests.volume_keys import RotateVolumeKey, check_carried, check_export
 from zfsilod.requests.volumes import need_volume
+from zfsilod.security.credentials import check_caller
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class VolumeKeyMethods:
     ) -> volume_pb2.ExportVolumeKeyResponse:
         volume_id, context = convert.volume_id(message.name), call.service.context
         need_view(call, volume_id)
-        known = call.read(lambda txn: check_export(txn, volume_id))
-        volume = call.read(lambda txn: need_volume(txn, volume_id))
+        volume, known = call.read(
+            lambda txn: (need_volume(txn, volume_id), check_export(txn, volume_id))
+        )
         dataset = volume.dataset
         await context.look(partial(check_carried, context.machine, volume, known))
         if message.validate_only:
@@ -46,6 +48,7 @@ class VolumeKeyMethods:
 
         def record(txn: Transaction) -> VolumeKey:
             """Record the export of the key that was read; a second caller gets none."""
+            check_caller(txn, call.caller)
             current = check_export(txn, volume_id)
             if current.rotation != known.rotation:
                 raise Busy(f"the key of {volume_id} was replaced meanwhile", reason="CHANGED")
