@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+# Its plugin imports it at the end of each run, and that import warns: an error, after all tests.
+import hypothesis  # noqa: F401
 import pytest
 
 from tests.service_fixture import ServiceFixture, service_fixture
