@@ -101,6 +101,7 @@ def test_objects_with_other_values_are_valid() -> None:
         "snapshots=false",
         "volumeAttributesClasses=false",
         "controller.nodeSelector.role=infra",
+        "node.seLinuxOptions.type=spc_t",
         "backends.b.server=b",
         "backends.b.zones={one,two}",
     )
