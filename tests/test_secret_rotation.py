@@ -46,7 +46,7 @@ def kinds(fixture: ServiceFixture) -> list[str]:
 
 def session_name(fixture: ServiceFixture) -> str:
     (name,) = (name for name in fixture.host.facts.memory if name.startswith("session:"))
-    return name
+    return str(name)
 
 
 def session(fixture: ServiceFixture) -> dict[str, str]:

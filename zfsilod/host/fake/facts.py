@@ -38,12 +38,47 @@ VOLATILE = (
 )
 
 
+class FactTable(dict):  # type: ignore[type-arg]  # subscripted, it would be imported by the worker
+    """The facts by name, and by kind: a walk over all facts takes longer than a tool."""
+
+    def __init__(self, facts: dict[str, Any] | None = None) -> None:
+        self.kinds: dict[str, dict[str, Any]] = {}
+        self.update(facts or {})
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        kind, _colon, rest = name.partition(":")
+        self.kinds.setdefault(kind, {})[rest] = value
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        kind, _colon, rest = name.partition(":")
+        del self.kinds[kind][rest]
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        """Remove a fact and return it, or the default without it."""
+        value = self.get(name, default)
+        if name in self:
+            del self[name]
+        return value
+
+    def update(self, facts: dict[str, Any]) -> None:  # type: ignore[override]
+        """Set these facts."""
+        for name, value in facts.items():
+            self[name] = value
+
+    def clear(self) -> None:
+        """Remove all facts."""
+        super().clear()
+        self.kinds.clear()
+
+
 class Facts:
     """The facts of a machine by name, and the fuse."""
 
     def __init__(self, path: AnyPath | None = None) -> None:
         self.path = None if path is None else os.fspath(path)
-        self.memory: dict[str, Any] = {}
+        self.memory = FactTable()
         self._identity: tuple[int, int] = (0, 0)  # of the file that the memory was read from
 
     def get(self, name: str) -> Any:
@@ -55,15 +90,12 @@ class Facts:
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all facts of a kind, without "KIND:"."""
-        with self._open(write=False) as facts:
-            return [name.partition(":")[2] for name in list(facts) if name.startswith(f"{kind}:")]
+        return list(self.of_kind(kind))
 
     def of_kind(self, kind: str) -> dict[str, Any]:
         """Return all facts of a kind at one moment, by their names without "KIND:"."""
-        prefix = f"{kind}:"
         with self._open(write=False) as facts:
-            items = list(facts.items())
-        return {name.removeprefix(prefix): v for name, v in items if name.startswith(prefix)}
+            return dict(facts.kinds.get(kind, {}))
 
     def users(self, owner: str, kind: str) -> list[str]:
         """Return the users of a disk, by its serial, or of a zvol, by its dataset.
@@ -133,7 +165,7 @@ class Facts:
         os.kill(os.getpid(), signal.SIGKILL)
 
     @contextmanager
-    def _open(self, *, write: bool) -> Iterator[dict[str, Any]]:
+    def _open(self, *, write: bool) -> Iterator[FactTable]:
         if self.path is None:
             yield self.memory
             return
@@ -143,7 +175,8 @@ class Facts:
             fcntl.flock(lock, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
             identity = _identity(self.path)
             if identity != self._identity:  # another process has written the file
-                self.memory = record_json.loads(read_text(self.path)) if exists(self.path) else {}
+                facts = record_json.loads(read_text(self.path)) if exists(self.path) else {}
+                self.memory = FactTable(facts)
                 self._identity = identity
             yield self.memory
             if write:
