@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PICTURES = Path(__file__).parents[2] / "build/cockpit"
 DEADLINE_S = 40
+DIALOG = '//*[@role="dialog"]'
 WIDE, NARROW, SHORT = (1200, 900), (360, 740), (1100, 580)
 ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 # Serious and critical violations of WCAG 2.1 A and AA, as lines of text.
@@ -145,10 +146,15 @@ class CockpitPage:
         shown = self.find(f'//label[normalize-space(.)="{label}"]')
         return self.browser.find_element(By.ID, str(shown.get_attribute("for")))
 
+    def confirm(self, button: str) -> None:
+        """Click a button of the dialog, and wait until the dialog closes."""
+        self.click(button, inside=DIALOG)
+        self.dialog_closes()
+
     def dialog_closes(self) -> None:
         """Wait until no dialog is open."""
         self.until(
-            lambda: not self.browser.find_elements(By.XPATH, '//*[@role="dialog"]'),
+            lambda: not self.browser.find_elements(By.XPATH, DIALOG),
             "the dialog stays open",
         )
 

@@ -9,7 +9,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.cockpit.machine import GUEST, SESSIONS, axe_source
-from tests.cockpit.page import NARROW, SHORT, WIDE
+from tests.cockpit.page import DIALOG, NARROW, SHORT, WIDE
 from tests.systemd.simulated import FACTS, ctl, delete_volumes, light_fuse
 from zfsilod.host.fake import Facts
 from zfsilod.security.join_file import parse_join
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.cockpit.page import CockpitPage
     from tests.systemd.namespace import SystemdHost
 
-DIALOG = '//*[@role="dialog"]'
 BAR = '//*[@role="progressbar" and @aria-valuenow > 0 and @aria-valuenow < 100]'
 MARKUP = "<img src=x onerror=\"document.title='run'\">"
 pytestmark = pytest.mark.timeout(240)
@@ -55,21 +54,18 @@ def test_the_life_of_a_volume(page: CockpitPage) -> None:
     page.fill("Size", "2")
     page.click("Dry run")
     page.see("Dry run, nothing was changed: create data", "create zvol tank/zfsilo/data (2 GiB")
-    page.click("Create", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Create")
     assert "created" in page.row("data")
     assert "2.0 GiB" in page.row("data")
 
     page.choose("data", "Grow")
     page.fill("New size", "3")
-    page.click("Grow", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Grow")
     page.until(lambda: "3.0 GiB" in page.row("data"), "not grown")
 
     page.choose("data", "Publish")
     page.fill("Client", "take")
-    page.click("Publish", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Publish")
     page.until(lambda: "published" in page.row("data"), "not published")
     assert "take" in page.row("data")
 
@@ -77,22 +73,18 @@ def test_the_life_of_a_volume(page: CockpitPage) -> None:
     page.see("Facts on this host", "target has an ACL of", "single node writer")
     page.click("Create snapshot")
     page.fill("Name", "monday")
-    page.click("Create", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Create")
     page.choose("monday", "Clone")
     page.fill("Name", "copy")
-    page.click("Clone", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Clone")
     page.click("Volumes")
     assert "3.0 GiB" in page.row("copy")
 
     page.choose("data", "Unpublish from take")
-    page.click("Unpublish", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Unpublish")
     page.until(lambda: "created" in page.row("data"), "still published")
     page.choose("copy", "Delete")
-    page.click("Delete", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Delete")
     page.until(lambda: "copy" not in page.text(), "copy is still there")
 
 
@@ -187,8 +179,7 @@ def test_a_fence_ends_a_session(sd: SystemdHost, page: CockpitPage) -> None:
         page.find(f'{DIALOG}//*[contains(., "logged in")]')
         page.click("Cancel", inside=DIALOG)
         page.choose("take", "Fence")
-        page.click("Fence", inside=DIALOG)
-        page.dialog_closes()
+        page.confirm("Fence")
         page.see("Not published")
     finally:
         known.effect(f"session:{target}", None)
@@ -202,12 +193,10 @@ def test_clients_are_registered_and_removed(page: CockpitPage) -> None:
     page.click("Register", inside=DIALOG)
     page.see("no iqn")
     page.fill("IQN", "iqn.2024-01.lab.third:host")
-    page.click("Register", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Register")
     assert "iqn.2024-01.lab.third:host" in page.row("third")
     page.choose("third", "Remove")
-    page.click("Remove", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Remove")
     page.see_no_more("third")
 
 
@@ -221,25 +210,21 @@ def test_a_schedule_is_created_changed_run_and_deleted(sd: SystemdHost, page: Co
     page.click("Create", inside=DIALOG)
     page.see("invalid calendar 'every so often'")
     page.fill("When", "daily")
-    page.click("Create", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Create")
     assert "all volumes 2 never" in " ".join(page.row("nightly").split())
 
     page.choose("nightly", "Change")
     page.fill("Volumes with these labels", "app=db")
-    page.click("Change", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Change")
     page.until(lambda: "app=db" in page.row("nightly"), "not changed")
     page.choose("nightly", "Run now")
-    page.click("Run", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Run")
     page.until(lambda: "ago" in page.row("nightly"), "it did not run")
     (snapshot,) = json.loads(ctl(sd, "snapshot", "list", "--json").stdout)["snapshots"]
     assert (snapshot["volume"], snapshot["policy"]) == ("volumes/data", "snapshotPolicies/nightly")
 
     page.choose("nightly", "Delete")
-    page.click("Delete", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Delete")
     page.see("No schedules")
 
 
@@ -254,8 +239,7 @@ def test_a_join_file_is_downloaded(sd: SystemdHost, page: CockpitPage) -> None:
     page.click("Download join file", inside=DIALOG)
     page.see("invalid")
     page.fill("Name", "third")
-    page.click("Download join file", inside=DIALOG)
-    page.dialog_closes()
+    page.confirm("Download join file")
     page.until((downloads / "third.join").exists, "not downloaded")
     access = parse_join((downloads / "third.join").read_text())
     (downloads / "third.join").unlink()
