@@ -208,6 +208,7 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{VOLUME}.Publish": (path_of("volume", "lone"), ("take",)),
     f"{VOLUME}.Unpublish": (path_of("volume", "used"), ("take",)),
     f"{VOLUME}.RotateSecrets": (path_of("volume", "used"), ("take",)),
+    f"{VOLUME}.RotateKey": (path_of("volume", "secret"), ()),
     f"{VOLUME}.Detach": (path_of("volume", "data"), ()),
     f"{VOLUME}.Disconnect": (path_of("volume", "low"), ()),
     f"{VOLUME}.Stage": (path_of("volume", "low"), ("",)),
@@ -232,6 +233,7 @@ async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) ->
     """Make the same volumes for D-Bus; return the operation that needs repair."""
     for name in ("data", "gone", "lone", "used", "low", "mid", "cut"):
         await fixture.do(CreateVolume(id=name, capacity_bytes=GIB, hosts=("take",)))
+    await fixture.do(CreateVolume(id="secret", capacity_bytes=GIB, encrypt=True))
     for name in ("data", "used", "low", "mid"):
         await fixture.do(Publish(volume=name, host="take"))
     for name in ("data", "low", "mid"):

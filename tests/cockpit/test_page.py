@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.cockpit.machine import GUEST, SESSIONS, axe_source
 from tests.cockpit.page import DIALOG, NARROW, SHORT, WIDE
-from tests.systemd.simulated import FACTS, ctl, delete_volumes, light_fuse
+from tests.systemd.simulated import FACTS, ctl, delete_volumes, light_fuse, operations
 from zfsilod.host.fake import Facts
 from zfsilod.security.join_file import parse_join
 
@@ -86,6 +86,15 @@ def test_the_life_of_a_volume(page: CockpitPage) -> None:
     page.choose("copy", "Delete")
     page.confirm("Delete")
     page.until(lambda: "copy" not in page.text(), "copy is still there")
+
+
+def test_the_key_of_an_encrypted_volume_is_replaced(sd: SystemdHost, page: CockpitPage) -> None:
+    ctl(sd, "volume", "create", "data", "1G", "--encrypt")
+    page.open("/volumes/data")
+    page.see("Encrypted")
+    page.choose("data", "Replace key")
+    page.confirm("Replace")
+    assert [one["title"] for one in operations(sd)][-1] == "new key for data"
 
 
 def test_a_refusal_has_the_words_of_the_daemon(sd: SystemdHost, page: CockpitPage) -> None:

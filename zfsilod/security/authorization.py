@@ -151,6 +151,7 @@ ACTIONS: dict[str, str] = {
     "org.zfsilo1.Volume.Publish": MANAGE,
     "org.zfsilo1.Volume.Unpublish": MANAGE,
     "org.zfsilo1.Volume.RotateSecrets": MANAGE,
+    "org.zfsilo1.Volume.RotateKey": MANAGE,
     "org.zfsilo1.Volume.Detach": MANAGE,
     "org.zfsilo1.Volume.Disconnect": MANAGE,
     "org.zfsilo1.Volume.Stage": MANAGE,

@@ -19,6 +19,7 @@ export interface Volume {
     State: string;
     Mode: string;
     Thin: boolean;
+    Encrypted: boolean;
     Dataset: string;
     Properties: Record<string, string>;
     Labels: Record<string, string>;

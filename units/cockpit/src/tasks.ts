@@ -122,6 +122,13 @@ export const rotateSecrets = (volume: Volume): Task => ({
     change: () => ({ path: volume.path, on: "Volume", method: "RotateSecrets", type: "s", args: [""] }),
 });
 
+export const rotateKey = (volume: Volume): Task => ({
+    title: `Replace the key of ${volume.Id}`,
+    verb: "Replace",
+    text: "The data are not written again, and clients stay connected. A recovery key that was shown before opens the volume no longer.",
+    change: () => ({ path: volume.path, on: "Volume", method: "RotateKey" }),
+});
+
 export const repairDrift = (volume: Volume): Task => ({
     title: `Reconcile ${volume.Id}`,
     verb: "Reconcile",

@@ -72,6 +72,7 @@ function Details({ volume }: { volume: Volume }) {
                 ["Used as", word(volume.Mode)],
                 ["Filesystem", state === "NONE" ? "none" : `${type} ${word(state)} ${uuid}`],
                 ["Dataset", volume.Dataset],
+                ["Encrypted", volume.Encrypted ? "yes" : ""],
                 ["Properties", labelsOf(volume.Properties)],
                 ["Labels", labelsOf(volume.Labels)],
                 ["Clients that may publish", volume.Hosts.join(", ")],

@@ -115,6 +115,7 @@ export function actionsOf(volume: Volume, hosts: Host[], open: (task: Task) => v
         item("Snapshot", () => tasks.takeSnapshot(volume)),
         item("Clone", () => tasks.cloneOf(volume)),
         ...(clients.length ? [item("Replace secrets", () => tasks.rotateSecrets(volume))] : []),
+        ...(volume.Encrypted ? [item("Replace key", () => tasks.rotateKey(volume))] : []),
         item("Reconcile", () => tasks.repairDrift(volume)),
         { isSeparator: true },
         item("Delete", () => tasks.deleteVolume(volume), { isDanger: true }),

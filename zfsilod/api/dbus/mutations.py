@@ -20,6 +20,7 @@ from zfsilod.requests.snapshot_policies import (
 )
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
+from zfsilod.requests.volume_keys import RotateVolumeKey
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.pool_scan import ZvolToAdopt
@@ -119,6 +120,7 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
+    f"{VOLUME}.RotateKey": Mutation(RotateVolumeKey, ("id",), ("etag",)),
     f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
