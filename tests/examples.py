@@ -9,7 +9,7 @@ from __future__ import annotations
 from zfsilod.engine import plans
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
-from zfsilod.engine.steps.export import NoExport
+from zfsilod.engine.steps.export import AllPortals, NoExport, Portals
 from zfsilod.engine.steps.filesystem import Formatted
 from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import NoNode
@@ -364,6 +364,11 @@ def _nvme_server() -> tuple[Example, ...]:
             name="nvme-publish-second",
             before=published,
             actions=plans.publish(volume, second, HOW, [publication]),
+        ),
+        Example(
+            name="nvme-open-ports",
+            before=tuple(step for step in published if not isinstance(step, Portals)),
+            actions=plans.up([AllPortals(targets=(NVME_TARGET,), portals=HOW.nvme_portals)]),
         ),
         Example(
             name="nvme-unpublish",

@@ -8,7 +8,12 @@ import pytest
 
 from tests.examples import TAKE
 from tests.service_fixture import ServiceFixture, administrator, service_fixture
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+)
 from zfsilod.model.names import host_nqn
 from zfsilod.model.records import Attachment, Host, Publication, Volume
 from zfsilod.requests.attach import MountAt, Stage
@@ -215,3 +220,49 @@ async def test_a_way_of_the_other_transport_is_closed_too(
         fixture.host.facts.effect(f"acl:{left}/{TAKE}", "former")
     await fixture.do(Unpublish(volume="data", fence=True, grace_s=0))
     assert fixture.host.facts.of_kind("acl") == {}
+
+
+@pytest.mark.parametrize("lost", ["", "two"])
+async def test_after_a_boot_no_target_listens_before_all_are_ready(
+    fixture: ServiceFixture, lost: str
+) -> None:
+    """A client whose target does not listen where another one does gives its disk up."""
+    names = ("one", "two", "three")
+    for name in names:
+        await fixture.do(CREATE.but(id=name), PUBLISH.but(volume=name))
+    facts = fixture.host.facts
+    before = {name for name in facts.snapshot() if name.startswith("portals:")}
+    facts.reboot()
+    if lost:
+        del facts.memory[f"zvol:tank/zfsilo/{lost}"]
+    report = await fixture.service.reconciler.sync_all(caller=administrator("boot"))
+    kinds = [name.partition(":")[0] for name in facts.memory]
+    assert kinds.index("portals") > len(kinds) - 1 - kinds[::-1].index("acl")
+    assert kinds.count("portals") == len(before) - bool(lost)
+    assert [volume for volume, _problem in report.complaints] == ([lost] if lost else [])
+
+
+async def test_a_target_that_cannot_listen_leaves_the_others_alone(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        await fixture.do(CREATE.but(id=name), PUBLISH.but(volume=name))
+    facts, nvmet = fixture.host.facts, fixture.host.nvmet
+    facts.reboot()
+    (first, _second) = (one.target for one in volumes(fixture))
+    add = nvmet.add_portals
+
+    def refused(target: str, portals: tuple[str, ...]) -> None:
+        if target == first:
+            raise Conflict("port 1 of the kernel's NVMe target requires TLS")
+        add(target, portals)
+
+    monkeypatch.setattr(nvmet, "add_portals", refused)
+    report = await fixture.service.reconciler.sync_all(caller=administrator("boot"))
+    assert len(report.complaints) == 1
+    assert facts.names("portals") == [one.target for one in volumes(fixture) if one.target != first]
+
+
+def volumes(fixture: ServiceFixture) -> list[Volume]:
+    with fixture.service.context.read() as txn:
+        return list(txn.scan(Volume))

@@ -21,6 +21,7 @@ from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, EndSession, EndWait, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.open_ports import OpenPorts
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
@@ -68,6 +69,7 @@ ATTACH = AttachVolume(id="data", server="give", volume="data", path="/srv/data",
 DETACH = DetachVolume(id="data")
 CREATED = (HOST, CREATE)
 PUBLISHED = (*CREATED, PUBLISH)
+TWO_PUBLISHED = (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more"))
 CONNECTED = (*PUBLISHED, CONNECT)
 STAGED = (*CONNECTED, STAGE)
 MOUNTED = (*STAGED, MOUNT)
@@ -472,7 +474,7 @@ BOTH = (
     ),
     Case(
         "sync-all",
-        (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more")),
+        TWO_PUBLISHED,
         SYNC,
         lost=("backstore:", "lun:", "acl:", "mapped:"),
         batch=True,
@@ -498,6 +500,7 @@ BOTH_WRITE = (
     WRITE.but(host="other"),
 )
 SHARED_NVME = (
+    Case("open-ports", TWO_PUBLISHED, OpenPorts(ids=("data", "more")), OPENED, lost=("portals:",)),
     Case("publish-second", BOTH_WRITE[:-1], BOTH_WRITE[-1]),
     Case("unpublish-one", BOTH_WRITE, UNPUBLISH.but(host="take")),
     Case("unpublish-all", BOTH_WRITE, UNPUBLISH),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -207,6 +207,34 @@ def test_a_port_is_shared_and_goes_with_its_last_subsystem(
     assert fs.names("ports") == ["31232"]
     nvmet.remove_portals(second)
     assert fs.names("ports") == []
+
+
+def test_a_port_listens_when_all_subsystems_are_known(
+    nvmet: RealNvmet, fs: FakeNvmetfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but links is made between the first link to a port and the last one."""
+    targets = tuple(TARGET.replace(UID, digit * 32) for digit in "abc")
+    for target in targets:
+        nvmet.add_target(target)
+    calls: list[str] = []
+    for name in ("make", "write", "link"):
+        monkeypatch.setattr(fs, name, recorded(getattr(fs, name), name, calls))
+    nvmet.add_portals_to_all(targets, PORTALS[:1])
+    assert calls[calls.index("link") :] == ["link"] * len(targets)
+    assert all(nvmet.has_portals(target, PORTALS[:1]) for target in targets)
+    calls.clear()
+    nvmet.add_portals_to_all(targets, PORTALS[:1])
+    assert calls == []
+
+
+def recorded(function: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+    """Return a function that also notes its calls."""
+
+    def call(*arguments: Any) -> Any:
+        calls.append(name)
+        return function(*arguments)
+
+    return call
 
 
 def test_a_port_of_another_program_is_used_and_stays(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:

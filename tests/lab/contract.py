@@ -21,7 +21,14 @@ from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Backstore, Namespace, NoExport, NoOtherPath, Reopened
+from zfsilod.engine.steps.export import (
+    AllPortals,
+    Backstore,
+    Namespace,
+    NoExport,
+    NoOtherPath,
+    Reopened,
+)
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.keys import KeyCarried, KeyLoaded
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
@@ -71,6 +78,7 @@ GUARDS = (
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (
+    AllPortals,
     KeyCarried,
     KeyLoaded,
     SessionDropped,

@@ -245,8 +245,9 @@ def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
     for portal in value:
         if not is_portal(portal):
             raise _refused(f"portal {portal!r:.100}", "it is not ADDRESS:PORT")
-        target: Any = getattr(action.step, "target", "")
-        is_nvme = target.startswith("nqn.")
+        step: Any = action.step
+        targets = getattr(step, "targets", ()) or (getattr(step, "target", ""),)
+        is_nvme = targets[0].startswith("nqn.")
         key, portals = "portals", limits.portals
         if is_nvme:
             key, portals = "nvme_portals", limits.nvme_portals
@@ -383,6 +384,7 @@ FIELDS: dict[str, Check] = {
     "source": _path,
     "source_root": _folder,
     "target": _target,
+    "targets": _targets,
     "thin": _number,
     "trash": _dataset,
     "Epoch.trash": _trash,

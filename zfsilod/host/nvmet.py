@@ -199,6 +199,10 @@ class RealNvmet:
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._ports.link(nqn(target), portals)
 
+    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+        with host_lock(self._lock, LOCK_TIMEOUT_S):
+            self._ports.link_all(map(nqn, targets), portals)
+
     def remove_portals(self, target: str) -> None:
         if self._ports.is_unused(nqn(target)):
             return

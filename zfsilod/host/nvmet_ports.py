@@ -89,6 +89,21 @@ class NvmetPorts:
             if target not in self._linked(port):
                 self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
 
+    def link_all(self, targets: Iterable[str], portals: Iterable[str]) -> None:
+        """Link subsystems to the ports of these portals, as close together as the kernel can.
+
+        The first link to a port makes the target listen there. A client of a subsystem that is not
+        linked yet is refused for good, so nothing else is done until all are linked.
+        """
+        ports = [self._port(portal) for portal in sorted(served(canonical(portals)))]
+        links = [
+            (f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
+            for port in ports
+            for target in sorted(set(targets) - self._linked(port))
+        ]
+        for path, subsystem in links:
+            self._fs.link(path, subsystem)
+
     def unlink(self, target: str) -> None:
         """Remove the links to a subsystem, which ends its controllers, and ports without links."""
         for port in self._all():

@@ -289,5 +289,8 @@ class NvmetAdapter(TargetAdapter, Protocol):
         """Make namespace 1 of a zvol. Raises Busy when the zvol is in use."""
 
     def remove_namespace(self, target: str) -> None: ...
+    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+        """Link the ports of these portals to all these subsystems, one right after the other."""
+
     def is_empty(self, target: str) -> bool:
         """Tell whether nothing of a namespace of a subsystem exists."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zfsilod.engine.steps.export import Portals
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.requests.expected import expected
+from zfsilod.requests.open_ports import target_at_shared_ports
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Action
+    from zfsilod.storage.volume_view import VolumeView
 
 
 class SyncVolume(Request[None]):
@@ -19,12 +22,20 @@ class SyncVolume(Request[None]):
     descends = True
     kind = "sync"
     id: str
+    opens: bool = True  # False: its target does not listen at ports that it shares, as yet
 
     def uses_pool(self, view: View) -> bool:
         return volume_view(view.txn, self.id).volume is not None
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
-        return expected(volume_view(view.txn, self.id), view.settings)
+        return self._expected(volume_view(view.txn, self.id), view)
+
+    def _expected(self, volume_view: VolumeView, view: View) -> tuple[Action, ...]:
+        actions = expected(volume_view, view.settings)
+        closed = not self.opens and target_at_shared_ports(volume_view, view.settings)
+        return tuple(
+            action for action in actions if not (closed and isinstance(action.step, Portals))
+        )
 
     def plan(self, view: View, inputs: None) -> Plan:
         records_view = volume_view(view.txn, self.id)
@@ -33,7 +44,7 @@ class SyncVolume(Request[None]):
             for record in (records_view.volume, records_view.attachment)
             if record is not None
         ]
-        actions = expected(records_view, view.settings)
+        actions = self._expected(records_view, view)
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{record.bucket()}/{self.id}" for record in records),

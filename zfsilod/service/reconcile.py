@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import Attachment, Operation, Volume
 from zfsilod.requests.detach import Disconnect
+from zfsilod.requests.open_ports import OpenPorts, target_at_shared_ports
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_conditions
 from zfsilod.service.export_names import record_names
 from zfsilod.service.ownership import compare
-from zfsilod.storage.volume_view import VolumeView, volume_views
+from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
+    from zfsilod.requests.request import Request
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
 
@@ -132,11 +136,7 @@ class Reconciler:
         with self._context.read() as txn:
             attached = [name for name in names if txn.get(Attachment, name)]
         served = [name for name in names if name not in set(attached)]
-        failed: dict[str, ZfsiloError] = {}
-        for start in range(0, len(served), BATCH):
-            requests = [SyncVolume(id=name) for name in served[start : start + BATCH]]
-            for operation in await self._submitter.submit_batch(requests, caller=caller):
-                failed |= await self._failure(operation)
+        failed = await self._export(served, caller)
         gate = asyncio.Semaphore(LOGINS_AT_ONCE)
 
         async def log_in(name: str) -> dict[str, ZfsiloError]:
@@ -150,6 +150,44 @@ class Reconciler:
         for failure in await asyncio.gather(*map(log_in, attached)):
             failed |= failure
         return failed
+
+    async def _export(self, names: list[str], caller: Caller) -> dict[str, ZfsiloError]:
+        """Repair served volumes in few units; return the repairs that failed.
+
+        Targets that share their ports listen when all of them are ready.
+        """
+        shared = self._sharing(names)
+        together = shared if len(shared) > 1 else []
+        rest = [name for name in names if name not in set(together)]
+        closed = await self._run([SyncVolume(id=name, opens=False) for name in together], caller)
+        failed = {name: error for name, error in closed.items() if error is not None}
+        ready = tuple(name for name, error in closed.items() if error is None)
+        if ready and set((await self._run([OpenPorts(ids=ready)], caller)).values()) != {None}:
+            rest += ready  # one by one, so that each has its own outcome
+        repaired = await self._run([SyncVolume(id=name) for name in rest], caller)
+        return failed | {name: error for name, error in repaired.items() if error is not None}
+
+    def _sharing(self, names: list[str]) -> list[str]:
+        """Return those of these volumes whose targets share their ports."""
+        settings = self._context.settings
+        with self._context.read() as txn:
+            views = [volume_view(txn, name) for name in names]
+        return [view.id for view in views if target_at_shared_ports(view, settings)]
+
+    async def _run(
+        self, requests: Sequence[Request[Any]], caller: Caller
+    ) -> dict[str, ZfsiloError | None]:
+        """Carry requests out, many in one unit; return the outcomes by volume.
+
+        Those of volumes that are in another operation, or were deleted, are left out.
+        """
+        outcomes: dict[str, ZfsiloError | None] = {}
+        for start in range(0, len(requests), BATCH):
+            some = requests[start : start + BATCH]
+            for operation in await self._submitter.submit_batch(some, caller=caller):
+                name = operation.subject.partition("/")[2]
+                outcomes[name] = (await self._failure(operation)).get(name)
+        return outcomes
 
     async def _failure(self, operation: Operation) -> dict[str, ZfsiloError]:
         name = operation.subject.partition("/")[2]

@@ -187,6 +187,34 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
         return Resources(targets=(self.target,))
 
 
+class AllPortals(OneWay, tag="AllPortals", part="TARGET"):
+    """The subsystems of several volumes listen at these addresses, from one moment on.
+
+    The kernel listens at a shared port from the first link on, and refuses the clients of the
+    subsystems that have none yet. They give their disks up then: nvmf_should_reconnect() in
+    drivers/nvme/host/fabrics.c. One-way: it is no more than what the publications require.
+    """
+
+    volatile = True
+    targets: tuple[str, ...]
+    portals: tuple[str, ...]
+
+    def probe(self, host: HostAdapters) -> bool:
+        return all(host.nvmet.has_portals(target, self.portals) for target in self.targets)
+
+    def do(self, host: HostAdapters) -> None:
+        host.nvmet.add_portals_to_all(self.targets, self.portals)
+
+    def fact(self) -> str:
+        return f"the targets of {len(self.targets)} volumes listen at {', '.join(self.portals)}"
+
+    def describe_do(self) -> str:
+        return f"listen at {', '.join(self.portals)} for {len(self.targets)} targets"
+
+    def resources(self) -> Resources:
+        return Resources(targets=self.targets)
+
+
 class Reopened(OneWay, tag="Reopened", part="TARGET"):
     """The target, as far as it exists, listens for the clients that are left after a fence.
 

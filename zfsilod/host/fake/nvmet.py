@@ -47,6 +47,11 @@ class FakeNvmet(FakeTargets):
             raise Busy(f"the subsystem {target} is not empty", target=target)
         self._remove(f"target:{target}")
 
+    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+        for target in targets:
+            if not self.has_portals(target, portals):
+                self.add_portals(target, portals)
+
     def remove_acl(self, target: str, initiator: str) -> None:
         """End the controller by the removal of the ports, which other hosts get back."""
         portals = self.facts.get(f"portals:{target}") or []
