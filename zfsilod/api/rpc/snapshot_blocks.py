@@ -47,6 +47,7 @@ def _query(
 ) -> tuple[BlockQuery, str, int]:
     """Return what to read, for people too, and the size of the snapshot in bytes."""
     snapshot_id = convert.snapshot_id(message.name)
+    base_id = convert.snapshot_id(message.base) if message.base else ""
     origin = snapshot_source(txn, snapshot_id).origin
     if not 0 <= message.start_offset <= origin.size_bytes:
         raise InvalidArgument(
@@ -61,9 +62,9 @@ def _query(
         guid=origin.snapshot_ref.guid,
         start=message.start_offset,
     )
-    if not message.base:
+    if not base_id:
         return query, f"blocks of snapshot {snapshot_id}", origin.size_bytes
-    base = need_snapshot(txn, convert.snapshot_id(message.base))
+    base = need_snapshot(txn, base_id)
     if base.volume_uid != query.volume_uid:
         raise InvalidArgument(
             f"snapshots {base.id} and {snapshot_id} are of different volumes; the base has to be "

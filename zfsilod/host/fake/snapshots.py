@@ -15,7 +15,6 @@ from zfsilod.model.record import Pairs, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from zfsilod.host.fake.zfs import FakeZfs
     from zfsilod.model.host_facts import BlockRange
@@ -40,7 +39,7 @@ class FakeSnapshots:
         volumes = sorted(ref.uid for ref in refs)
         contents = {volume: self.facts.get(f"content:{volume}") for volume in volumes}
         sizes = {ref.uid: self.facts.get(f"zvol:{ref.dataset}")["size"] for ref in refs}
-        blocks = {volume: self._blocks_of_zvol(volume, contents[volume]) for volume in volumes}
+        blocks = {volume: self.facts.get(f"blocks:{volume}") or {} for volume in volumes}
         snapshot_set = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
         sets = self.facts.of_kind("cut").values()
         order = {"txg": 1 + max((other.get("txg", 0) for other in sets), default=0)}
@@ -66,19 +65,21 @@ class FakeSnapshots:
         size_bytes = self.facts.get(f"cut:{uid}")["sizes"][ref.uid]
         return ordered(ranges, start=start, size_bytes=size_bytes, zero_until=size_bytes)
 
-    def _blocks_of_zvol(self, volume: str, content: Any) -> dict[str, str]:
-        """Return the blocks of a zvol that are in use; the first one has its filesystem."""
-        superblock = {"0": str(content)} if content else {}
-        return superblock | (self.facts.get(f"blocks:{volume}") or {})
-
     def _blocks(self, ref: SnapshotRef, uid: str) -> tuple[int, dict[str, str]]:
-        """Return when a snapshot was taken, as the number of its set, and its blocks."""
+        """Return when a snapshot was taken, as the number of its set, and its blocks.
+
+        The first block has the filesystem.
+        """
         if not self._is_present(ref, uid):
             from zfsilod.host.zfs_output import lost
 
             raise lost(f"{ref.dataset}@{uid}")
         snapshot_set = self.facts.get(f"cut:{uid}")
-        return snapshot_set.get("txg", 0), snapshot_set.get("blocks", {}).get(ref.uid, {})
+        content = snapshot_set["of"][ref.uid]
+        superblock = {"0": str(content)} if content else {}
+        return snapshot_set.get("txg", 0), superblock | snapshot_set.get("blocks", {}).get(
+            ref.uid, {}
+        )
 
     def is_made_by(self, refs: tuple[SnapshotRef, ...], uid: str, operation: str) -> bool:
         present = any(self._is_present(ref, uid) for ref in refs)
@@ -155,8 +156,10 @@ class FakeSnapshots:
         snapshot_uid: str,
         values: dict[str, str],
     ) -> None:
-        _created, blocks = self._blocks(snapshot_ref, snapshot_uid)
-        content = self.facts.get(f"cut:{snapshot_uid}")["of"][snapshot_ref.uid]
+        self._blocks(snapshot_ref, snapshot_uid)  # raises without it
+        snapshot_set = self.facts.get(f"cut:{snapshot_uid}")
+        content = snapshot_set["of"][snapshot_ref.uid]
+        blocks = snapshot_set.get("blocks", {}).get(snapshot_ref.uid)
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
