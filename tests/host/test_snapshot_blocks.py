@@ -103,8 +103,8 @@ def test_what_has_changed(zfs: Zfs, base: int, end: list[tuple[int, int, bool]])
     zfs.has("base", full(base))
     zfs.has("delta", delta())
     ranges = streams().changed("tank/a@two", "tank/a@one", start=0, size_bytes=SIZE)
-    found = [(offset // BLOCK, length // BLOCK, zero) for offset, length, zero in ranges]
-    assert found == [(1, 1, False), (3, 1, True), *end]
+    in_blocks = [(offset // BLOCK, length // BLOCK, zero) for offset, length, zero in ranges]
+    assert in_blocks == [(1, 1, False), (3, 1, True), *end]
     assert sorted(zfs.commands) == [
         "send --raw -- tank/a@one",
         "send --raw -i tank/a@one -- tank/a@two",

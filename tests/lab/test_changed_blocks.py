@@ -160,13 +160,15 @@ class TestChangedBlocks:
     def test_a_snapshot_that_is_read_is_not_deleted(self, pair: Pair) -> None:
         give = pair.give
         ctl(give, "volume", "create", "busy", "64M")
-        Snapshots(give, "busy").change(4, 60 * MIB)
+        give.run("udevadm", "settle")
+        give.sh("dd if=/dev/urandom of=/dev/zvol/tank/zfsilo/busy bs=1M count=48 && sync")
         ctl(give, "snapshot", "create", "busy", "busy-1")
         # The stream of ZFS is stopped in the middle of its work.
         blocked = give.sh(
             "zfsiloctl snapshot blocks busy-1 > /root/listed & "
-            "until pkill -STOP -x zfs; do :; done; "
-            "zfsiloctl snapshot delete busy-1 2>&1; pkill -CONT -x zfs; wait %1; echo $?",
+            "until pkill -STOP -f '^[^ ]*/zfs send'; do :; done; "
+            "zfsiloctl snapshot delete busy-1 2>&1; pkill -CONT -f '^[^ ]*/zfs send'; "
+            "wait %1; echo $?",
             timeout_s=STEP_S,
         ).stdout
         print(blocked)
