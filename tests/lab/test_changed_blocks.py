@@ -172,7 +172,7 @@ class TestChangedBlocks:
             timeout_s=STEP_S,
         ).stdout
         print(blocked)
-        assert "busy" in blocked
+        assert "is busy" in blocked
         assert blocked.endswith("\n0\n")
         for name in ("plain", "encrypted", "busy"):
             for number in range(1, 6):
