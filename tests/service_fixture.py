@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tests.examples import HOW, TAKE
 from tests.worker_rig import Killed
 from zfsilod.engine import plans
+from zfsilod.engine.block_reader import BlockQuery, send_blocks
 from zfsilod.engine.worker import read_boot_id, work
 from zfsilod.host.clock import HostClock
 from zfsilod.host.fake import FakeHost
@@ -99,6 +102,9 @@ class ThreadLauncher:
         self.report: Callable[[str], Awaitable[None]] | None = None  # None: no daemon answers
         self.answers: set[asyncio.Task[None] | None] = set()
         self.stopped: set[str] = set()
+        self.folder = ""  # of the socket for readers of blocks
+        self.readers: dict[str, asyncio.Future[None]] = {}
+        self.titles: list[str] = []  # of the readers that were started
         self._loop = asyncio.get_running_loop()
         # A worker that waits for a report keeps its thread, as a unit keeps its process.
         self.threads = ThreadPoolExecutor(MAX_WORKERS)
@@ -118,6 +124,22 @@ class ThreadLauncher:
         self.stopped.add(operation.unit)
         self.tasks[operation.unit].cancel()
         await self.rollback(operation)
+
+    async def start_reader(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        if self.refuses:
+            raise Unavailable("systemd refused StartTransientUnit")
+        self.titles.append(title)
+        self.readers[ticket] = self._loop.run_in_executor(
+            self.threads, partial(self._read, ticket, words)
+        )
+
+    def _read(self, ticket: str, words: tuple[str, ...]) -> None:
+        query = BlockQuery.parsed(list(words))
+        with contextlib.suppress(ZfsiloError, OSError):
+            send_blocks(self.host, None, self.folder, ticket, query)
+
+    async def stop_reader(self, ticket: str) -> None:
+        await self.readers.pop(ticket)
 
     async def running(self) -> set[str]:
         return {name for name, task in self.tasks.items() if not task.done()}
@@ -305,9 +327,13 @@ async def service_fixture(
     await service.context.retention.now()  # the clock is trusted
     await built.do(CreateHost(id="take", iqn=TAKE))
     await compare(context)  # as a daemon does
+    launcher.folder = tempfile.mkdtemp()  # the path of a socket is short
+    await service.blocks.open(launcher.folder)
     try:
         yield built
     finally:
+        await service.blocks.close()
+        shutil.rmtree(launcher.folder)
         await service.close()
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)
         await asyncio.gather(*filter(None, launcher.answers), return_exceptions=True)

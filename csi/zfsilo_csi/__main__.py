@@ -54,6 +54,7 @@ def add_services(
     from zfsilo_csi.identity import FeatureSource, IdentityService
     from zfsilo_csi.node import NodeService
     from zfsilo_csi.publications import PublicationController
+    from zfsilo_csi.snapshot_metadata import SnapshotMetadataService
     from zfsilo_csi.snapshots import SnapshotController
     from zfsilo_csi.stubs import Zfsilod
     from zfsilo_csi.volumes import VolumeController
@@ -76,6 +77,7 @@ def add_services(
             SnapshotController(backends),
         )
         server.add("GroupController", GroupSnapshotController(backends))
+        server.add("SnapshotMetadata", SnapshotMetadataService(backends))
     assert source is not None, f"unknown role {role}"
     server.add("Identity", IdentityService(settings.driver, VERSION, source))
 

@@ -14,8 +14,11 @@ REPLY_S = 0.5  # reserved before the caller's deadline, so that the reply still 
 class CsiCall:
     """One call of a CSI method."""
 
+    stream_s: float | None = None  # left for a stream, which may last as long as its caller wants
+
     def __init__(self, context: Any) -> None:
         left = context.time_remaining()
+        self.stream_s = left
         self._begin(DEFAULT_S if left is None else float(left) - REPLY_S)
 
     def _begin(self, left_s: float) -> None:

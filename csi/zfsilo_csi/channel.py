@@ -52,6 +52,14 @@ class JoinedChannel:
 
         return call
 
+    def unary_stream(self, method: str, **options: Any) -> Any:
+        """Return a callable for a method with a stream of responses, as unary_unary does."""
+
+        def call(request: Any, *, timeout: float | None) -> Any:
+            return self._current().unary_stream(method, **options)(request, timeout=timeout)
+
+        return call
+
     async def close(self) -> None:
         """Close the current channel."""
         await self._channel.close()

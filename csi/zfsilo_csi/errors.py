@@ -25,6 +25,7 @@ CODES = {  # codes that the CSI specification replaces by others
 REASONS = {  # reasons of zfsilod that need another code than zfsilod's own
     "BAD_ID": Code.NOT_FOUND,  # the CSI specification defines no syntax for ids
     "BAD_NAME": Code.NOT_FOUND,
+    "BAD_OFFSET": Code.OUT_OF_RANGE,
     "BAD_SIZE": Code.OUT_OF_RANGE,
     "SHRINK": Code.OUT_OF_RANGE,
     "SMALLER_THAN_SOURCE": Code.OUT_OF_RANGE,

@@ -7,6 +7,7 @@ are in the message.
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,7 +18,7 @@ from zfsilo_csi.calls import CsiCall
 from zfsilo_csi.errors import Code, CsiError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from zfsilo_csi.metrics import CallMetrics
 
@@ -29,6 +30,13 @@ OPTIONS = (("grpc.max_receive_message_length", 4 << 20), ("grpc.so_reuseport", 0
 EXPECTED = (Code.OK, Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE)
 
 log = logging.getLogger("zfsilo_csi")
+
+
+class Outcome:
+    """How a call ended; as it is at first, its caller has cancelled it."""
+
+    code = Code.CANCELLED
+    message = "cancelled by the caller"
 
 
 class CsiServer:
@@ -46,8 +54,12 @@ class CsiServer:
         for method in descriptor.methods:
             works = [getattr(part, method.name) for part in parts if hasattr(part, method.name)]
             assert len(works) == 1, f"{len(works)} implementations of {method.full_name}"
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                self._guard(method.name, works[0]),
+            kind: Any = grpc.unary_unary_rpc_method_handler
+            guard: Any = self._guard
+            if method.server_streaming:
+                kind, guard = grpc.unary_stream_rpc_method_handler, self._guard_stream
+            handlers[method.name] = kind(
+                guard(method.name, works[0]),
                 request_deserializer=GetMessageClass(method.input_type).FromString,
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
@@ -67,25 +79,45 @@ class CsiServer:
         self, name: str, work: Callable[[Any, CsiCall], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def guarded(request: Any, context: Any) -> Any:
-            call = CsiCall(context)
-            code, message, response = Code.CANCELLED, "cancelled by the caller", None
-            with self._metrics.in_flight(name):
-                try:
-                    response = await work(request, call)
-                    code, message = Code.OK, ""
-                except CsiError as error:
-                    code, message = error.code, error.message[:MAX_MESSAGE]
-                except Exception:
-                    log.exception("internal error in %s", name)
-                    code = Code.INTERNAL
-                    message = f"internal error in {name}; see the log of zfsilo-csi"
-                finally:
-                    self._record(name, call, code, message)
-            if code is Code.OK:
+            outcome, response = Outcome(), None
+            with self._measured(name, CsiCall(context), outcome) as call:
+                response = await work(request, call)
+            if outcome.code is Code.OK:
                 return response
-            return await context.abort(code, message)
+            return await context.abort(outcome.code, outcome.message)
 
         return guarded
+
+    def _guard_stream(
+        self, name: str, work: Callable[[Any, CsiCall], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+            outcome = Outcome()
+            with self._measured(name, CsiCall(context), outcome) as call:
+                responses: Any = work(request, call)
+                async with aclosing(responses):
+                    async for response in responses:
+                        yield response
+            if outcome.code is not Code.OK:
+                await context.abort(outcome.code, outcome.message)
+
+        return guarded
+
+    @contextmanager
+    def _measured(self, name: str, call: CsiCall, outcome: Outcome) -> Iterator[CsiCall]:
+        """Measure a call and log it, whatever its outcome is; its errors end here."""
+        with self._metrics.in_flight(name):
+            try:
+                yield call
+                outcome.code, outcome.message = Code.OK, ""
+            except CsiError as error:
+                outcome.code, outcome.message = error.code, error.message[:MAX_MESSAGE]
+            except Exception:
+                log.exception("internal error in %s", name)
+                outcome.code = Code.INTERNAL
+                outcome.message = f"internal error in {name}; see the log of zfsilo-csi"
+            finally:
+                self._record(name, call, outcome.code, outcome.message)
 
     def _record(self, name: str, call: CsiCall, code: Code, message: str) -> None:
         self._metrics.ended(name, code.name, call.took_s)

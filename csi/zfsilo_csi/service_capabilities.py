@@ -9,7 +9,8 @@ from csi.v1 import csi_pb2 as csi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SNAPSHOTS, CLONES, GROUPS = "snapshots", "clones", "snapshot-groups"  # features of zfsilod
+# Features of zfsilod.
+SNAPSHOTS, CLONES, GROUPS, BLOCKS = "snapshots", "clones", "snapshot-groups", "snapshot-blocks"
 
 Service = csi.PluginCapability.Service
 Expansion = csi.PluginCapability.VolumeExpansion
@@ -55,6 +56,8 @@ def plugin(features: frozenset[str]) -> csi.GetPluginCapabilitiesResponse:
     services = [Service.CONTROLLER_SERVICE, Service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
     if GROUPS in features:
         services.append(Service.GROUP_CONTROLLER_SERVICE)
+    if BLOCKS in features:
+        services.append(Service.SNAPSHOT_METADATA_SERVICE)
     online = csi.PluginCapability(volume_expansion=Expansion(type=Expansion.ONLINE))
     return csi.GetPluginCapabilitiesResponse(
         capabilities=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,7 +12,9 @@ from zfsilo.v1 import host_pb2, service_pb2, snapshot_pb2, volume_pb2
 from zfsilo_csi.errors import CUT_OFF, Code, CsiError, translated
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import ServiceDescriptor
+    from collections.abc import AsyncIterator
+
+    from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
     from zfsilo_csi.calls import CsiCall
 
@@ -38,13 +41,17 @@ class ServiceStub:
     def __init__(self, daemon: str, channel: Any, service: ServiceDescriptor) -> None:
         self._daemon = daemon
         self._methods = {
-            method.name: channel.unary_unary(
+            method.name: _kind(channel, method)(
                 f"/{service.full_name}/{method.name}",
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,
                 response_deserializer=GetMessageClass(method.output_type).FromString,
             )
             for method in service.methods
         }
+        streams = {method.name for method in service.methods if method.server_streaming}
+        self.__dict__.update(
+            {name: partial(_stream, daemon, self._methods[name]) for name in streams}
+        )
 
     def __getattr__(self, name: str) -> Any:
         method = self.__dict__["_methods"][name]
@@ -60,6 +67,22 @@ class ServiceStub:
             return await _invoke_once(daemon, method, request, call)
 
         return invoke
+
+
+def _kind(channel: Any, method: MethodDescriptor) -> Any:
+    return channel.unary_stream if method.server_streaming else channel.unary_unary
+
+
+async def _stream(daemon: str, method: Any, request: Any, call: CsiCall) -> AsyncIterator[Any]:
+    """Yield the responses of a stream. A caller that was cut off continues it, not the plugin."""
+    pending = method(request, timeout=call.stream_s)
+    try:
+        async for response in pending:
+            yield response
+    except grpc.aio.AioRpcError as error:
+        raise translated(error, daemon) from None
+    finally:
+        pending.cancel()
 
 
 async def _invoke_once(daemon: str, method: Any, request: Any, call: CsiCall) -> Any:

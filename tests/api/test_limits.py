@@ -92,6 +92,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "CreateSnapshot": {"snapshot_id": "monday", "volume": VOLUME, "labels": LABELS},
     "GetSnapshot": {"name": "snapshots/none"},
     "ListSnapshots": LIST | {"volume": VOLUME},
+    "ReadSnapshotBlocks": {"name": "snapshots/none", "base": "snapshots/older"},
     "DeleteSnapshot": {"name": "snapshots/none"},
     "CreateSnapshotGroup": {"group_id": "both", "volumes": [VOLUME], "labels": LABELS},
     "GetSnapshotGroup": {"name": "snapshotGroups/none"},

@@ -41,6 +41,7 @@ class PluginClient:
         self.identity = Stub(channel, services["Identity"])
         self.controller = Stub(channel, services["Controller"])
         self.group = Stub(channel, services["GroupController"])
+        self.metadata = Stub(channel, services["SnapshotMetadata"])
         self.node = Stub(node or channel, services["Node"])
 
     async def create(self, name: str = "pvc-1", **fields: Any) -> csi.Volume:

@@ -153,6 +153,8 @@ async def test_a_connection_that_predates_a_power_cut(resets: int, reached: bool
         def unary_unary(self, _method: str, **_options: Any) -> Any:
             return lambda _request, *, timeout: ResetCall()
 
+        unary_stream = unary_unary
+
     call = CsiCall(SimpleNamespace(time_remaining=lambda: 10.0))
     pending = Zfsilod("backend give", ResetChannel()).volumes.GetVolume(None, call)
     if reached:

@@ -48,6 +48,8 @@ class ScriptedChannel:
 
         return call
 
+    unary_stream = unary_unary
+
 
 class ScriptedCall:
     def __init__(self, response: Any) -> None:

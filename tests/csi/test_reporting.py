@@ -118,7 +118,7 @@ async def test_advertised_capabilities(cluster: Cluster) -> None:
     plugin = cluster.plugin
     request = csi.GetPluginCapabilitiesRequest()
     of_plugin = (await plugin.identity.GetPluginCapabilities(request)).capabilities
-    assert [capability.service.type for capability in of_plugin] == [1, 2, 3, 0]
+    assert [capability.service.type for capability in of_plugin] == [1, 2, 3, 4, 0]
     assert of_plugin[-1].volume_expansion.type == csi.PluginCapability.VolumeExpansion.ONLINE
     controller = await plugin.controller.ControllerGetCapabilities(
         csi.ControllerGetCapabilitiesRequest()
@@ -128,6 +128,8 @@ async def test_advertised_capabilities(cluster: Cluster) -> None:
     assert [capability.rpc.type for capability in node.capabilities] == [1, 2, 3, 4, 5, 7, 8]
     old = service_capabilities.controller(frozenset())
     assert {5, 6, 7, 15}.isdisjoint(capability.rpc.type for capability in old.capabilities)
+    old_plugin = service_capabilities.plugin(frozenset()).capabilities
+    assert {3, 4}.isdisjoint(capability.service.type for capability in old_plugin)
 
 
 async def test_node_id_and_zone(cluster: Cluster) -> None:

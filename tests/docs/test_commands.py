@@ -71,6 +71,12 @@ def create(ctl: Shell) -> None:
     ctl.ok("volume create data 1G --host take")
 
 
+def snapshots(ctl: Shell) -> None:
+    create(ctl)
+    ctl.ok("snapshot create data monday")
+    ctl.ok("snapshot create data tuesday")
+
+
 def publish(ctl: Shell) -> None:
     create(ctl)
     ctl.ok("volume publish data take")
@@ -135,6 +141,7 @@ STATES: dict[str, Callable[[Shell], None]] = {
     "installed": lambda _ctl: None,
     "hosts": lambda _ctl: None,
     "volume": create,
+    "snapshots": snapshots,
     "published": publish,
     "mounted": mount,
     "lost": lose,

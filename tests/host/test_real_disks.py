@@ -151,6 +151,34 @@ def test_a_clone_has_what_was_written(
     assert facts.get("content:c") == CONTENT
 
 
+def test_the_blocks_of_raw_disks_are_compared(kernel: MountTable, tmp_path: Path) -> None:
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    zfs = FakeZfs(SharedFacts(tmp_path / "facts.json", str(disks)))
+    size, block = 64 << 14, 1 << 14
+    marks = (("zfsilo:uid", SERIAL),)
+    zfs.create_zvol(
+        "tank/a", size_bytes=size, thin=True, volblocksize=block, properties=(), marks=marks
+    )
+    snapshots = CopiedSnapshots(zfs, str(disks), kernel)
+    ref = SnapshotRef(dataset="tank/a", uid=SERIAL)
+    image = disks / f"{SERIAL}.img"
+    image.write_bytes(bytes(block) + b"a" * 3 * block + bytes(60 * block))
+    snapshots.take((ref,), "one", ())
+    image.write_bytes(
+        bytes(2 * block) + b"b" + b"a" * (2 * block - 1) + b"c" + bytes(60 * block - 1)
+    )
+    snapshots.take((ref,), "two", ())
+    allocated = snapshots.read_blocks(ref, "one", base=None, base_uid="", start=0)
+    assert list(allocated) == [(block, 3 * block, False)]
+    changed = snapshots.read_blocks(ref, "two", base=ref, base_uid="one", start=0)
+    assert list(changed) == [
+        (block, block, True),
+        (2 * block, block, False),
+        (4 * block, block, False),
+    ]
+
+
 def test_the_fact_disks_makes_mounts_real(tmp_path: Path) -> None:
     (tmp_path / "facts.json").write_text(f'{{"disks": "{tmp_path}"}}')
     host = FakeHost(tmp_path / "facts.json", chap=lambda _name: chap())

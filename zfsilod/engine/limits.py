@@ -58,6 +58,16 @@ class WorkerLimits(Record):
             if hasattr(action.step, "part"):  # a remote step changes nothing on this host
                 self.check_fields(action.step, action)
 
+    def check_dataset(self, value: Any) -> None:
+        """Raise PermissionDenied (OUTSIDE_LIMITS) unless a dataset may be that of a volume."""
+        from zfsilod.model.names import (  # the adapters of such steps import it, too
+            is_dataset,
+            is_placed,
+        )
+
+        if not is_placed(str(value), self.root, self.adopt_from) or not is_dataset(value):
+            raise _outside(f"dataset {value!r:.260}", f"server.root ({self.root or 'not set'})")
+
     def check_fields(self, record: Record, action: Action) -> None:
         """Check each field of a step, or of a record in it."""
         for name in record.FIELDS:
@@ -95,13 +105,7 @@ def read_limits(directory: AnyPath = DIRECTORY) -> WorkerLimits:
 
 
 def _dataset(limits: WorkerLimits, value: Any, _action: Action) -> None:
-    from zfsilod.model.names import (  # the adapters of such steps import it, too
-        is_dataset,
-        is_placed,
-    )
-
-    if not is_placed(str(value), limits.root, limits.adopt_from) or not is_dataset(value):
-        raise _outside(f"dataset {value!r:.260}", f"server.root ({limits.root or 'not set'})")
+    limits.check_dataset(value)
 
 
 def _trash(limits: WorkerLimits, value: Any, action: Action) -> None:

@@ -23,7 +23,7 @@ def ask_daemon(folder: str, operation_id: str) -> None:
     try:
         asking.settimeout(WAIT_S)
         asking.connect(f"{folder}/{SOCKET}")
-        if _peer(asking) == os.geteuid():
+        if peer_uid(asking) == os.geteuid():
             asking.sendall(operation_id.encode())
             asking.recv(1)
     except OSError:
@@ -32,7 +32,7 @@ def ask_daemon(folder: str, operation_id: str) -> None:
         asking.close()
 
 
-def _peer(asking: socket.socket) -> int:
+def peer_uid(asking: socket.socket) -> int:
     """Return the user who listens: unix(7), SO_PEERCRED."""
     credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(credentials[4:8], sys.byteorder)  # pid, uid, gid

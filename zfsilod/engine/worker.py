@@ -2,6 +2,7 @@
 
     zfsilo-worker [--state DIR] run UNIT
     zfsilo-worker [--state DIR] rollback UNIT
+    zfsilo-worker [--state DIR] blocks TICKET ...    see block_reader.py
 
 A unit is named after its one operation, or after the batch whose operations it runs one by one.
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     At = Callable[[int], None]
 
 STATE_DIRECTORY = "/var/lib/zfsilo"
+BLOCKS_WORDS = 8  # the ticket, and the fields of a BlockQuery
 
 
 def run(
@@ -424,7 +426,7 @@ def _attempt(state: str, unit: str, command: str) -> list[str]:
 
 
 def _work_locked(store: Store, state: str, unit: str, command: str) -> list[str]:
-    locks = LOCK_DIRECTORY if store.host == "real" else f"{state}/op"
+    locks = _lock_folder(store, state)
     try:
         lock = lock_unit(locks, unit)
         limits = read_limits() if store.host == "real" else None
@@ -445,6 +447,26 @@ def _work_locked(store: Store, state: str, unit: str, command: str) -> list[str]
     return errors
 
 
+def _lock_folder(store: Store, state: str) -> str:
+    return LOCK_DIRECTORY if store.host == "real" else f"{state}/op"
+
+
+def _read_blocks(state: str, ticket: str, *words: str) -> list[str]:
+    """Send the blocks of a snapshot to the daemon; return the errors."""
+    from zfsilod.engine.block_reader import BlockQuery, send_blocks  # operations do not need it
+
+    store = Store(state)
+    try:
+        limits = read_limits() if store.host == "real" else None
+        host, folder = _open_host(store, state), _lock_folder(store, state)
+        send_blocks(host, limits, folder, ticket, BlockQuery.parsed(list(words)))
+    except OSError as error:
+        return [f"the daemon does not take the blocks: {error}"]
+    finally:
+        store.close()
+    return []
+
+
 def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
     """Record that a rollback cannot start; it is retried like one that failed."""
     with store.write() as txn:
@@ -454,14 +476,14 @@ def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
                 txn.put(_needs_repair(operation, failure))
 
 
-def _open_host(store: Store, state: str, lock: int) -> HostAdapters:
+def _open_host(store: Store, state: str, *locks: int) -> HostAdapters:
     if store.host == "simulated":
         from zfsilod.host.fake import FakeHost
 
         return FakeHost(f"{state}/facts.json", chap=store.chap, key_store=store)
     from zfsilod.host.real import real_host
 
-    return real_host(store.chap, store, inherit=(lock,))
+    return real_host(store.chap, store, inherit=locks)
 
 
 def read_boot_id() -> str:
@@ -478,11 +500,15 @@ def main() -> int:
     state = STATE_DIRECTORY
     if arguments[:1] == ["--state"]:
         state, arguments = arguments[1], arguments[2:]
-    if len(arguments) != 2 or arguments[0] not in ("run", "rollback"):
+    command, *words = arguments or [""]
+    if len(words) != {"run": 1, "rollback": 1, "blocks": BLOCKS_WORDS}.get(command):
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2
     try:
-        errors = _attempt(state, arguments[1], arguments[0])
+        if command == "blocks":
+            errors = _read_blocks(state, *words)
+        else:
+            errors = _attempt(state, words[0], command)
     except ZfsiloError as error:
         errors = [error.message]
     for line in errors:

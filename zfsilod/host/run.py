@@ -127,11 +127,11 @@ class Runner:
         `timeout_s`, and FailedPrecondition (TOOL_MISSING) when it is not installed.
         """
         started_at = time.monotonic()
-        process = self._start(argv, input, inherit)
+        process = self.start(argv, input, inherit)
         try:
             stdout, stderr = _collect(process, started_at + timeout_s)
         except TimeoutError as error:
-            raise _timed_out(argv, timeout_s) from error
+            raise timed_out(argv, timeout_s) from error
         finally:
             process.end()
             if self._debug:
@@ -162,7 +162,7 @@ class Runner:
             poll.register(exited, select.POLLIN)
             if not poll.poll(timeout_s * 1000):
                 signal.pidfd_send_signal(exited, signal.SIGKILL)
-                raise _timed_out(list(argv), timeout_s)
+                raise timed_out(list(argv), timeout_s)
             _pid, status = os.waitpid(pid, 0)
         finally:
             os.close(exited)
@@ -189,9 +189,10 @@ class Runner:
                 )
         return self._paths[tool]
 
-    def _start(
-        self, argv: list[str], content: str | bytes, inherit: tuple[int, ...]
+    def start(
+        self, argv: list[str], content: str | bytes = "", inherit: tuple[int, ...] = ()
     ) -> RunningTool:
+        """Start a tool; the caller ends it. `content` is its standard input."""
         path = self.find(argv[0])
         # Input is a file in memory, memfd_create(2): a write to a pipe could block.
         stdin = os.memfd_create("input") if content else os.open(os.devnull, os.O_RDONLY)
@@ -350,7 +351,8 @@ def _read_piece(pipe: int, output: bytearray) -> int:
     return len(piece)
 
 
-def _timed_out(argv: list[str], timeout_s: float) -> Unavailable:
+def timed_out(argv: list[str], timeout_s: float) -> Unavailable:
+    """Log that a tool was too slow, and return the error."""
     command = _quoted(tuple(argv))
     _log(f"{command}: did not end within {timeout_s:.0f} s")
     return Unavailable(

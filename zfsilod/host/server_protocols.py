@@ -6,9 +6,11 @@ from zfsilod.host.transport_protocols import TargetAdapter
 from zfsilod.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.errors import ZfsiloError
-    from zfsilod.model.host_facts import ListedSnapshot, ListedZvol, SnapshotRef
+    from zfsilod.model.host_facts import BlockRange, ListedSnapshot, ListedZvol, SnapshotRef
     from zfsilod.model.record import Pairs
 
 
@@ -200,6 +202,17 @@ class SnapshotAdapter(Protocol):
 
     def list_snapshots(self, root: str) -> list[ListedSnapshot]:
         """Return every snapshot of zfsilo below a dataset that is not released."""
+
+    def read_blocks(
+        self, ref: SnapshotRef, uid: str, *, base: SnapshotRef | None, base_uid: str, start: int
+    ) -> Iterator[BlockRange]:
+        """Yield the blocks of a snapshot that are in use, or that differ from those of a base.
+
+        `base`: an older snapshot of the same zvol, of the set `base_uid`. The ranges are in order,
+        do not overlap, and begin at the offset `start`. None is missing; what has not changed may
+        be among them. Raises InvalidArgument (BAD_BASE) when the base is not older, and
+        FailedPrecondition (LOST) when a snapshot does not exist.
+        """
 
     def has_clone(
         self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool

@@ -24,8 +24,10 @@ from zfsilod.host.zfs_output import (
     asked,
     first_line,
     foreign,
+    lost,
     missing,
     no_pool,
+    not_older,
     own_marks,
     pool_of,
     property_options,
@@ -33,15 +35,17 @@ from zfsilod.host.zfs_output import (
     refused,
     table,
 )
-from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.errors import Conflict
 from zfsilod.model.host_facts import ListedSnapshot
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import OPERATION
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsilod.host.run import Runner
-    from zfsilod.model.host_facts import SnapshotRef
+    from zfsilod.model.host_facts import BlockRange, SnapshotRef
     from zfsilod.model.record import Pairs
 
 SET_UID = "zfsilo:cut"
@@ -130,6 +134,29 @@ class RealSnapshots:
                 users += (f"{holds} holds (zfs holds)",) if holds not in NONE else ()
         return tuple(users)
 
+    def read_blocks(
+        self, ref: SnapshotRef, uid: str, *, base: SnapshotRef | None, base_uid: str, start: int
+    ) -> Iterator[BlockRange]:
+        from zfsilod.host.snapshot_blocks import SendStreams  # no operation needs it
+
+        created, size_bytes = self._created(ref, uid)
+        streams = SendStreams(self._run)
+        if base is None:
+            return streams.allocated(_name(ref, uid), start=start, size_bytes=size_bytes)
+        if self._created(base, base_uid)[0] >= created:
+            raise not_older(base_uid, uid)
+        names = _name(ref, uid), _name(base, base_uid)
+        return streams.changed(*names, start=start, size_bytes=size_bytes)
+
+    def _created(self, ref: SnapshotRef, uid: str) -> tuple[int, int]:
+        """Return the transaction group that made a snapshot, and the size of its zvol then."""
+        datasets = self._get((ref,), uid, (*PROPERTIES, "createtxg", "volsize"))
+        name = _name(ref, uid)
+        if not _is_present(datasets, ref, uid):
+            raise lost(name)
+        properties = datasets[name]
+        return int(properties["createtxg"][0]), int(properties["volsize"][0])
+
     def _get(
         self, refs: tuple[SnapshotRef, ...], uid: str, properties: tuple[str, ...] = PROPERTIES
     ) -> dict[str, Properties]:
@@ -184,9 +211,7 @@ class RealSnapshots:
         done = self._run(argv, timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
         if done.rc != 0:
             if first_line(done) == f"cannot open '{snapshot}': dataset does not exist":
-                raise FailedPrecondition(
-                    f"the snapshot {snapshot} does not exist", reason="LOST", dataset=snapshot
-                )
+                raise lost(snapshot)
             raise refused(done, reason_of(done, "create", dataset), dataset)
 
     def destroy_clone(

@@ -131,6 +131,21 @@ def missing(dataset: str) -> FailedPrecondition:
     )
 
 
+def lost(snapshot: str) -> FailedPrecondition:
+    """Return the error for a snapshot that does not exist."""
+    message = f"the snapshot {snapshot} does not exist"
+    return FailedPrecondition(message, reason="LOST", dataset=snapshot)
+
+
+def not_older(base_uid: str, uid: str) -> InvalidArgument:
+    """Return the error for a base that was not taken before its snapshot."""
+    return InvalidArgument(
+        f"the snapshot zfsilo-{base_uid} is not older than zfsilo-{uid}: changes are read from an "
+        "older snapshot to a newer one",
+        reason="BAD_BASE",
+    )
+
+
 def no_pool(pool: str) -> Unavailable:
     """Return the error for a pool that is not imported."""
     message = f"the pool {pool} is not imported on this host: zpool import {pool}"

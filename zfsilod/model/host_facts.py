@@ -47,6 +47,10 @@ SECTIONS = {
 """The section of a volume's facts by kind of fact; a kind of a newer server is a section itself."""
 
 
+BlockRange = tuple[int, int, bool]
+"""A part of a zvol, (offset, length, whether it reads as zeros), in bytes."""
+
+
 class Disk(Record, tag="Disk"):
     """The block device of a session, identified by target, serial and size."""
 

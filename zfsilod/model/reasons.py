@@ -25,6 +25,7 @@ AREAS: dict[str, dict[str, str]] = {
         "STORE_CORRUPT": "the store cannot be read",
     },
     "Requests": {
+        "BAD_BASE": "the base is not an older snapshot of the same volume",
         "BAD_CALENDAR": "not a time of OnCalendar= that is ever due",
         "BAD_CONTENT_TYPE": "HTTP: the body is not said to be JSON",
         "BAD_COUNT": "too many or too few names in a list",
@@ -47,6 +48,7 @@ AREAS: dict[str, dict[str, str]] = {
         "BAD_MOUNT_OPTION": "mount option not allowed",
         "BAD_NAME": "not a resource name of this kind",
         "BAD_NQN": "not an NVMe qualified name",
+        "BAD_OFFSET": "the offset is negative, or beyond the end of the snapshot",
         "BAD_OPTION": "unknown option of a D-Bus method, or a wrong value",
         "BAD_ORDER": "the order of a list cannot be parsed",
         "BAD_PAGE_SIZE": "page size out of range",
@@ -90,6 +92,7 @@ AREAS: dict[str, dict[str, str]] = {
         "TOO_MANY_CALLS": "the caller has as many calls in progress as daemon.max_calls allows",
     },
     "Volumes and snapshots": {
+        "BAD_STREAM": "the stream of zfs send is cut off or not understood",
         "DATASET_BUSY": "the dataset is in use",
         "DEPENDENTS": "snapshots or clones depend on it",
         "FORMATTING": "the filesystem is not complete: mkfs runs on another host, or had not ended "

@@ -32,7 +32,17 @@ SUMMARY_S = 60.0  # between two summaries of the refused calls that were not rec
 # A client that connects asks whether the volume is published to it, and publishes it if not.
 ANSWERS = {("FetchConnection", "NOT_PUBLISHED")}
 MAX_KNOWN = 4096  # recorded operations: systemd may report the end of one twice
-READING = ("Check", "Get", "List", "Probe", "ServerReflectionInfo", "Stats", "Wait", "Watch")
+READING = (
+    "Check",
+    "Get",
+    "List",
+    "Probe",
+    "Read",
+    "ServerReflectionInfo",
+    "Stats",
+    "Wait",
+    "Watch",
+)
 
 Write = Callable[[str, dict[str, str]], None]
 

@@ -73,6 +73,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.SnapshotService/CreateSnapshot": MANAGERS,
     "/zfsilo.v1.SnapshotService/GetSnapshot": READERS,
     "/zfsilo.v1.SnapshotService/ListSnapshots": READERS,
+    # It reads the whole snapshot from the disks, which a reader may not cause.
+    "/zfsilo.v1.SnapshotService/ReadSnapshotBlocks": MANAGERS,
     "/zfsilo.v1.SnapshotService/DeleteSnapshot": MANAGERS,
     "/zfsilo.v1.SnapshotService/CreateSnapshotGroup": MANAGERS,
     "/zfsilo.v1.SnapshotService/GetSnapshotGroup": READERS,

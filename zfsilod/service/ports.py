@@ -22,6 +22,12 @@ class Launcher(Protocol):
 
     async def rollback(self, operation: Operation) -> None: ...
     async def stop(self, operation: Operation) -> None: ...
+    async def start_reader(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        """Start a process that reads the blocks of a snapshot: engine/block_reader.py."""
+
+    async def stop_reader(self, ticket: str) -> None:
+        """Stop such a process, if it still runs."""
+
     async def running(self) -> set[str]:
         """Return the units that are active or have a queued job."""
 

@@ -46,6 +46,7 @@ from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.volumes import need_root
 from zfsilod.security.audit import Audit
 from zfsilod.security.credentials import check_caller
+from zfsilod.service.block_reader import BlockReader
 from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
 from zfsilod.service.ownership import compare_unknown
@@ -94,6 +95,7 @@ class Service:
         self.stats = StatsReader(context)
         self.health = HealthReader(context)
         self.policies = PolicyRunner(context, self)
+        self.blocks = BlockReader(launcher)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
 

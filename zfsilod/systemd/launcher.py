@@ -21,7 +21,13 @@ from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.storage.secrets import credential
 from zfsilod.systemd.bus import connect
 from zfsilod.systemd.time_service import SystemClock
-from zfsilod.systemd.unit import properties, rollback_name, unit_name
+from zfsilod.systemd.unit import (
+    properties,
+    reader_name,
+    reader_properties,
+    rollback_name,
+    unit_name,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +128,17 @@ class SystemdLauncher:
         with contextlib.suppress(Unavailable):
             await self.call("StopUnit", "ss", [unit_name(operation.unit), "fail"])
 
+    async def start_reader(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        """Start a unit that reads the blocks of a snapshot, and sends them with its ticket."""
+        wanted = reader_properties(self._worker, (ticket, *words), title)
+        body = [reader_name(ticket), "fail", wanted, []]
+        await self.call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+
+    async def stop_reader(self, ticket: str) -> None:
+        """Stop the unit of a reader, if it still runs."""
+        with contextlib.suppress(Unavailable):
+            await self.call("StopUnit", "ss", [reader_name(ticket), "fail"])
+
     async def stop_volume(self, volume_id: str) -> None:
         """Stop zfsilo-volume@NAME, if it is active, because its volume is down."""
         with contextlib.suppress(Unavailable):
@@ -197,6 +214,7 @@ class LocalLauncher:
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self._hint: Hint | None = None
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._readers: dict[str, asyncio.subprocess.Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def listen(self, hint: Hint) -> None:
@@ -217,6 +235,18 @@ class LocalLauncher:
         process = self._processes.get(operation.unit)
         if process is not None and process.returncode is None:
             process.terminate()
+
+    async def start_reader(self, ticket: str, words: tuple[str, ...], _title: str) -> None:
+        """Start a process that reads the blocks of a snapshot, and sends them with its ticket."""
+        self._readers[ticket] = await self._spawn("blocks", ticket, *words)
+
+    async def stop_reader(self, ticket: str) -> None:
+        """Terminate a reader, if it still runs, and wait for its end."""
+        process = self._readers.pop(ticket, None)
+        if process is not None:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
 
     async def running(self) -> set[str]:
         """Return the names (Operation.unit) of units that have a worker."""
@@ -241,17 +271,19 @@ class LocalLauncher:
     async def _work(self, unit: str, commands: tuple[str, ...]) -> None:
         """Start a worker for one command after the other, until one succeeds."""
         for command in commands:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "zfsilod.engine.worker",
-                "--state",
-                self._state,
-                command,
-                unit,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-            )
+            process = await self._spawn(command, unit)
             self._processes[unit] = process
             if await process.wait() == 0:
                 return
+
+    async def _spawn(self, *words: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "zfsilod.engine.worker",
+            "--state",
+            self._state,
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+        )

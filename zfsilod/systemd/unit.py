@@ -13,12 +13,15 @@ from dbus_next import Variant
 from zfsilod.host.run import DEBUG_VARIABLE
 from zfsilod.model.records import journal_fields
 from zfsilod.storage.secrets import CREDENTIAL
-from zfsilod.systemd.sandbox import sandbox
+from zfsilod.systemd.sandbox import sandbox, settings
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Operation
 
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
+READER_S = 24 * 3600  # the longest time that one stream may take
+READER_BYTES = 256 << 20
+READER_WEIGHT = 20  # of the processors; other units have 100
 NAMED = 7  # others of a batch whose names each line of the unit's journal has
 NUMBERS = {  # capabilities(7)
     "CAP_DAC_OVERRIDE": 1,
@@ -86,6 +89,33 @@ def properties(
         *([["LoadCredentialEncrypted", Variant("a(ss)", [[CREDENTIAL] * 2])]] if opens else []),
         *([["Environment", Variant("as", [f"{DEBUG_VARIABLE}=1"])]] if debug else []),
         *([name, on_the_wire(name, value)] for name, value in allowed.items()),
+    ]
+
+
+def reader_name(ticket: str) -> str:
+    """Return the name of the transient unit that reads the blocks of a snapshot."""
+    return f"zfsilo-blocks-{ticket}.service"
+
+
+def reader_properties(worker: str, words: tuple[str, ...], title: str) -> list[list[Any]]:
+    """Return the properties of a unit that reads the blocks of a snapshot for the daemon.
+
+    `words`: the ticket, and the query. It ends with the daemon, and with the caller's stream.
+    """
+    return [
+        ["Description", Variant("s", f"zfsilo: {title}")],
+        ["Type", Variant("s", "exec")],
+        ["ExecStart", Variant("a(sasb)", [[worker, [worker, "blocks", *words], False]])],
+        ["BindsTo", Variant("as", ["zfsilod.service"])],
+        ["After", Variant("as", ["zfsilod.service"])],
+        ["CollectMode", Variant("s", "inactive-or-failed")],
+        ["RuntimeMaxUSec", Variant("t", READER_S * 1_000_000)],
+        ["TimeoutStopUSec", Variant("t", 10_000_000)],
+        ["MemoryMax", Variant("t", READER_BYTES)],
+        ["CPUWeight", Variant("t", READER_WEIGHT)],
+        ["Slice", Variant("s", "zfsilo.slice")],
+        ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
+        *([name, on_the_wire(name, value)] for name, value in settings(("POOL",)).items()),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from functools import cache
@@ -36,6 +37,32 @@ CLASS = {
     "additionalProperties": False,
 }
 
+METADATA_SERVICE = {  # the CRD of external-snapshot-metadata 1.1
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "cbt.storage.k8s.io/v1beta1"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object", "required": ["name"], "not": {"required": ["namespace"]}},
+        "spec": {
+            "type": "object",
+            "required": ["address", "audience", "caCert"],
+            "properties": {
+                name: {"type": "string", "minLength": 1}
+                for name in ("address", "audience", "caCert")
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+WITH_METADATA = (
+    "-f",
+    str(VALUES),
+    "--set=snapshotMetadata.enabled=true",
+    "--set=snapshotMetadata.caCert=PEM OF THE AUTHORITY",
+)
+
 
 def rendered(*more: str) -> str:
     command = [str(prepare() / "bin/helm"), "template", "zfsilo-csi", str(CHART)]
@@ -68,6 +95,8 @@ def check(item: dict[str, Any]) -> None:
     if item["kind"] in SNAPSHOT_CLASSES:
         assert item["apiVersion"] == SNAPSHOT_CLASSES[item["kind"]]
         library("jsonschema").validate(item, CLASS)
+    elif item["kind"] == "SnapshotMetadataService":
+        library("jsonschema").validate(item, METADATA_SERVICE)
     else:
         for version in KUBERNETES:
             library("kubernetes_validate").validate(item, version, strict=True)
@@ -179,3 +208,32 @@ def test_a_chart_without_values_names_the_missing_value() -> None:
         rendered()
     with pytest.raises(AssertionError, match="imageRegistry is missing"):
         rendered("--set", "backends.give.server=give")
+
+
+def test_changed_blocks_are_behind_one_value() -> None:
+    assert "snapshot-metadata" not in MANIFESTS.read_text()
+    items = objects(rendered(*WITH_METADATA))
+    for item in items:
+        check(item)
+    by_kind = {item["kind"]: item for item in items}
+    service, tells = by_kind["Service"], by_kind["SnapshotMetadataService"]
+    name, port = service["metadata"]["name"], service["spec"]["ports"][0]["port"]
+    assert tells["metadata"]["name"] == by_kind["CSIDriver"]["metadata"]["name"]
+    assert tells["spec"]["address"] == f"{name}.zfsilo-csi.svc:{port}"
+    assert tells["spec"]["audience"] == "csi.zfsilo.io"
+    assert base64.b64decode(tells["spec"]["caCert"]) == b"PEM OF THE AUTHORITY"
+    template = by_kind["Deployment"]["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    pod = template["spec"]
+    sidecar = next(one for one in pod["containers"] if one["name"] == "snapshot-metadata")
+    assert sidecar["ports"][0]["name"] == service["spec"]["ports"][0]["targetPort"]
+    assert sidecar["securityContext"] == pod["containers"][0]["securityContext"]
+    mounts = {mount["name"] for mount in sidecar["volumeMounts"]}
+    assert mounts <= {volume["name"] for volume in pod["volumes"]}
+
+
+def test_changed_blocks_need_an_authority_and_snapshots() -> None:
+    with pytest.raises(AssertionError, match="caCert is missing"):
+        rendered(*WITH_METADATA[:-1])
+    with pytest.raises(AssertionError, match="snapshotMetadata needs snapshots"):
+        rendered(*WITH_METADATA, "--set=snapshots=false")

@@ -13,6 +13,7 @@ from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
 from zfsilod.api.rpc.service import ServiceMethods
+from zfsilod.api.rpc.snapshot_blocks import SnapshotBlockMethods
 from zfsilod.api.rpc.snapshot_policies import SnapshotPolicyMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volume_keys import VolumeKeyMethods
@@ -44,7 +45,12 @@ def all_methods(pages: Pages, files: Files) -> list[ApiMethod]:
             PublicationMethods(pages),
             AttachmentMethods(),
         ),
-        *methods_of(SNAPSHOTS, SnapshotMethods(pages), SnapshotPolicyMethods(pages)),
+        *methods_of(
+            SNAPSHOTS,
+            SnapshotMethods(pages),
+            SnapshotBlockMethods(),
+            SnapshotPolicyMethods(pages),
+        ),
         *methods_of(HOSTS, HostMethods(pages)),
         *methods_of(OPERATIONS, OperationMethods(pages)),
     ]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 # Features that were added after the first version of v1.
-FEATURES = ("snapshots", "snapshot-groups", "clones", "trash")
+FEATURES = ("snapshots", "snapshot-groups", "clones", "trash", "snapshot-blocks")
 
 
 class ServiceMethods:

@@ -72,6 +72,21 @@ def show(args: Namespace) -> None:
     )
 
 
+def blocks(args: Namespace) -> None:
+    """Print the blocks of a snapshot that are in use, or differ from an older one, as they come."""
+    request = pb.ReadSnapshotBlocksRequest(
+        name=resource(args.name, "snapshots"),
+        base=resource(args.since, "snapshots") if args.since else "",
+    )
+    with dial(args) as server:
+        for message in server.watch("ReadSnapshotBlocks", request, args.timeout).responses():
+            if args.json:
+                print(as_json(message))
+                continue
+            for one in message.ranges:
+                print(one.offset, one.length, "zero" if one.zero else "data")
+
+
 def delete(args: Namespace) -> None:
     """Delete a snapshot."""
     request = pb.DeleteSnapshotRequest(name=resource(args.name, "snapshots"), etag=args.etag)

@@ -145,9 +145,30 @@ class CopiedSnapshots(FakeSnapshots):
         self._copy(f"{snapshot_ref.uid}@{snapshot_uid}", uid)
         super()._clone(dataset, uid, snapshot_ref, snapshot_uid, values)
 
+    def _blocks(self, ref: SnapshotRef, uid: str) -> tuple[int, dict[str, str]]:
+        """Add what is written to a raw disk; the folder of a filesystem has no blocks."""
+        created, blocks = super()._blocks(ref, uid)
+        image = f"{self._disks}/{ref.uid}@{uid}.img"
+        length = int(self.facts.get(f"zvol:{ref.dataset}")["properties"]["volblocksize"])
+        return created, blocks | (_written(image, length) if os.path.exists(image) else {})
+
     def _copy(self, source: str, target: str) -> None:
         for suffix in ("", ".img"):
             old, new = f"{self._disks}/{source}{suffix}", f"{self._disks}/{target}{suffix}"
             if os.path.exists(old):
                 copy = ["cp", "--archive", "--sparse=always", "--no-target-directory", old, new]
                 self._run(copy, timeout_s=TOOL_S)
+
+
+def _written(path: str, length: int) -> dict[str, str]:
+    """Return digests of the blocks of a file that are not zeros, by their number."""
+    import hashlib
+
+    blocks, zeros = {}, bytes(length)
+    with open(path, "rb") as file:
+        number = 0
+        while block := file.read(length):
+            if block != zeros[: len(block)]:
+                blocks[str(number)] = hashlib.sha256(block).hexdigest()
+            number += 1
+    return blocks

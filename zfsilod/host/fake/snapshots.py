@@ -1,6 +1,8 @@
 """The snapshot sets and clones of the simulated host.
 
-A snapshot keeps the filesystem of its volume, and the disk of a clone has the same one.
+A snapshot keeps the filesystem of its volume, and the disk of a clone has the same one. It keeps
+its blocks too: the fact `blocks:UID` of a zvol has a text for each block that is in use, by its
+number.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Pairs, pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zfsilod.host.fake.zfs import FakeZfs
+    from zfsilod.model.host_facts import BlockRange
 
 
 class FakeSnapshots:
@@ -34,8 +39,47 @@ class FakeSnapshots:
         volumes = sorted(ref.uid for ref in refs)
         contents = {volume: self.facts.get(f"content:{volume}") for volume in volumes}
         sizes = {ref.uid: self.facts.get(f"zvol:{ref.dataset}")["size"] for ref in refs}
+        blocks = {volume: self.facts.get(f"blocks:{volume}") or {} for volume in volumes}
         snapshot_set = {"of": contents, "given_up": [], "marks": dict(marks), "sizes": sizes}
-        self.facts.effect(f"cut:{uid}", snapshot_set)
+        sets = self.facts.of_kind("cut").values()
+        order = {"txg": 1 + max((other.get("txg", 0) for other in sets), default=0)}
+        self.facts.effect(f"cut:{uid}", snapshot_set | order | {"blocks": blocks})
+
+    def read_blocks(
+        self, ref: SnapshotRef, uid: str, *, base: SnapshotRef | None, base_uid: str, start: int
+    ) -> Iterator[BlockRange]:
+        from zfsilod.host.send_stream import ordered
+        from zfsilod.host.zfs_output import not_older
+
+        created, blocks = self._blocks(ref, uid)
+        older: dict[str, str] = {}
+        if base is not None:
+            base_created, older = self._blocks(base, base_uid)
+            if base_created >= created:
+                raise not_older(base_uid, uid)
+        length = int(self.facts.get(f"zvol:{ref.dataset}")["properties"]["volblocksize"])
+        changed = {int(number) for number, _text in blocks.items() ^ older.items()}
+        ranges = (
+            (number * length, length, str(number) not in blocks) for number in sorted(changed)
+        )
+        size_bytes = self.facts.get(f"cut:{uid}")["sizes"][ref.uid]
+        return ordered(ranges, start=start, size_bytes=size_bytes, zero_until=size_bytes)
+
+    def _blocks(self, ref: SnapshotRef, uid: str) -> tuple[int, dict[str, str]]:
+        """Return when a snapshot was taken, as the number of its set, and its blocks.
+
+        The first block has the filesystem.
+        """
+        if not self._is_present(ref, uid):
+            from zfsilod.host.zfs_output import lost
+
+            raise lost(f"{ref.dataset}@{uid}")
+        snapshot_set = self.facts.get(f"cut:{uid}")
+        content = snapshot_set["of"][ref.uid]
+        superblock = {"0": str(content)} if content else {}
+        return snapshot_set.get("txg", 0), superblock | snapshot_set.get("blocks", {}).get(
+            ref.uid, {}
+        )
 
     def is_made_by(self, refs: tuple[SnapshotRef, ...], uid: str, operation: str) -> bool:
         present = any(self._is_present(ref, uid) for ref in refs)
@@ -112,9 +156,10 @@ class FakeSnapshots:
         snapshot_uid: str,
         values: dict[str, str],
     ) -> None:
-        if not self._is_present(snapshot_ref, snapshot_uid):
-            raise FailedPrecondition(f"the snapshot {snapshot_uid} does not exist", reason="LOST")
-        content = self.facts.get(f"cut:{snapshot_uid}")["of"][snapshot_ref.uid]
+        self._blocks(snapshot_ref, snapshot_uid)  # raises without it
+        snapshot_set = self.facts.get(f"cut:{snapshot_uid}")
+        content = snapshot_set["of"][snapshot_ref.uid]
+        blocks = snapshot_set.get("blocks", {}).get(snapshot_ref.uid)
         if content is not None:
             self.facts.effect(f"content:{uid}", content)
         origin = self.facts.get(f"zvol:{snapshot_ref.dataset}")
@@ -131,7 +176,7 @@ class FakeSnapshots:
             "properties": values | {"volblocksize": origin["properties"]["volblocksize"]},
             "origin": [snapshot_uid, snapshot_ref.uid],
         }
-        self.facts.effect(f"zvol:{dataset}", zvol)
+        self.facts.effect(f"zvol:{dataset}", zvol, also={f"blocks:{uid}": blocks or None})
 
     def destroy_clone(
         self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool

@@ -90,12 +90,13 @@ class FakeZfs:
                 dataset=dataset,
             )
         origin = self._zvol(dataset).get("origin")
+        also = {f"key:{uid}": None, f"blocks:{uid}": None}
         if not origin:
-            self.facts.effect(f"zvol:{dataset}", None, also={f"key:{uid}": None})
+            self.facts.effect(f"zvol:{dataset}", None, also=also)
             return
         name = f"cut:{origin[0]}"  # a released snapshot is removed with its last clone
         left = remaining(self.facts, origin[0], self.facts.get(name), without=dataset)
-        self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name)
+        self.facts.effect(f"zvol:{dataset}", None, instead_of="" if left else name, also=also)
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 

@@ -1,0 +1,111 @@
+"""zfsilo-worker blocks: reads the blocks of a snapshot, and sends them to its daemon.
+
+It changes nothing, and has a unit of its own because `zfs send` needs capabilities that the daemon
+does not have. It connects to a socket in the folder of the lock files, which is open to the user of
+the daemon only, and writes its ticket: 26 characters. Then it writes frames: a byte that says what
+comes, 4 bytes with the length of the rest, and the rest. The last frame is DONE or FAILED: without
+one, the ranges are not complete.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from zfsilod.engine.report_wait import peer_uid
+from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.lean import TYPE_CHECKING, socket
+from zfsilod.model.record import Record
+from zfsilod.model.records import Failure, failure_of
+from zfsilod.storage import record_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zfsilod.engine.limits import WorkerLimits
+    from zfsilod.host import HostAdapters
+    from zfsilod.model.host_facts import BlockRange
+
+SOCKET = "blocks.sock"
+RANGES, DONE, FAILED = b"R", b"D", b"F"
+HEAD = struct.Struct(">cI")
+RANGE = struct.Struct(">QQ?")  # offset, length, whether it reads as zeros
+RANGES_AT_ONCE = 1000
+CONNECT_S = 10
+NONE = "-"
+
+
+class BlockQuery(Record):
+    """Which blocks of which snapshot: those in use, or those that differ from a base."""
+
+    dataset: str  # the zvol
+    volume_uid: str
+    uid: str  # of the snapshot set
+    guid: str = ""  # of the snapshot in ZFS
+    base_uid: str = ""  # "": those in use
+    base_guid: str = ""
+    start: int = 0  # offset in bytes
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments of the process."""
+        return tuple(str(getattr(self, name)) or NONE for name in self.FIELDS)
+
+    @classmethod
+    def parsed(cls, words: list[str]) -> BlockQuery:
+        """Return the query of a process by its arguments."""
+        *texts, start = (word if word != NONE else "" for word in words)
+        values = dict(zip(cls.FIELDS, texts, strict=False))
+        return cls(start=int(start), **values)
+
+    def read(self, host: HostAdapters) -> Iterator[BlockRange]:
+        """Yield the ranges, in order."""
+        ref = SnapshotRef(dataset=self.dataset, uid=self.volume_uid, guid=self.guid)
+        base = ref.but(guid=self.base_guid) if self.base_uid else None
+        snapshots = host.snapshots
+        return snapshots.read_blocks(
+            ref, self.uid, base=base, base_uid=self.base_uid, start=self.start
+        )
+
+
+def send_blocks(
+    host: HostAdapters, limits: WorkerLimits | None, folder: str, ticket: str, query: BlockQuery
+) -> None:
+    """Send what a query finds. Raises ZfsiloError for what it has sent as a failure."""
+    link = _connected(folder, ticket)
+    try:
+        if limits is not None:
+            limits.check_dataset(query.dataset)
+        batch: list[bytes] = []
+        for one in query.read(host):
+            batch.append(RANGE.pack(*one))
+            if len(batch) == RANGES_AT_ONCE:
+                _send(link, RANGES, b"".join(batch))
+                batch.clear()
+        if batch:
+            _send(link, RANGES, b"".join(batch))
+        _send(link, DONE)
+    except ZfsiloError as error:
+        failure = failure_of(error, "read the blocks")
+        stored = {name: getattr(failure, name) for name in Failure.FIELDS}
+        _send(link, FAILED, record_json.dumps(stored))
+        raise
+    finally:
+        link.close()
+
+
+def _connected(folder: str, ticket: str) -> socket.socket:
+    """Connect to the daemon. Raises OSError when no daemon of this user listens."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.settimeout(CONNECT_S)
+    link.connect(f"{folder}/{SOCKET}")
+    link.settimeout(None)  # a reader that takes its time slows the stream down
+    if peer_uid(link) != os.geteuid():
+        raise ConnectionRefusedError(f"{folder}/{SOCKET} is of another user")
+    link.sendall(ticket.encode())
+    return link
+
+
+def _send(link: socket.socket, kind: bytes, content: bytes = b"") -> None:
+    link.sendall(HEAD.pack(kind, len(content)) + content)
