@@ -21,11 +21,11 @@ PYTEST = $(RUN) -m pytest
 PARALLEL = --numprocesses auto --dist loadfile
 UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/package \
 	--ignore=tests/nix --ignore=tests/bench --ignore=tests/siege --ignore=tests/csi/suite \
-	--ignore=tests/cockpit --ignore=tests/kubernetes
+	--ignore=tests/csi/image --ignore=tests/cockpit --ignore=tests/kubernetes
 
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
-.PHONY: csi-test kubernetes kubernetes-bench sanity lab-long upgrade-test transcripts coverage tools release
+.PHONY: csi-test image-test kubernetes kubernetes-bench sanity lab-long upgrade-test transcripts coverage tools release
 .PHONY: cockpit cockpit-test install-cockpit
 
 help:
@@ -47,7 +47,7 @@ lab: stubs
 	$(RUN) -m tests.lab
 
 ## make test     everything: what CI runs
-test: lint coverage csi-test crash-test nix-test deb-test systemd-test cockpit-test lab-test
+test: lint coverage csi-test image-test crash-test nix-test deb-test systemd-test cockpit-test lab-test
 
 ## make check    linters, types and unit tests: 3 minutes, no root
 check: lint unit
@@ -72,6 +72,11 @@ lint: stubs
 csi-test: stubs
 	$(PYTHON) tests/setup csi
 	$(PYTEST) tests/csi/suite
+
+## make image-test     the image of the CSI plugin, built by buildah and started as the pods start it
+image-test: stubs
+	$(PYTHON) tests/setup image csi
+	$(PYTEST) tests/csi/image
 
 ## make kubernetes     the CSI plugin in a real Kubernetes control plane, over simulated hosts
 kubernetes: stubs

@@ -22,6 +22,7 @@ TARGETS = (
     "cockpit",
     "browser",
     "kubernetes",
+    "image",
 )
 
 
