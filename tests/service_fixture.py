@@ -139,7 +139,8 @@ class ThreadLauncher:
             send_blocks(self.host, None, self.folder, ticket, query)
 
     async def stop_reader(self, ticket: str) -> None:
-        await self.readers.pop(ticket)
+        if ticket in self.readers:  # its start may have failed
+            await self.readers.pop(ticket)
 
     async def running(self) -> set[str]:
         return {name for name, task in self.tasks.items() if not task.done()}

@@ -13,7 +13,7 @@ from zfsilod.engine.block_reader import BlockQuery
 from zfsilod.engine.limits import WorkerLimits
 from zfsilod.engine.worker import BLOCKS_WORDS
 from zfsilod.host.fake import FakeHost
-from zfsilod.model.errors import PermissionDenied, Unavailable, ZfsiloError
+from zfsilod.model.errors import PermissionDenied, ResourceExhausted, Unavailable, ZfsiloError
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.service import block_reader
 from zfsilod.service.block_reader import BlockReader
@@ -88,6 +88,25 @@ async def test_a_process_that_does_not_come(
     assert failed.value.reason == "STOPPED"
 
 
+async def test_a_caller_that_waits_loses_its_turn(
+    reader: BlockReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_reader, "AT_ONCE", 1)
+    monkeypatch.setattr(reader, "_turns", asyncio.Semaphore(1))
+    monkeypatch.setattr(block_reader, "TURN_S", 0.05)
+    slow = reader.read(QUERY, "blocks of s")
+    await anext(slow)
+    with pytest.raises(ResourceExhausted, match="1 other calls") as refused:
+        await all_of(reader, QUERY)
+    assert refused.value.reason == "TOO_MANY_CALLS"
+    monkeypatch.setattr(block_reader, "TURN_S", 30.0)
+    monkeypatch.setattr(block_reader, "TAKE_S", 0.05)
+    await anext(slow)  # it has TAKE_S from now on
+    assert len(await all_of(reader, QUERY)) == 3000
+    await slow.aclose()
+    assert len(await all_of(reader, QUERY)) == 3000, "a turn ends once"
+
+
 async def test_a_stranger_has_no_ticket(reader: BlockReader, tmp_path: Path) -> None:
     for ticket in (TICKET.encode(), b"short"):
         strange, writer = await asyncio.open_unix_connection(tmp_path / "op/blocks.sock")
@@ -126,7 +145,7 @@ async def test_the_unit_of_a_reader() -> None:
     unit = {one: variant.value for one, variant in start.body[2]}
     assert unit["ExecStart"] == [["/worker", ["/worker", "blocks", TICKET, *QUERY.words], False]]
     assert unit["BindsTo"] == ["zfsilod.service"], "it ends with the daemon"
-    assert unit["RuntimeMaxUSec"] == 24 * 3600 * 1_000_000
+    assert unit["RuntimeMaxUSec"] == 7 * 24 * 3600 * 1_000_000
     assert unit["MemoryMax"] == 256 << 20
     assert unit["ProtectSystem"] == "strict"
     assert unit["CapabilityBoundingSet"] & 1 << 21, "CAP_SYS_ADMIN, for zfs send"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 from zfsilod.engine.report_wait import peer_uid
 from zfsilod.model.errors import ZfsiloError
@@ -32,6 +33,7 @@ RANGES, DONE, FAILED = b"R", b"D", b"F"
 HEAD = struct.Struct(">cI")
 RANGE = struct.Struct(">QQ?")  # offset, length, whether it reads as zeros
 RANGES_AT_ONCE = 1000
+SEND_EACH_S = 1.0
 CONNECT_S = 10
 NONE = "-"
 
@@ -78,11 +80,14 @@ def send_blocks(
         if limits is not None:
             limits.check_dataset(query.dataset)
         batch: list[bytes] = []
+        sent_at = time.monotonic()
         for one in query.read(host):
             batch.append(RANGE.pack(*one))
-            if len(batch) == RANGES_AT_ONCE:
+            # Soon, so that a call that is cut off can go on where it was.
+            if len(batch) == RANGES_AT_ONCE or time.monotonic() - sent_at > SEND_EACH_S:
                 _send(link, RANGES, b"".join(batch))
                 batch.clear()
+                sent_at = time.monotonic()
         if batch:
             _send(link, RANGES, b"".join(batch))
         _send(link, DONE)

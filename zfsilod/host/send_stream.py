@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import BlockRange
 
 RECORD_BYTES = 312
+JOIN_BYTES = 1 << 30  # a longer range is told in parts, while the stream goes on
 MAGIC = 0x2F5BACBAC
 ZVOL_OBJECT = 1
 SUBSTREAM = 1  # header type of the stream of one dataset; 2: of several
@@ -176,7 +177,7 @@ def ordered(
         cut = _cut((offset, length, zero), start, end)
         if not cut[1]:
             continue
-        if joined[0] + joined[1] == cut[0] and joined[2] == cut[2]:
+        if joined[0] + joined[1] == cut[0] and joined[2] == cut[2] and joined[1] < JOIN_BYTES:
             joined = (joined[0], joined[1] + cut[1], zero)
             continue
         if joined[1]:

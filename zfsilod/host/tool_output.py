@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -27,7 +28,8 @@ class ToolOutput:
         self._stall_s = stall_s
         self._tool = run.start(argv)
         self._output, self._errors = self._tool.pipes
-        fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIECE_BYTES)
+        with contextlib.suppress(OSError):  # a lower pipe-max-size: it only takes longer
+            fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIECE_BYTES)
         self._poll = select.poll()
         self._poll.register(self._output, select.POLLIN)
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.block_reader import DONE, FAILED, HEAD, RANGE, RANGES_AT_ONCE, SOCKET
 from zfsilod.gateway.sockets import listen_unix, peer_of
-from zfsilod.model.errors import Unavailable, revive
+from zfsilod.model.errors import ResourceExhausted, Unavailable, revive
 from zfsilod.model.ulid import new_ulid
 from zfsilod.storage import record_json
 from zfsilod.storage.files import make_folder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from zfsilod.engine.block_reader import BlockQuery
     from zfsilod.model.errors import ZfsiloError
@@ -31,11 +31,26 @@ if TYPE_CHECKING:
     Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 AT_ONCE = 2  # streams of ZFS; other callers wait for their turn
+TURN_S = 60.0
+TAKE_S = 600.0  # in which a caller has to take some ranges
 START_S = 30.0
 TICKET_BYTES, TICKET_S = 26, 5.0  # a ULID
 MAX_FRAME_BYTES = max(1 << 16, RANGES_AT_ONCE * RANGE.size)
 
 log = logging.getLogger(__name__)
+
+
+class Turn:
+    """The place of one call among AT_ONCE."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns: asyncio.Semaphore | None = turns
+
+    def end(self) -> None:
+        """Let another call have it, once."""
+        if self._turns is not None:
+            self._turns.release()
+            self._turns = None
 
 
 class BlockReader:
@@ -61,25 +76,40 @@ class BlockReader:
             self._server.close()
             self._path.unlink(missing_ok=True)
 
-    async def read(self, query: BlockQuery, title: str) -> AsyncIterator[list[BlockRange]]:
+    async def read(self, query: BlockQuery, title: str) -> AsyncGenerator[list[BlockRange], None]:
         """Yield the ranges of a query, in order, some at a time.
 
-        Raises the errors of SnapshotAdapter.read_blocks, and Unavailable (STOPPED) when the reader
-        ends before it has sent everything.
+        Raises the errors of SnapshotAdapter.read_blocks, Unavailable (STOPPED) when the reader ends
+        before it has sent everything or the caller has taken nothing for TAKE_S, and
+        ResourceExhausted (TOO_MANY_CALLS) when there is no turn within TURN_S.
         """
-        async with self._turns:
-            ticket = new_ulid()
-            arrived = self._waiting[ticket] = asyncio.get_running_loop().create_future()
-            try:
-                await self._launcher.start_reader(ticket, query.words, title)
+        turn = await self._turn()
+        ticket, loop = new_ulid(), asyncio.get_running_loop()
+        arrived = self._waiting[ticket] = loop.create_future()
+        try:
+            await self._launcher.start_reader(ticket, query.words, title)
+            async for ranges in _received(await _arrival(arrived), title):
+                # A caller that waits keeps the snapshot in use, and others from their turn.
+                stalled = loop.call_later(TAKE_S, _abandon, arrived, turn)
                 try:
-                    async for ranges in _received(await _arrival(arrived), title):
-                        yield ranges
+                    yield ranges
                 finally:
-                    _close(arrived)  # the reader ends when it next writes, if not before
-                    await self._launcher.stop_reader(ticket)
-            finally:
-                del self._waiting[ticket]
+                    stalled.cancel()
+        finally:
+            del self._waiting[ticket]
+            _abandon(arrived, turn)  # the reader ends when it next writes, if not before
+            await self._launcher.stop_reader(ticket)  # also one whose start was not confirmed
+
+    async def _turn(self) -> Turn:
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise ResourceExhausted(
+                f"{AT_ONCE} other calls read the blocks of snapshots; repeat the call later",
+                reason="TOO_MANY_CALLS",
+            ) from None
+        return Turn(self._turns)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         arrived = None
@@ -111,7 +141,9 @@ async def _arrival(arrived: asyncio.Future[Link]) -> asyncio.StreamReader:
     return reader
 
 
-def _close(arrived: asyncio.Future[Link]) -> None:
+def _abandon(arrived: asyncio.Future[Link], turn: Turn) -> None:
+    """Close the connection of a reader, and let another call have its turn."""
+    turn.end()
     if arrived.done() and not arrived.cancelled():
         _reader, writer = arrived.result()
         writer.close()

@@ -137,7 +137,7 @@ class SystemdLauncher:
     async def stop_reader(self, ticket: str) -> None:
         """Stop the unit of a reader, if it still runs."""
         with contextlib.suppress(Unavailable):
-            await self.call("StopUnit", "ss", [reader_name(ticket), "fail"])
+            await self.call("StopUnit", "ss", [reader_name(ticket), "replace"])  # its start too
 
     async def stop_volume(self, volume_id: str) -> None:
         """Stop zfsilo-volume@NAME, if it is active, because its volume is down."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Operation
 
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
-READER_S = 24 * 3600  # the longest time that one stream may take
+READER_S = 7 * 24 * 3600  # the longest time that one stream may take
 READER_BYTES = 256 << 20
 READER_WEIGHT = 20  # of the processors; other units have 100
 NAMED = 7  # others of a batch whose names each line of the unit's journal has
