@@ -264,6 +264,22 @@ def test_portals_are_those_and_no_others(lio: RealLio) -> None:
     assert lio.has_portals(TARGET, PORTALS[:1])
 
 
+def test_a_portal_whose_address_is_missing_is_left_out(
+    lio: RealLio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its network may come back; the loss of one must not end the service by the others."""
+    monkeypatch.setattr("zfsilod.host.portals.has_address", PORTALS[:1].__contains__)
+    lio.add_target(TARGET)
+    lio.add_portals(TARGET, PORTALS)
+    assert lio.has_portals(TARGET, PORTALS)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", PORTALS.__contains__)
+    assert not lio.has_portals(TARGET, PORTALS)
+    lio.add_portals(TARGET, PORTALS)
+    assert lio.has_portals(TARGET, PORTALS)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", PORTALS[:1].__contains__)
+    assert lio.has_portals(TARGET, PORTALS), "clients may be logged in there"
+
+
 @pytest.mark.parametrize("missing_times", [1, 2])
 def test_a_link_that_udev_removes_is_waited_for(tmp_path: Path, missing_times: int) -> None:
     """It may disappear again while an earlier zvol with the same name is being removed."""

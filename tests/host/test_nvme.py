@@ -254,7 +254,7 @@ def test_a_controller_follows_its_server(
 
 def answer_at(monkeypatch: pytest.MonkeyPatch, *portals: str) -> None:
     """Let only these portals accept connections."""
-    monkeypatch.setattr("zfsilod.host.nvme_paths.accepts_connections", portals.__contains__)
+    monkeypatch.setattr("zfsilod.host.portals.accepts_connections", portals.__contains__)
 
 
 def test_each_portal_that_answers_is_a_path(

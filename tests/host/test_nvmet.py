@@ -9,7 +9,7 @@ import pytest
 from tests.host.doubles import UID, FakeNvmetfs, ScriptedRunner
 from tests.host.test_lio import interrupt
 from zfsilod.host.nvmet import RealNvmet
-from zfsilod.host.nvmet_ports import has_address
+from zfsilod.host.portals import has_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import ExportPath
@@ -60,7 +60,7 @@ def nvmet(
     monkeypatch.setattr("zfsilod.host.nvmet.check_unused", lambda _path, _name: None)
     monkeypatch.setattr("zfsilod.host.nvmet.dataset_of_device", lambda path: datasets.get(path, ""))
     monkeypatch.setattr("zfsilod.host.nvmet.RENAMED_S", 0)
-    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", lambda _portal: True)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", lambda _portal: True)
     devices = {dataset: path for path, dataset in datasets.items()}
     proc = sockets.parents[2]
     lock = tmp_path / "lock"
@@ -305,16 +305,16 @@ def test_a_portal_without_its_address_leaves_the_others(
 ) -> None:
     """As at a boot without one of two networks; later the portal is added."""
     here, away = "10.77.0.1:4420", "10.88.0.1:4420"
-    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", here.__eq__)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", here.__eq__)
     nvmet.add_target(TARGET)
     nvmet.add_portals(TARGET, (here, away))
     assert nvmet.has_portals(TARGET, (here, away))
     assert not nvmet.has_portals(TARGET, (away,)), "the other one is not wanted"
-    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", lambda _portal: True)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", lambda _portal: True)
     assert not nvmet.has_portals(TARGET, (here, away))
     nvmet.add_portals(TARGET, (here, away))
     assert nvmet.has_portals(TARGET, (here, away))
-    monkeypatch.setattr("zfsilod.host.nvmet_ports.has_address", here.__eq__)
+    monkeypatch.setattr("zfsilod.host.portals.has_address", here.__eq__)
     assert nvmet.has_portals(TARGET, (here, away)), "a link that exists stays"
 
 

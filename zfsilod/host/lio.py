@@ -14,6 +14,7 @@ from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import backstore_in_use, device_number, export_paths
+from zfsilod.host.portals import canonical, served
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -231,16 +232,21 @@ class RealLio:
     # Portals
 
     def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return set(map(check_portal, self._portals(target))) == set(map(check_portal, portals))
+        wanted = frozenset(canonical(portals))
+        return served(wanted) <= set(map(check_portal, self._portals(target))) <= wanted
 
     def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
-        wanted = set(map(check_portal, portals))  # all are checked first
+        """Make the portals; one whose address this host does not have is left out.
+
+        The loss of a network must not end the service by the others.
+        """
+        wanted = frozenset(canonical(portals))  # all are checked first
         present = {portal: check_portal(portal) for portal in self._portals(target)}
         for portal in (name for name, its_portal in present.items() if its_portal not in wanted):
             self._fs.remove(f"{_group(target)}/np/{portal}")
         # IPv4 first. Linux 6.12 takes 0.0.0.0 for an existing IPv6 listener of the same port, and
         # makes a portal without a listener (tests/lab).
-        missing = wanted - set(present.values())
+        missing = served(wanted) - set(present.values())
         for portal in sorted(missing, key=lambda portal: (portal.startswith("["), portal)):
             self._fs.make(f"{_group(target)}/np/{portal}")
 

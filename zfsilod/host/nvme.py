@@ -14,7 +14,8 @@ from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
-from zfsilod.host.nvme_paths import NvmePaths, canonical, is_limited, limit_requests
+from zfsilod.host.nvme_paths import NvmePaths, is_limited, limit_requests
+from zfsilod.host.portals import canonical
 from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import Conflict, Unavailable
 from zfsilod.model.host_facts import SessionProblem

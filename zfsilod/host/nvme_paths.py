@@ -7,7 +7,6 @@ is removed, and no I/O fails. Without it (nvme_core.multipath=N) each would be a
 from __future__ import annotations
 
 import errno
-import time
 
 from zfsilod.host.attributes import read, write
 from zfsilod.host.events import wait_for
@@ -19,9 +18,9 @@ from zfsilod.host.nvme_fabrics import (
     secret_options,
     send_options,
 )
+from zfsilod.host.portals import Answers, canonical
 from zfsilod.model.errors import PermissionDenied, Unavailable, ZfsiloError
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, portal_parts
 from zfsilod.storage.paths import read_text
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from zfsilod.host.nvme_disks import NvmeController, NvmeDisks
     from zfsilod.model.chap import Chap
 
-ANSWER_S = 1.0
-ANSWER_KEPT_S = 10
 JOIN_DEADLINE_S = 10  # from the connect of a controller to its path
 MAX_KB = 1024
 """The largest request. The target of Linux 6.12 names no limit, and fails requests from 2 MiB on
@@ -44,7 +41,7 @@ class NvmePaths:
     def __init__(self, disks: NvmeDisks, fabrics: str) -> None:
         self._disks = disks
         self._fabrics = fabrics
-        self._answered: dict[str, tuple[float, bool]] = {}  # when a portal was tried, and how
+        self._answers = Answers()
 
     @property
     def is_joined(self) -> bool:
@@ -85,15 +82,6 @@ class NvmePaths:
         if not self.is_live(target):
             return missing
         return list(filter(self._answers, missing)) if self.is_joined else []
-
-    def _answers(self, portal: str) -> bool:
-        """Tell whether a portal accepts connections, or did so in the last seconds."""
-        now = time.monotonic()
-        at, answered = self._answered.get(portal, (-ANSWER_KEPT_S, False))
-        if now - at >= ANSWER_KEPT_S:
-            answered = accepts_connections(portal)
-            self._answered[portal] = (now, answered)
-        return answered
 
     def connect(
         self, target: str, portals: tuple[str, ...], chap: Chap, lost_session_s: int
@@ -160,22 +148,6 @@ class NvmePaths:
             other.hide_secrets()
             limit_requests(other.paths)
         return bool(others)
-
-
-def canonical(portals: Iterable[str]) -> list[str]:
-    """Return portals in the form in which they are compared, each once."""
-    return list(dict.fromkeys(map(check_portal, portals)))
-
-
-def accepts_connections(portal: str) -> bool:
-    """Tell whether a portal accepts a TCP connection within a second."""
-    import socket  # in a worker only for a further path
-
-    try:
-        socket.create_connection(portal_parts(portal), timeout=ANSWER_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def limit_requests(folders: Iterable[str]) -> None:

@@ -7,10 +7,10 @@ port of another program gets a link, and is never changed or removed.
 
 from __future__ import annotations
 
-import errno
 import os
 
-from zfsilod.model.errors import Busy, Conflict, ResourceExhausted, Unavailable
+from zfsilod.host.portals import canonical, served
+from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import check_portal, is_portal, join_portal, portal_parts
 from zfsilod.storage.paths import exists, read_text
@@ -44,7 +44,7 @@ class NvmetPorts:
         A portal whose address this host does not have now may be linked or not; one that clients
         are still connected to may be linked.
         """
-        wanted, linked = canonical(portals), self.portals(target)
+        wanted, linked = frozenset(canonical(portals)), self.portals(target)
         others = linked - wanted
         return served(wanted) <= linked and all(self._lingers(one, wanted) for one in others)
 
@@ -77,7 +77,7 @@ class NvmetPorts:
         loss of a network must not end the service by the others. A former one that clients are
         connected to stays.
         """
-        wanted = canonical(portals)  # all are checked first
+        wanted = frozenset(canonical(portals))  # all are checked first
         for port in self._all():
             portal = self._portal(port)
             linked = target in self._linked(port)
@@ -186,18 +186,6 @@ class NvmetPorts:
             return  # another program has linked a subsystem meanwhile
 
 
-def canonical(portals: Iterable[str]) -> frozenset[str]:
-    """Return portals in the form in which they are compared."""
-    return frozenset(map(check_portal, portals))
-
-
-def served(portals: frozenset[str]) -> frozenset[str]:
-    """Return the portals whose addresses this host has; all of them when it has none."""
-    if len(portals) < 2:
-        return portals
-    return frozenset(filter(has_address, portals)) or portals
-
-
 def overlap(one: str, other: str) -> bool:
     """Tell whether the kernel refuses to listen at one portal beside another one."""
     (address, port), (other_address, other_port) = portal_parts(one), portal_parts(other)
@@ -215,27 +203,6 @@ def socket_names(portal: str) -> tuple[str, ...]:
     if address in WILDCARDS:
         return (f":{port:04X}",)
     return (f"{''.join(f'{word:08X}' for word in words)}:{port:04X}",)
-
-
-def has_address(portal: str) -> bool:
-    """Tell whether this host has the address of a portal: bind(2). Raises Unavailable."""
-    from zfsilod.model.lean import socket
-
-    address, _port = portal_parts(portal)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    except OSError as error:
-        if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
-            return False  # a kernel without IPv6
-        raise Unavailable(f"cannot tell whether this host has the address {address}") from error
-    try:
-        probe.bind((address, 0))
-    except OSError as error:
-        return error.errno != errno.EADDRNOTAVAIL
-    finally:
-        probe.close()
-    return True
 
 
 def _is_own(port: str) -> bool:

@@ -1,0 +1,76 @@
+"""Addresses and ports of servers: which of them this host has, and which of them answer."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from zfsilod.model.errors import Unavailable
+from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import check_portal, portal_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ANSWER_S = 1.0
+ANSWER_KEPT_S = 10
+
+
+class Answers:
+    """Which portals answer, remembered for some seconds: probes ask often."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, bool]] = {}  # when a portal was tried, and how
+
+    def __call__(self, portal: str) -> bool:
+        """Tell whether a portal accepts connections, or did so in the last seconds."""
+        now = time.monotonic()
+        at, answered = self._known.get(portal, (-ANSWER_KEPT_S, False))
+        if now - at >= ANSWER_KEPT_S:
+            answered = accepts_connections(portal)
+            self._known[portal] = (now, answered)
+        return answered
+
+
+def accepts_connections(portal: str) -> bool:
+    """Tell whether a portal accepts a TCP connection within a second."""
+    import socket  # in a worker only for a further path
+
+    try:
+        socket.create_connection(portal_parts(portal), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def canonical(portals: Iterable[str]) -> list[str]:
+    """Return portals in the form in which they are compared, each once, in their order."""
+    return list(dict.fromkeys(map(check_portal, portals)))
+
+
+def served(portals: frozenset[str]) -> frozenset[str]:
+    """Return the portals whose addresses this host has; all of them when it has none."""
+    if len(portals) < 2:
+        return portals
+    return frozenset(filter(has_address, portals)) or portals
+
+
+def has_address(portal: str) -> bool:
+    """Tell whether this host has the address of a portal: bind(2). Raises Unavailable."""
+    from zfsilod.model.lean import socket
+
+    address, _port = portal_parts(portal)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
+            return False  # a kernel without IPv6
+        raise Unavailable(f"cannot tell whether this host has the address {address}") from error
+    try:
+        probe.bind((address, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    finally:
+        probe.close()
+    return True
