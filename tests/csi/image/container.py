@@ -87,9 +87,14 @@ class PodContainer:
     def end(self) -> int:
         """End the container as kubelet does, and return its exit code."""
         assert self._process is not None
-        if self._process.poll() is None:
-            command([*CRUN, "kill", self._name, "TERM"])
-        return self._process.wait(START_S)
+        try:
+            if self._process.poll() is None:
+                command([*CRUN, "kill", self._name, "TERM"])
+            return self._process.wait(START_S)
+        finally:
+            if self._process.poll() is None:
+                subprocess.run([*CRUN, "delete", "--force", self._name], check=False)
+                self._process.kill()
 
     def tail(self) -> str:
         """The end of the output."""

@@ -86,12 +86,12 @@ async def running(
     folders = volumes(folder, server, role)
     container = PodContainer(pods()[KINDS[role]], folders, folder)
     socket = folders.get("socket", folders.get("plugin", folder)) / "csi.sock"
-    container.start(socket)
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        try:
+    try:
+        container.start(socket)
+        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
             yield container, PluginClient(folder, channel)
-        finally:
-            code = container.end()
+    finally:
+        code = container.end()
     assert code == 0, container.tail()
 
 
