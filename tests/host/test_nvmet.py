@@ -219,11 +219,11 @@ def test_a_port_listens_when_all_subsystems_are_known(
     calls: list[str] = []
     for name in ("make", "write", "link"):
         monkeypatch.setattr(fs, name, recorded(getattr(fs, name), name, calls))
-    nvmet.add_portals_to_all(targets, PORTALS[:1])
-    assert calls[calls.index("link") :] == ["link"] * len(targets)
-    assert all(nvmet.has_portals(target, PORTALS[:1]) for target in targets)
+    nvmet.add_portals_to_all(targets, PORTALS)
+    assert calls[calls.index("link") :] == ["link"] * len(targets) * len(PORTALS)
+    assert all(nvmet.has_portals(target, PORTALS) for target in targets)
     calls.clear()
-    nvmet.add_portals_to_all(targets, PORTALS[:1])
+    nvmet.add_portals_to_all(targets, PORTALS)
     assert calls == []
 
 

@@ -83,8 +83,7 @@ class NvmetPorts:
             linked = target in self._linked(port)
             if linked and portal not in wanted and not self._lingers(portal, wanted):
                 self._unlink(port, target)
-        # IPv4 first, as for iSCSI: a wildcard of both families is one socket.
-        for portal in sorted(served(wanted), key=lambda portal: (portal.startswith("["), portal)):
+        for portal in _in_order(served(wanted)):
             port = self._port(portal)
             if target not in self._linked(port):
                 self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
@@ -95,11 +94,12 @@ class NvmetPorts:
         The first link to a port makes the target listen there. A client of a subsystem that is not
         linked yet is refused for good, so nothing else is done until all are linked.
         """
-        ports = [self._port(portal) for portal in sorted(served(canonical(portals)))]
+        wanted = frozenset(targets)
+        ports = [self._port(one) for one in _in_order(served(frozenset(canonical(portals))))]
         links = [
             (f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
             for port in ports
-            for target in sorted(set(targets) - self._linked(port))
+            for target in sorted(wanted - self._linked(port))
         ]
         for path, subsystem in links:
             self._fs.link(path, subsystem)
@@ -203,6 +203,11 @@ def socket_names(portal: str) -> tuple[str, ...]:
     if address in WILDCARDS:
         return (f":{port:04X}",)
     return (f"{''.join(f'{word:08X}' for word in words)}:{port:04X}",)
+
+
+def _in_order(portals: Iterable[str]) -> list[str]:
+    """Return portals, IPv4 first, as for iSCSI: a wildcard of both families is one socket."""
+    return sorted(portals, key=lambda portal: (portal.startswith("["), portal))
 
 
 def _is_own(port: str) -> bool:
