@@ -24,7 +24,10 @@ DOCUMENT = Path(__file__).parents[2] / "proto/zfsilo/v1/openapi.json"
 PACKAGE = "zfsilo_http_client"
 GENERATE = ("generate", "--meta", "none", "--path", DOCUMENT, "--output-path")
 # Streams are outside of what the generator knows: it leaves their response out, and says so.
-WITHOUT_RESPONSE = ("GET /v1/operations:watch",)
+WITHOUT_RESPONSE = (
+    "GET /v1/operations:watch",
+    "GET /v1/snapshots/{snapshot}:readBlocks",
+)
 GIB = 1 << 30
 
 

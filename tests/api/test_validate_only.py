@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.store import Store
 
 GIB = 1 << 30
-READS = ("Get", "List", "Stats", "Probe", "Fetch", "Wait", "Watch")
+READS = ("Get", "List", "Read", "Stats", "Probe", "Fetch", "Wait", "Watch")
 CHANGES = {
     path.rpartition("/")[2]
     for path in METHODS

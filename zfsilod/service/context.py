@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
-STORE_DEADLINE_S = 10.0
+STORE_DEADLINE_S = 20.0  # a write waits for the disk; callers on the bus wait 25 s
 SESSION_RECOVERY_S = 5.0
 LOOKS_AT_ONCE = 8
 
