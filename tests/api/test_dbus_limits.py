@@ -130,6 +130,7 @@ async def test_more_calls_than_the_limit(
     monkeypatch.setattr(fixture.service, "usage", slow)
     monkeypatch.setattr(admission, "MAX_CALLS", 2)
     client = await fixture.client()
+    await client.try_call(ROOT, MANAGER, "ListHosts")  # its user is known from now on: calls run
     calls = [asyncio.create_task(client.try_call(DATA, VOLUME, "Stats")) for _number in range(3)]
     done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     assert [call.result().error for call in done] == [f"{BUS_ERROR}.LimitsExceeded"]

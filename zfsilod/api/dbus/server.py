@@ -119,6 +119,7 @@ class DbusFront:
         self._signals = Signals(self._objects, self.emit)
         self._methods = Methods(service, self._objects)
         self._admission = Admission(self.identities.uids)
+        self._last_sent: asyncio.Future[None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
         self._closed = self._loop.create_task(self._watch())
 
@@ -150,6 +151,9 @@ class DbusFront:
             await asyncio.wait(self._calls, timeout=CLOSE_DEADLINE_S)
         for call in self._calls:
             call.cancel()
+        if self._last_sent is not None and self._bus.connected:
+            # Replies are written when the socket takes them, in their order.
+            await asyncio.wait([self._last_sent], timeout=CLOSE_DEADLINE_S)
         if self._bus.connected:
             self._bus.disconnect()
         await self.closed()
@@ -298,7 +302,8 @@ class DbusFront:
     def _send(self, message: Message) -> None:
         if self._bus.connected:
             # `_watch` logs a lost connection, once.
-            self._bus.send(message).add_done_callback(lambda sent: sent.exception())
+            self._last_sent = self._bus.send(message)
+            self._last_sent.add_done_callback(lambda sent: sent.exception())
 
 
 def resolve(call: IncomingCall) -> Method:
