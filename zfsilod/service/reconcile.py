@@ -162,7 +162,8 @@ class Reconciler:
         closed = await self._run([SyncVolume(id=name, opens=False) for name in together], caller)
         failed = {name: error for name, error in closed.items() if error is not None}
         ready = tuple(name for name, error in closed.items() if error is None)
-        if ready and set((await self._run([OpenPorts(ids=ready)], caller)).values()) != {None}:
+        opened = await self._run([OpenPorts(ids=ready)], caller) if ready else {}
+        if list(opened.values()) != [None]:  # it failed, or another operation has a volume
             rest += ready  # one by one, so that each has its own outcome
         repaired = await self._run([SyncVolume(id=name) for name in rest], caller)
         return failed | {name: error for name, error in repaired.items() if error is not None}

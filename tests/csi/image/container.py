@@ -116,7 +116,7 @@ def _blob(descriptor: dict[str, Any]) -> str:
 
 def _member(archive: tarfile.TarFile, name: str) -> Any:
     content = archive.extractfile(name)
-    assert content is not None, f"{name} is no file"
+    assert content is not None, f"{name} is not a file"
     return json.load(content)
 
 
