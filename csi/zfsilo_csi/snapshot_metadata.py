@@ -60,9 +60,15 @@ class SnapshotMetadataService:
             max_ranges=request.max_results,
         )
         backend = self._backends.get(handle.backend)
-        async with aclosing(backend.snapshots.ReadSnapshotBlocks(daemon_request, call)) as messages:
-            async for message in messages:
-                yield message
+        messages = backend.snapshots.ReadSnapshotBlocks(daemon_request, call)
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    yield message
+        except CsiError as error:
+            if error.reason == "LOST":  # the pool does not have what the record tells of
+                raise CsiError(Code.NOT_FOUND, error.message, reason=error.reason) from None
+            raise
 
 
 def _fields(message: pb.ReadSnapshotBlocksResponse) -> dict[str, Any]:

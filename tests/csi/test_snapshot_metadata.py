@@ -103,6 +103,19 @@ async def test_snapshots_that_do_not_exist(cluster: Cluster) -> None:
             await delta(cluster, unknown, base)
 
 
+async def test_a_snapshot_that_the_pool_has_lost(cluster: Cluster) -> None:
+    volume_id = (await cluster.plugin.create()).volume_id
+    base = await taken(cluster, volume_id, "base")
+    target = await taken(cluster, volume_id, "target")
+    facts = cluster.give.fixture.host.facts
+    for name in list(facts.of_kind("cut")):
+        facts.effect(f"cut:{name}", None)
+    with fails("NOT_FOUND"):
+        await allocated(cluster, target)
+    with fails("NOT_FOUND"):
+        await delta(cluster, base, target)
+
+
 async def test_arguments_that_are_missing_or_wrong(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
