@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.csi.plugin_client import PluginClient
     from tests.lab.pair import Pair
 
-ROUNDS = 4
+ROUNDS = 2
 SCRIPTS = ("configfs", "targetcli")
 UP = ("create", "publish", "connect", "stage", "mount")
 VOLUMES, AT_ONCE = 16, 8
