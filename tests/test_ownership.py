@@ -295,6 +295,36 @@ async def test_a_pool_that_was_rolled_back_is_held(state: Path, pool: Path, owne
         await started.fixture.do(Publish(volume="data", host="take"))
 
 
+async def test_a_hold_stays_until_all_publications_are_withdrawn(
+    state: Path, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sync would let the client in again, with blocks that the pool has lost."""
+    late = CREATE.but(id="late")  # made after the checkpoint
+    async with daemon(state, pool) as started:
+        for create in (CREATE, late):
+            await started.fixture.do(create, Publish(volume=create.id, host="take"))
+    async with daemon(state, pool) as started:
+        started.facts.effect(OWNER, None)
+        started.facts.effect("zvol:tank/zfsilo/late", None)
+        started.fixture.host.facts.reboot()
+    async with daemon(state, pool) as started:
+        zfs = started.fixture.host.zfs
+
+        def refused(*_arguments: object) -> None:
+            raise Unavailable("zfs set did not answer", reason="TOOL_TIMEOUT")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zfs, "set_property", refused)
+            result = await started.adopt()
+        assert started.holds == ["POOL_OLDER"]
+        assert "volumes/data" in result.complaints
+        assert "data" in result.complaints["pools/tank"]
+        result = await started.adopt()
+        assert (result.complaints, started.holds) == ({}, [])
+        with started.context.read() as txn:
+            assert list(txn.scan(Publication)) == []
+
+
 async def test_a_pool_of_another_store_is_taken_over_by_name_only(
     tmp_path: Path, state: Path, pool: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine.plans import up
 from zfsilod.engine.steps.ownership import PoolOwned
+from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.ownership import (
     IDENTITY,
     PoolClaim,
@@ -15,6 +16,7 @@ from zfsilod.model.ownership import (
     judge_pool,
     parse_owner,
 )
+from zfsilod.model.records import Publication
 from zfsilod.requests.request import Plan, Request, View, put
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class ClaimPool(Request[str]):
         hold = judge_pool(self.root, inputs, identity, claim, host=host)
         if hold is not None and not self.allows(hold):
             raise hold.error()
+        if hold is not None and hold.reason != "POOL_NEWER":
+            _check_withdrawn(view)
         present = parse_owner(inputs)
         known = (present.generation if present else 0, claim.generation if claim else 0)
         owner = PoolOwner(store_id=identity.store_id, generation=max(known) + 1, host=host)
@@ -63,3 +67,16 @@ class ClaimPool(Request[str]):
         needs_take_over = "--take-over" in hold.command
         known = hold.reason != "POOL_UNKNOWN"
         return known and (self.take_over or (self.adopted and not needs_take_over))
+
+
+def _check_withdrawn(view: View) -> None:
+    """Raise FailedPrecondition (PUBLISHED) while a client may remember what the pool has lost."""
+    volumes = sorted({publication.volume for publication in view.txn.scan(Publication)})
+    if volumes:
+        raise FailedPrecondition(
+            f"the publications of {', '.join(volumes)} are not withdrawn, and their clients may "
+            "remember blocks that the pool does not have: remove what prevents it, and run the "
+            "command again",
+            reason="PUBLISHED",
+            volumes=",".join(volumes),
+        )

@@ -122,7 +122,13 @@ async def _claim(
         result.unknown.append(REVOCATIONS_UNKNOWN)
     else:
         await _withdraw(context, submitter, caller, result)
-    operation = await submitter.submit(claim, caller=caller)
+    try:
+        operation = await submitter.submit(claim, caller=caller)
+    except FailedPrecondition as error:
+        if error.reason != "PUBLISHED":
+            raise
+        result.complaints[claim.subject] = error.message  # the hold stays
+        return
     await submitter.wait(operation.id, ADOPT_DEADLINE_S)
     context.ownership.claimed.add(claim.root)
     await compare(context)
