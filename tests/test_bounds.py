@@ -14,9 +14,10 @@ from zfsilod.requests.connect import MAX_PENDING, Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import MAX_PUBLICATIONS, Publish, Unpublish
+from zfsilod.requests.snapshots import CreateSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
-from zfsilod.service import service
+from zfsilod.service import drift, reconcile, service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,3 +130,33 @@ async def test_a_watch_that_is_not_read_keeps_nothing(
                 operation = await anext(watch)
                 seen.add(operation.id)
         await watch.aclose()
+
+
+@pytest.mark.parametrize("hindrance", ["a nearly full store", "an operation"])
+async def test_a_sync_of_all_restores_what_a_batch_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hindrance: str
+) -> None:
+    """Its report says that everything was repaired."""
+    async with service_fixture(tmp_path) as fixture:
+        names = [f"v{number:02}" for number in range(2 * service.CROWDED_BATCH)]
+        for name in names:
+            await fixture.do(CreateVolume(id=name, capacity_bytes=1 << 20))
+            await fixture.do(Publish(volume=name, host="take"))
+        fixture.host.facts.reboot()
+        if hindrance == "an operation":
+            compared = drift.compare_all
+
+            async def then_snapshot(*arguments: Any) -> Any:
+                reports = await compared(*arguments)
+                fixture.launcher.gate.clear()
+                snapshot = CreateSnapshot(id="first", volume=names[3])
+                await fixture.service.submit(snapshot, caller=administrator("timer"))
+                asyncio.get_running_loop().call_later(0.1, fixture.launcher.gate.set)
+                return reports
+
+            monkeypatch.setattr(reconcile, "compare_all", then_snapshot)
+        else:
+            monkeypatch.setattr(fixture.service.context.store, "used", lambda: 0.95)
+        report = await fixture.service.reconciler.sync_all(administrator("root"))
+        assert (report.complaints, report.unfinished) == ((), False)
+        assert len(fixture.host.lio.list_targets()) == len(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from zfsilod.model.errors import (
     Conflict,
     FailedPrecondition,
     InvalidArgument,
+    Unavailable,
 )
 from zfsilod.model.names import host_nqn
 from zfsilod.model.records import Attachment, Host, Publication, Volume
@@ -22,6 +24,8 @@ from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.hosts import CreateHost, UpdateHost
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
+from zfsilod.requests.snapshots import CreateSnapshot
+from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.orphan_scan import find_orphans
 
@@ -240,6 +244,61 @@ async def test_after_a_boot_no_target_listens_before_all_are_ready(
     assert kinds.index("portals") > len(kinds) - 1 - kinds[::-1].index("acl")
     assert kinds.count("portals") == len(before) - bool(lost)
     assert [volume for volume, _problem in report.complaints] == ([lost] if lost else [])
+
+
+FIRST = {
+    "a repeated publish": PUBLISH.but(volume="one"),
+    "a publish of another volume": PUBLISH.but(volume="new"),
+    "a sync": SyncVolume(id="two"),
+}
+
+
+@pytest.mark.parametrize("early", FIRST)
+async def test_no_request_opens_the_ports_before_the_first_pass(
+    fixture: ServiceFixture, early: str
+) -> None:
+    """A client whose target does not listen where another one does gives its disk up."""
+    service, facts = fixture.service, fixture.host.facts
+    for name in ("one", "two", "three"):
+        await fixture.do(CREATE.but(id=name), PUBLISH.but(volume=name))
+    await fixture.do(CREATE.but(id="new"))
+    facts.reboot()
+    with service.context.read() as txn:
+        service.port_gate.close(txn)
+    with pytest.raises(Unavailable, match="are being restored"):
+        await service.submit(FIRST[early], caller=administrator("early"), deadline_s=0)
+    waiting = asyncio.create_task(fixture.do(FIRST[early]))
+    assert await service.reconciler.sync_some(("one",), administrator("watch"))
+    assert facts.of_kind("portals") == {}
+    report = await service.reconciler.sync_all(caller=administrator("boot"))
+    assert not report.complaints
+    kinds = [name.partition(":")[0] for name in facts.memory]
+    first = kinds.index("portals")
+    assert kinds[:first].count("acl") >= 3
+    await waiting
+    assert service.port_gate.is_open
+
+
+async def test_the_ports_wait_for_a_volume_in_an_operation(fixture: ServiceFixture) -> None:
+    """A snapshot at the boot keeps a volume from the comparison, but its client is there."""
+    service, facts = fixture.service, fixture.host.facts
+    for name in ("one", "two", "three"):
+        await fixture.do(CREATE.but(id=name), PUBLISH.but(volume=name))
+    facts.reboot()
+    with service.context.read() as txn:
+        service.port_gate.close(txn)
+    fixture.launcher.gate.clear()
+    caller = administrator("timer")
+    snapshot = await service.submit(CreateSnapshot(id="first", volume="two"), caller=caller)
+    report = asyncio.create_task(service.reconciler.sync_all(caller=administrator("boot")))
+    while len(fixture.launcher.starts) < 2:
+        await asyncio.sleep(0)
+    fixture.launcher.gate.set()
+    assert not (await report).complaints
+    await service.wait(snapshot.id, 20)
+    kinds = [name.partition(":")[0] for name in facts.memory]
+    assert kinds.index("portals") > len(kinds) - 1 - kinds[::-1].index("acl")
+    assert kinds.count("portals") == 3
 
 
 async def test_a_target_that_cannot_listen_leaves_the_others_alone(

@@ -155,6 +155,8 @@ async def _start_service(
     context = ServiceContext(store, machine, servers, chosen, boot_id=read_boot_id())
     context.identity_changes = _keep_identity(paths, settings, machine)
     service = Service(context, launcher)
+    with context.read() as txn:
+        service.port_gate.close(txn)
     service.health.wishes = paths.config / "volumes.d"
     service.health.certificate = join_file.Files(paths.state / "tls").host
     stack.push_async_callback(service.close)

@@ -206,6 +206,7 @@ AREAS: dict[str, dict[str, str]] = {
         "NEEDS_REPAIR": "an operation whose rollback failed must be repaired first",
         "NOT_RESTORED": "not restored at boot, as the attachment says",
         "NOT_STUCK": "the operation does not need repair",
+        "RESTORING": "the exports of all volumes are being restored after a start; retry",
         "NO_ROLLBACK_UNIT": "the unit of the rollback is not installed",
         "STOPPED": "the worker was stopped before it could report",
         "STUCK": "a tool of an earlier worker still runs",

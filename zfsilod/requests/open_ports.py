@@ -23,6 +23,7 @@ class OpenPorts(Request[None]):
     """
 
     descends = True
+    opens_gate = True
     kind = "open-ports"
     ids: tuple[str, ...]
 

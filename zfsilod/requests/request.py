@@ -151,6 +151,7 @@ class Request(Record, Generic[Inputs]):
     )  # the collection, and the field with the id
 
     descends: ClassVar[bool] = False  # it frees more than it stores: allowed in a full store
+    opens_gate: ClassVar[bool] = False  # it opens the shared ports after a start: service/port_gate
 
     @property
     def subject(self) -> str:

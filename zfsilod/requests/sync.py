@@ -28,23 +28,32 @@ class SyncVolume(Request[None]):
         return volume_view(view.txn, self.id).volume is not None
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
-        return self._expected(volume_view(view.txn, self.id), view)
+        return self._expected(view, self._records(view))
 
-    def _expected(self, volume_view: VolumeView, view: View) -> tuple[Action, ...]:
-        actions = expected(volume_view, view.settings)
-        closed = not self.opens and target_at_shared_ports(volume_view, view.settings)
+    def _records(self, view: View) -> VolumeView:
+        """Return the records; without `opens` not those of a client that connects at the ports."""
+        records = volume_view(view.txn, self.id)
+        return records if self._opens(view, records) else records.but(attachment=None)
+
+    def _opens(self, view: View, records: VolumeView) -> bool:
+        return self.opens or not target_at_shared_ports(records, view.settings)
+
+    def _expected(self, view: View, records: VolumeView) -> tuple[Action, ...]:
+        opens = self._opens(view, records)
         return tuple(
-            action for action in actions if not (closed and isinstance(action.step, Portals))
+            action
+            for action in expected(records, view.settings)
+            if opens or not isinstance(action.step, Portals)
         )
 
     def plan(self, view: View, inputs: None) -> Plan:
-        records_view = volume_view(view.txn, self.id)
+        records_view = self._records(view)
         records = [
             record
             for record in (records_view.volume, records_view.attachment)
             if record is not None
         ]
-        actions = self._expected(records_view, view)
+        actions = self._expected(view, records_view)
         return Plan(
             title=f"sync {self.id}",
             claims=tuple(f"{record.bucket()}/{self.id}" for record in records),

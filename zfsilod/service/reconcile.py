@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.records import Attachment, Operation, Volume
@@ -17,6 +17,7 @@ from zfsilod.requests.sync import SyncVolume
 from zfsilod.service.drift import UNKNOWN, DriftReport, compare_all, store_conditions
 from zfsilod.service.export_names import record_names
 from zfsilod.service.ownership import compare
+from zfsilod.service.port_gate import opens_ports
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
     from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
-    from zfsilod.requests.request import Request
+    from zfsilod.service.port_gate import PortGate
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
 
 SYNC_DEADLINE_S = 120.0
 BATCH = 500  # operations in one unit
-LOGINS_AT_ONCE = 4
+UNITS_AT_ONCE = 4
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,10 @@ class SyncReport(Record):
 class Reconciler:
     """Compares volumes with the host, and submits the repairs."""
 
-    def __init__(self, context: Context, submitter: Submitter) -> None:
+    def __init__(self, context: Context, submitter: Submitter, gate: PortGate) -> None:
         self._context = context
         self._submitter = submitter
+        self._gate = gate
 
     async def report(self, volume_id: str, *, store: bool = True) -> DriftReport:
         """Return the differences of a volume; none while an operation works on it."""
@@ -90,7 +92,8 @@ class Reconciler:
         complaints = _problems(reports)
         failed: dict[str, str] = {}
         if not validate_only:
-            failed = await self._repair_reported(reports, caller)
+            first = not self._gate.is_open and held is None and self._knows_a_shared(reports)
+            failed = await self._repair_reported(reports, caller, first=first)
             complaints |= failed
         differing = tuple(report for report in reports if report.differences)
         unknown = any(
@@ -105,6 +108,8 @@ class Reconciler:
 
     async def sync_some(self, names: tuple[str, ...], caller: Caller) -> dict[str, str]:
         """Compare and repair some volumes; return the problems that are left, by volume."""
+        if not self._gate.is_open:
+            return dict.fromkeys(names, "the exports of all volumes are being restored")
         with self._context.read() as txn:
             known = {view.id for view in volume_views(txn)}
         if not known.intersection(names):
@@ -120,36 +125,59 @@ class Reconciler:
         with self._context.read() as txn:
             return [report for report in reports if txn.get(Volume, report.volume) is None]
 
-    async def _repair_reported(self, reports: list[DriftReport], caller: Caller) -> dict[str, str]:
+    def _knows_a_shared(self, reports: list[DriftReport]) -> bool:
+        """Tell whether the pool answers for a target at shared ports, if there is one."""
+        shared = set(self._sharing([report.volume for report in reports]))
+        known = [not report.unknown for report in reports if report.volume in shared]
+        return any(known) or not known
+
+    async def _repair_reported(
+        self, reports: list[DriftReport], caller: Caller, *, first: bool = False
+    ) -> dict[str, str]:
         """Repair what can be, store the conditions, and return the repairs that failed."""
         repairable = [report.volume for report in reports if report.repairable]
-        failed = await self._repair(repairable, caller)
+        if first:
+            repairable += self._busy({report.volume for report in reports})
+        failed = await self._repair(repairable, caller, first=first)
         await self._context.write(partial(store_conditions, reports=reports, failed=failed))
         return {name: error.message for name, error in failed.items()}
 
-    async def _repair(self, names: list[str], caller: Caller) -> dict[str, ZfsiloError]:
+    def _busy(self, compared: set[str]) -> list[str]:
+        """Return the volumes at shared ports that an operation kept from the comparison.
+
+        Their exports have to be there before the ports open. Those whose operation may open the
+        ports itself wait for that: it is resumed afterwards.
+        """
+        with self._context.read() as txn:
+            views = [view for view in volume_views(txn) if view.id not in compared]
+            operations = {view.id: txn.get(Operation, view.operation) for view in views}
+            idle = {view.id for view in views if _is_idle(txn, view)}
+        return self._sharing(
+            [
+                name
+                for name, operation in operations.items()
+                if name in idle and not (operation and opens_ports(operation.actions))
+            ]
+        )
+
+    async def _repair(
+        self, names: list[str], caller: Caller, *, first: bool = False
+    ) -> dict[str, ZfsiloError]:
         """Repair the served volumes in few units, then the attached ones, a few at a time.
 
         Return the repairs that failed.
-        In this order, so that a host that uses its own volumes finds them exported.
+        In this order, so that a host that uses its own volumes finds them exported. `first`: the
+        first pass after the start; when all exports are there, any request may open ports.
         """
         with self._context.read() as txn:
             attached = [name for name in names if txn.get(Attachment, name)]
-        served = [name for name in names if name not in set(attached)]
-        failed = await self._export(served, caller)
-        gate = asyncio.Semaphore(LOGINS_AT_ONCE)
-
-        async def log_in(name: str) -> dict[str, ZfsiloError]:
-            async with gate:
-                try:
-                    operation = await self._submitter.submit(SyncVolume(id=name), caller=caller)
-                except ZfsiloError as error:
-                    return {name: error}
-                return await self._failure(operation)
-
-        for failure in await asyncio.gather(*map(log_in, attached)):
-            failed |= failure
-        return failed
+            served = [name for name in names if txn.get(Volume, name)]
+        exported = served if first else [name for name in served if name not in set(attached)]
+        failed = await self._export(exported, caller)
+        if first:
+            self._gate.open()
+        logins = await self._run_each([SyncVolume(id=name) for name in attached], caller)
+        return failed | logins
 
     async def _export(self, names: list[str], caller: Caller) -> dict[str, ZfsiloError]:
         """Repair served volumes in few units; return the repairs that failed.
@@ -157,16 +185,22 @@ class Reconciler:
         Targets that share their ports listen when all of them are ready.
         """
         shared = self._sharing(names)
-        together = shared if len(shared) > 1 else []
+        together = shared if len(shared) > 1 or not self._gate.is_open else []
         rest = [name for name in names if name not in set(together)]
-        closed = await self._run([SyncVolume(id=name, opens=False) for name in together], caller)
-        failed = {name: error for name, error in closed.items() if error is not None}
-        ready = tuple(name for name, error in closed.items() if error is None)
-        opened = await self._run([OpenPorts(ids=ready)], caller) if ready else {}
-        if list(opened.values()) != [None]:  # it failed, or another operation has a volume
+        failed = await self._run([SyncVolume(id=name, opens=False) for name in together], caller)
+        ready = tuple(name for name in together if name not in failed)
+        if ready and not await self._open(ready, caller):
             rest += ready  # one by one, so that each has its own outcome
-        repaired = await self._run([SyncVolume(id=name) for name in rest], caller)
-        return failed | {name: error for name, error in repaired.items() if error is not None}
+        return failed | await self._run([SyncVolume(id=name) for name in rest], caller)
+
+    async def _open(self, names: tuple[str, ...], caller: Caller) -> bool:
+        """Let the targets of all these volumes listen at the same moment; tell whether they do."""
+        try:
+            operation = await self._submitter.submit(OpenPorts(ids=names), caller=caller)
+        except ZfsiloError as error:
+            log.warning("the ports of %d volumes were not opened: %s", len(names), error.message)
+            return False
+        return not await self._failure(operation)
 
     def _sharing(self, names: list[str]) -> list[str]:
         """Return those of these volumes whose targets share their ports."""
@@ -175,20 +209,39 @@ class Reconciler:
             views = [volume_view(txn, name) for name in names]
         return [view.id for view in views if target_at_shared_ports(view, settings)]
 
-    async def _run(
-        self, requests: Sequence[Request[Any]], caller: Caller
-    ) -> dict[str, ZfsiloError | None]:
-        """Carry requests out, many in one unit; return the outcomes by volume.
-
-        Those of volumes that are in another operation, or were deleted, are left out.
-        """
-        outcomes: dict[str, ZfsiloError | None] = {}
+    async def _run(self, requests: Sequence[SyncVolume], caller: Caller) -> dict[str, ZfsiloError]:
+        """Carry requests out, many in one unit; return the failures by volume."""
+        failed: dict[str, ZfsiloError] = {}
+        done: set[str] = set()
         for start in range(0, len(requests), BATCH):
             some = requests[start : start + BATCH]
             for operation in await self._submitter.submit_batch(some, caller=caller):
-                name = operation.subject.partition("/")[2]
-                outcomes[name] = (await self._failure(operation)).get(name)
-        return outcomes
+                done.add(operation.subject.partition("/")[2])
+                failed |= await self._failure(operation)
+        # A volume in another operation waits for its end; a nearly full store takes few at once.
+        left = [request for request in requests if request.id not in done]
+        return failed | await self._run_each(left, caller)
+
+    async def _run_each(
+        self, requests: Sequence[SyncVolume], caller: Caller
+    ) -> dict[str, ZfsiloError]:
+        """Carry requests out, a few at a time, each in its unit; return the failures by volume."""
+        gate = asyncio.Semaphore(UNITS_AT_ONCE)
+
+        async def run(request: SyncVolume) -> dict[str, ZfsiloError]:
+            async with gate:
+                try:
+                    operation = await self._submitter.submit(request, caller=caller)
+                except NotFound:  # deleted since the comparison
+                    return {}
+                except ZfsiloError as error:
+                    return {request.id: error}
+                return await self._failure(operation)
+
+        failed: dict[str, ZfsiloError] = {}
+        for failure in await asyncio.gather(*map(run, requests)):
+            failed |= failure
+        return failed
 
     async def _failure(self, operation: Operation) -> dict[str, ZfsiloError]:
         name = operation.subject.partition("/")[2]

@@ -51,6 +51,7 @@ from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
 from zfsilod.service.ownership import compare_unknown
 from zfsilod.service.policies import PolicyRunner
+from zfsilod.service.port_gate import PortGate
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
@@ -91,7 +92,8 @@ class Service:
         self.context = context
         self.launcher = launcher
         self.executor = Executor(context, launcher)
-        self.reconciler = Reconciler(context, self)
+        self.port_gate = PortGate()
+        self.reconciler = Reconciler(context, self, self.port_gate)
         self.stats = StatsReader(context)
         self.health = HealthReader(context)
         self.policies = PolicyRunner(context, self)
@@ -190,6 +192,8 @@ class Service:
                     return stored
                 await self._preempt(request, stored, caller)
                 await self._wait_for_claim(stored, submission.until)
+            elif isinstance(stored, PortGate):
+                await stored.wait(submission.until - time.monotonic())
             else:
                 for prerequisite in stored:
                     operation = await self.submit(prerequisite, caller=submission.caller)
@@ -199,11 +203,12 @@ class Service:
 
     def _store_in(
         self, submission: _Submission, inputs: object, revision: int, txn: Transaction
-    ) -> Operation | Sequence[Request[Any]]:
+    ) -> Operation | Sequence[Request[Any]] | PortGate:
         """Authorise, plan, claim and store, in one transaction.
 
-        Returns the operation, or the one that holds a claim, or the prerequisites. An operation
-        that held one of the claims after `revision` counts as the holder: the inputs are older.
+        Returns the operation, or the one that holds a claim, or the prerequisites, or a gate that
+        is closed. An operation that held one of the claims after `revision` counts as the holder:
+        the inputs are older.
         """
         request = submission.request
         view = self.context.view(txn, submission.operation_id, submission.caller)
@@ -214,6 +219,8 @@ class Service:
         if prerequisites:
             return prerequisites
         plan = request.plan(view, inputs)
+        if not request.opens_gate and self.port_gate.stops(plan.actions):
+            return self.port_gate
         if inputs is not None:
             for operation in txn.changed_after(revision):
                 if not set(plan.claims).isdisjoint(operation.claims):

@@ -126,6 +126,8 @@ class Supervisor:
                 continue
             if ownership.holds and touches_pool(operation):
                 continue  # the store may be older than the pool: nothing is reverted
+            if self._service.port_gate.stops(operation.actions):
+                continue  # its rollback may complete it
             if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
                 self._executor.refresh(operation.id)
                 continue
