@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +14,10 @@ from zfsilod.host.portals import has_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import ExportPath
-from zfsilod.model.names import host_nqn
+from zfsilod.model.names import check_portal, host_nqn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 TARGET = f"nqn.2026-01.org.zfsilo:give:{UID}"
 TAKE, OTHER = host_nqn("take", UID), host_nqn("other", UID)
@@ -325,10 +325,27 @@ def test_a_portal_without_its_address_leaves_the_others(
         ("0.0.0.0:4420", True),
         ("192.0.2.1:4420", False),
         ("[2001:db8::1]:4420", False),
+        ("[::1]:4420", True),
+        ("[fe80::1%lo]:4420", False),
+        ("[fe80::1%1]:4420", False),
+        ("[fe80::1%nosuch]:4420", False),
+        ("[fe80::1%99999]:4420", False),
+        ("[fe80::1]:4420", False),
     ],
 )
 def test_the_address_of_a_portal_is_one_of_the_host(portal: str, *, here: bool) -> None:
     assert has_address(portal) == here
+
+
+def test_a_link_local_address_belongs_to_its_interface() -> None:
+    scoped = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    local = [(line[0], line[5]) for line in scoped if line[3] == "20"]
+    if not local:
+        pytest.skip("this machine has no link-local address")
+    digits, name = local[0]
+    address = ":".join(digits[start : start + 4] for start in range(0, 32, 4))
+    assert has_address(check_portal(f"[{address}%{name}]:4420"))
+    assert not has_address(check_portal(f"[{address}%lo]:4420"))
 
 
 # Sessions

@@ -56,21 +56,33 @@ def served(portals: frozenset[str]) -> frozenset[str]:
 
 
 def has_address(portal: str) -> bool:
-    """Tell whether this host has the address of a portal: bind(2). Raises Unavailable."""
+    """Tell whether this host has the address of a portal: bind(2). Raises Unavailable.
+
+    The scope of a link-local address is the name of an interface, or its number: RFC 4007, 11.
+    """
     from zfsilod.model.lean import socket
 
-    address, _port = portal_parts(portal)
+    host, _port = portal_parts(portal)
+    address, _percent, scope = host.partition("%")
+    unknown = Unavailable(f"cannot tell whether this host has the address {host}")
+    try:
+        link = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
+    except OSError:
+        return False  # no such interface, at the moment
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError as error:
         if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
             return False  # a kernel without IPv6
-        raise Unavailable(f"cannot tell whether this host has the address {address}") from error
+        raise unknown from error
     try:
-        probe.bind((address, 0))
+        probe.bind((address, 0, 0, link) if family == socket.AF_INET6 else (address, 0))
     except OSError as error:
-        return error.errno != errno.EADDRNOTAVAIL
+        # EINVAL: a link-local address without its interface.
+        if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.EINVAL):
+            return False
+        raise unknown from error
     finally:
         probe.close()
     return True
