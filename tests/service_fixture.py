@@ -252,9 +252,9 @@ class LocalServer:
         with self.service.context.store.read() as txn:
             return [record for record in txn.scan(Publication) if record.host == "take"]
 
-    async def nvme_portals(self, _server: str) -> tuple[str, ...]:
+    async def portals(self, _server: str, transport: Transport) -> tuple[str, ...]:
         self._reach()
-        return self.service.context.settings.export.nvme_portals
+        return self.service.context.settings.export.portals_of(transport)
 
     async def rotate(self, _server: str, volume: str) -> None:
         await self._do(RotateSecrets(volume=volume, host="take", force=True))

@@ -9,21 +9,24 @@ import pytest
 
 from tests.examples import HOW
 from tests.service_fixture import SETTINGS, administrator
+from zfsilod.host.fake.iscsi import MULTIPATHD
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.records import Attachment, Condition, Operation
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
+from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.context import recorded_portals
 from zfsilod.service.secret_rotation import SecretRotation
+from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
     from zfsilod.host.fake.iscsi import FakeIscsi
     from zfsilod.model.words import Transport
 
-MOVED = ("10.77.0.9:3260",)
+MOVED, BESIDE = ("10.77.0.9:3260",), "10.88.0.1:3260"
 CONNECT = Connect(id="data", server="give", volume="data", restore="BOOT")
 UP = (
     CreateVolume(id="data", capacity_bytes=1 << 30),
@@ -128,6 +131,74 @@ async def test_a_live_disk_over_nvme_gets_the_paths(fixture: ServiceFixture) -> 
     (session,) = fixture.host.facts.of_kind("session").values()
     assert session["beside"] == ["10.88.0.1:4420"]
     assert mounts.items() <= fixture.facts.items()
+
+
+async def connect_over_two(fixture: ServiceFixture) -> Attachment:
+    """Mount a volume over iSCSI whose server has two portals, on a client with multipathd."""
+    fixture.host.facts.memory[MULTIPATHD] = True
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(portals=(*HOW.portals, BESIDE)))
+    await fixture.do(*UP)
+    return attachment(fixture)
+
+
+async def test_the_sessions_at_two_portals_are_one_disk(fixture: ServiceFixture) -> None:
+    disk = (await connect_over_two(fixture)).disk
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert (session["map"], session["beside"]) == (True, [BESIDE])
+    assert await fixture.service.stats.broken_sessions() == {}
+    assert fixture.host.iscsi.has_paths(disk)
+    await fixture.do(Disconnect(id="data", force=True))
+    assert not fixture.host.facts.of_kind("session")
+    assert not fixture.host.facts.of_kind("node")
+
+
+async def test_a_live_map_follows_its_server(fixture: ServiceFixture) -> None:
+    await connect_over_two(fixture)
+    mounts = {name: fixture.facts[name] for name in fixture.facts if name.startswith("mount:")}
+    now = (BESIDE, *MOVED)
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(portals=now))
+    await follow(fixture)
+    assert attachment(fixture).portals == node(fixture) == now
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert (session["portal"], session["beside"]) == (BESIDE, [*MOVED])
+    assert mounts.items() <= fixture.facts.items()
+
+
+async def test_a_path_joins_a_map_when_its_portal_answers(fixture: ServiceFixture) -> None:
+    fixture.host.iscsi.closed = (BESIDE,)
+    await connect_over_two(fixture)
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert "beside" not in session
+    fixture.host.iscsi.closed = ()
+    await follow(fixture)
+    (session,) = fixture.host.facts.of_kind("session").values()
+    assert session["beside"] == [BESIDE]
+
+
+async def test_a_map_whose_multipathd_has_stopped_says_so(fixture: ServiceFixture) -> None:
+    await connect_over_two(fixture)
+    del fixture.host.facts.memory[MULTIPATHD]
+    (sentence,) = (await fixture.service.stats.broken_sessions()).values()
+    assert "multipathd does not run" in sentence
+
+
+async def test_without_multipathd_a_disk_has_one_path_and_keeps_it(
+    fixture: ServiceFixture,
+) -> None:
+    """Also when multipathd is started later: a mounted disk never becomes another device."""
+    fixture.service.context.settings = SETTINGS.but(export=HOW.but(portals=(*HOW.portals, BESIDE)))
+    await fixture.do(*UP)
+    (sentence,) = (await fixture.service.stats.broken_sessions()).values()
+    assert "uses one of its 2 portals" in sentence
+    with fixture.service.context.read() as txn:
+        stats = await fixture.service.stats.sample(volume_view(txn, "data"))
+    assert [problem.reason for problem in stats.problems] == ["ONE_PATH"]
+    fixture.host.facts.memory[MULTIPATHD] = True
+    before = fixture.facts
+    await follow(fixture)
+    await fixture.service.reconciler.sync_all(caller=administrator("pass"))
+    await fixture.do(CONNECT)
+    assert fixture.facts == before
 
 
 @pytest.mark.parametrize("transport", ["ISCSI", "NVME"])

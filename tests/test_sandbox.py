@@ -86,6 +86,10 @@ TOOL_NEEDS = {
         calls=("@module",),
         paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
     ),
+    "dmsetup": ADMIN,
+    # It removes maps where multipathd does not run, and WWIDs.
+    "multipath": Need(capabilities=("CAP_SYS_ADMIN",), paths=("/etc/multipath",)),
+    "multipathd": NOTHING,  # by its abstract socket
     "mount": MOUNT,
     "umount": MOUNT,
     "unshare": MOUNT,

@@ -23,7 +23,7 @@ from zfsilod.storage.secrets import seal
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
-    from zfsilod.model.words import AccessMode
+    from zfsilod.model.words import AccessMode, Transport
 
 ROTATE = RotateSecrets(volume="data", force=True)
 
@@ -121,11 +121,11 @@ async def test_portals_that_are_not_told_stop_no_rotation(
     await fixture.do(UP[0], PUBLISH.but(transport="NVME"), *UP[2:], ROTATE.but(force=False))
     asked = []
 
-    async def refuse(server: str) -> tuple[str, ...]:
+    async def refuse(server: str, _transport: Transport) -> tuple[str, ...]:
         asked.append(server)
         raise Unavailable("not now")
 
-    monkeypatch.setattr(fixture.server, "nvme_portals", refuse)
+    monkeypatch.setattr(fixture.server, "portals", refuse)
     await refresh(fixture)
     assert asked == ["give"]
     assert (publication(fixture).rotation, attachment(fixture).rotation) == (1, 1)

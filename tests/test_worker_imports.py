@@ -68,15 +68,15 @@ STEPS = {
 COMPARED = "engine.steps.ownership model.names model.ownership"  # before a rollback
 WITH_SECRETS = ("publish", "connect")
 DISKS = (
-    "host.attributes host.device_users host.disks host.events host.mountinfo host.processes "
-    "model.names"
+    "host.attributes host.device host.device_users host.disks host.events host.mountinfo "
+    "host.processes model.names"
 )
 ZFS = f"{DISKS} host.zfs host.zfs_output host.zvol_device"
 ADAPTERS = {
     "zfs": ZFS,
     "snapshots": f"{ZFS} host.snapshots",
     "lio": f"{ZFS} host.configfs host.export_paths host.lio host.portals",
-    "iscsi": f"{DISKS} host.iscsi host.locks host.node_records model.connection",
+    "iscsi": f"{DISKS} host.iscsi host.locks host.logins host.node_records model.connection",
     "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvmet host.nvmet_ports "
     "host.portals",
     "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics host.nvme_paths host.portals "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
-from tests.service_fixture import administrator
+from tests.service_fixture import SETTINGS, administrator
 from zfsilod.host import transports
 from zfsilod.model.host_facts import Disk, ListedZvol
 from zfsilod.model.records import Attachment, Trashed, VolumeKey
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from tests.crash.simulated_machine import SimulatedMachine
     from tests.service_fixture import ServiceFixture
+    from zfsilod.model.settings import Settings
     from zfsilod.service.service import Service
 
 GIB = 1 << 30
@@ -112,6 +113,7 @@ PUT_BACK = PutBackVolume(id="data", uid="", zvol=NO_ZVOL)
 NO_DISK = Disk(target="", serial="", size_bytes=0)
 
 # Names in SimulatedMachine.state, as patterns, that a rollback may leave changed
+BESIDE = "10.88.0.1:3260"
 OPENED = (r"fact portals:.*",)
 """A rollback leaves the portals of a target that was there: Portals.revert."""
 FORMATTED = (
@@ -149,6 +151,14 @@ class Case(NamedTuple):
     damage: Callable[[SimulatedMachine], None] | None = None  # another change before it
     find: Callable[[Service], Awaitable[Request[Any]]] | None = None  # returns the request
     batch: bool = False  # many operations in one unit: the sync of all volumes
+    several: bool = False  # the server has several portals, and the client has multipathd
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the machine."""
+        portals = (*SETTINGS.export.portals, BESIDE) if self.several else SETTINGS.export.portals
+        export = SETTINGS.export.but(portals=portals)
+        return SETTINGS.but(trash_retention_s=self.retention_s, export=export)
 
     async def submit(self, fixture: ServiceFixture) -> object:
         """Submit the request."""
@@ -287,7 +297,7 @@ def add_portal(machine: SimulatedMachine) -> None:
     move_server(machine)
     for name, fact in machine.host.facts.memory.items():
         if name.startswith("session:"):
-            live = {key: value for key, value in fact.items() if key != "lost"}
+            live = {key: value for key, value in fact.items() if key not in ("lost", "beside")}
             machine.host.facts.memory[name] = live
 
 
@@ -507,13 +517,13 @@ SHARED_NVME = (
     Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),
     Case("fence-one", (*BOTH_WRITE, CONNECT), UNPUBLISH.but(host="take", fence=True, grace_s=0)),
 )
-PATHS = (  # a session over iSCSI stays where it is
+PATHS = (  # the only session over iSCSI stays where it is
     Case(
         "follow-server-live",
         MOUNTED,
         FollowServer(id="data"),
         damage=add_portal,
-        may_remain=(r"fact session:.* beside",),
+        may_remain=(r"fact session:.* (beside|portal)",),
     ),
 )
 OVER_NVME = (
@@ -579,7 +589,38 @@ ISCSI = (*SERVER, *CLIENT, *BOTH)
 NVME = tuple(
     map(over_nvme, (*(case for case in ISCSI if case.name in OVER_NVME), *SHARED_NVME, *PATHS))
 )
-CASES = (*ISCSI, *NVME)
+OVER_A_MAP = (
+    "connect",
+    "connect-publish",
+    "connect-repair",
+    "connect-rotated",
+    "disconnect",
+    "disconnect-force",
+    "end-session",
+    "end-wait",
+    "refresh-secrets",
+    "clear",
+    "attach",
+    "attach-lost",
+    "detach",
+    "detach-force",
+    "grow",
+    "sync",
+)
+"""The cases whose steps are others with a map of dm-multipath."""
+
+
+def over_a_map(case: Case) -> Case:
+    """Return a case with several sessions for a disk, joined by a map.
+
+    A path that was ended before the failure comes back at the next pass.
+    """
+    may_remain = (*case.may_remain, r"fact session:.* beside")
+    return case._replace(name=f"map-{case.name}", several=True, may_remain=may_remain)
+
+
+MAPS = tuple(map(over_a_map, (*(case for case in ISCSI if case.name in OVER_A_MAP), *PATHS)))
+CASES = (*ISCSI, *MAPS, *NVME)
 
 
 def requests() -> Iterator[type[Request[Any]]]:

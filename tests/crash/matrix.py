@@ -22,7 +22,8 @@ from tests.crash.cases import CASES, EPOCH, Case
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
-from tests.service_fixture import SETTINGS, administrator
+from tests.service_fixture import administrator
+from zfsilod.host.fake.iscsi import MULTIPATHD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,10 +59,12 @@ class CaseRunner:
     async def prepare(self) -> None:
         """Make the requests before the case, then run it once without a fault."""
         machine = self.machine
+        memory = machine.host.facts.memory
+        if self.case.several:
+            memory[MULTIPATHD] = True
         for request in self.case.before:
             await machine.fixture.do(request)
         await machine.settle()
-        memory = machine.host.facts.memory
         for name in [n for n in memory if n.startswith(self.case.lost or ("nothing",))]:
             del memory[name]
         self.whole = machine.dump()
@@ -176,9 +179,8 @@ async def inject_faults(
     `long`: the rollback after each fault gets faults too, not only the longest rollback.
     """
     randomness, dice = CountedRandomness(), random.Random(f"{seed} {case.name}")
-    settings = SETTINGS.but(trash_retention_s=case.retention_s)
     with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
-        async with simulated_machine(directory, settings) as machine:
+        async with simulated_machine(directory, case.settings) as machine:
             runner = CaseRunner(case, machine, randomness)
             await runner.prepare()
             rollbacks: list[tuple[int, Fault]] = []  # points of the rollback after a fault

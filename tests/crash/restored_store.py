@@ -21,7 +21,7 @@ from tests.crash.cases import CASES, Case
 from tests.crash.matrix import CaseRunner
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import simulated_machine
-from tests.service_fixture import SETTINGS, administrator
+from tests.service_fixture import administrator
 from zfsilod.model.records import Publication, Volume
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ def copies(machine: SimulatedMachine) -> Iterator[list[Pairs]]:
 async def restore_at_every_point(case: Case, directory: Path, report: CrashReport) -> None:
     """Run one case, then restore each copy of its store and check what the daemon does."""
     randomness = CountedRandomness()
-    settings = SETTINGS.but(trash_retention_s=case.retention_s)
     with randomness.patched(), mock.patch("zfsilod.service.supervisor.REPAIR_PAUSES_S", (0,)):
-        async with simulated_machine(directory, settings) as machine:
+        async with simulated_machine(directory, case.settings) as machine:
             runner = CaseRunner(case, machine, randomness)
             await runner.prepare()
             await machine.load(runner.start)

@@ -101,15 +101,27 @@ def test_a_kernel_without_native_multipath_is_told(
     tmp_path: Path, shown: str, *, told: bool
 ) -> None:
     files = host(tmp_path, {"sys/module/nvme_core/parameters/multipath": f"{shown}\n"})
-    assert any(item.name.startswith("one path") for item in doctor.client(files)) == told
+    names = [item.name for item in doctor.client(files) if item.name.startswith("one path")]
+    assert any("over nvme" in name for name in names) == told
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_client_without_multipathd_is_told(
+    tools: FakeTools, tmp_path: Path, *, running: bool
+) -> None:
+    tools("iscsiadm", "")
+    files = host(tmp_path, {"run/multipathd.pid": "4711\n"} if running else {})
+    told = [item for item in doctor.client(files) if "multipathd is not running" in item.name]
+    assert len(told) == (0 if running else 1)
+    assert not any(item.problem for item in told), "one path works"
 
 
 WRONG_SETTINGS = {
     "multipath config_dir": {
         "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'
     },
-    "multipath blacklist_exceptions": {
-        "etc/multipath.conf": "blacklist_exceptions {\n devnode sdz\n device {\n vendor .*\n }\n}\n"
+    "multipath blacklist": {
+        "etc/multipath.conf": "blacklist {\n devnode sdz\n device {\n vendor .*\n }\n}\n"
     },
     "lvm event_activation": {"etc/lvm/lvm.conf": "global {\n\tevent_activation = 0\n}\n"},
     "mdadm DEVICE": {"etc/mdadm/mdadm.conf": "DEVICE partitions /dev/zd*\n"},
@@ -117,7 +129,8 @@ WRONG_SETTINGS = {
 RIGHT_SETTINGS = {
     "etc/iscsi/iscsid.conf": "iscsid.safe_logout = Yes\n",
     "etc/multipath.conf": "defaults {\n find_multipaths yes\n}\n"
-    'blacklist_exceptions {\n device {\n vendor "IBM"\n product ".*"\n }\n}\n',
+    'blacklist {\n device {\n vendor "IBM"\n product ".*"\n }\n}\n'
+    "blacklist_exceptions {\n device {\n vendor .*\n }\n}\n",
     "etc/lvm/lvm.conf": "event_activation = 0 # no events\n"
     'global_filter = [ "a|^/dev/vda|", "r|^/dev/zd.*|" ]\n',
     "etc/mdadm/mdadm.conf": "DEVICE partitions\n",

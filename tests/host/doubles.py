@@ -297,11 +297,44 @@ class FakeSys:
         return session
 
     def logout(self, session: Path, *, number: str = "8:0") -> None:
-        """Remove a session, its disk and its device node."""
+        """Remove a session, its disk and its device node; a map loses the path."""
         for node in session.glob("device/target*/*/block/*"):
             (self.dev / node.name).unlink()
-        (self.sys / "dev/block" / number).unlink()
+            for path in self.sys.glob(f"class/block/dm-*/slaves/{node.name}"):
+                path.unlink()
+        (self.sys / "dev/block" / number).unlink(missing_ok=True)
         shutil.rmtree(session)
+
+    def add_portal(self, sid: int, portal: str) -> None:
+        """Let a session be at a portal."""
+        connection = self.sys / f"class/iscsi_connection/connection{sid}:0"
+        connection.mkdir(parents=True, exist_ok=True)
+        address, _colon, port = portal.rpartition(":")
+        (connection / "persistent_address").write_text(f"{address}\n")
+        (connection / "persistent_port").write_text(f"{port}\n")
+
+    def join(self, disk: str, *, serial: str = UID, name: str = "dm-0") -> None:
+        """Make a disk a path of a map, which is made with the first one."""
+        joined = self.sys / "class/block" / name
+        (block,) = self.sys.glob(f"class/iscsi_session/*/device/*/*/block/{disk}")
+        (joined / "slaves").mkdir(parents=True, exist_ok=True)
+        (joined / "dm").mkdir(exist_ok=True)
+        (joined / "dm/uuid").write_text(f"mpath-36001405{serial[:25]}\n")
+        (joined / "dm/name").write_text("chosen\n")
+        (joined / "dev").write_text("253:0\n")
+        (joined / "ro").write_text("0\n")
+        (joined / "size").write_text((block / "size").read_text())
+        (joined / "slaves" / disk).symlink_to(block)
+        (block / "holders" / name).mkdir(parents=True)
+        (self.sys / "module/dm_multipath").mkdir(parents=True, exist_ok=True)
+        (self.dev / name).touch()
+
+    def unjoin(self, name: str = "dm-0") -> None:
+        """Remove a map."""
+        shutil.rmtree(self.sys / "class/block" / name)
+        for holder in self.sys.glob(f"class/iscsi_session/*/device/*/*/block/*/holders/{name}"):
+            holder.rmdir()
+        (self.dev / name).unlink()
 
 
 def mount(

@@ -10,7 +10,8 @@ import pytest
 from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner
 from zfsilod.host import mountinfo, processes
 from zfsilod.host.block import RealBlock
-from zfsilod.host.disks import Device, Disks
+from zfsilod.host.device import Device
+from zfsilod.host.disks import Disks
 from zfsilod.host.node_records import Nodes
 from zfsilod.host.run import Completed, Runner
 from zfsilod.host.snapshots import RealSnapshots

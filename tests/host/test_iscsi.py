@@ -78,16 +78,18 @@ class Initiator:
         link.symlink_to(file.parent)
         return file
 
-    def script(self, command: str, rc: int = 0, *, effect: Callable[[], object] = int) -> None:
+    def script(
+        self, command: str, rc: int = 0, *, effect: Callable[[], object] = int, stdout: str = ""
+    ) -> None:
         """Add a command with its effect to the script."""
-        self.run.script.append((command, rc, "", ""))
+        self.run.script.append((command, rc, stdout, ""))
         self.run.effects[command] = effect
 
 
 @pytest.fixture
 def initiator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Initiator:
     monkeypatch.setattr(iscsi_module, "DISK_DEADLINE_S", 0.3)
-    monkeypatch.setattr(iscsi_module, "LOGOUT_DEADLINE_S", 0.1)
+    monkeypatch.setattr("zfsilod.host.logins.LOGOUT_DEADLINE_S", 0.1)
     return Initiator(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.host.doubles import ScriptedRunner
 from zfsilod.host import superblock
-from zfsilod.host.disks import Device
+from zfsilod.host.device import Device
 from zfsilod.host.regenerate_uuid import OPTIONS, regenerate_uuid
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import Conflict, FailedPrecondition

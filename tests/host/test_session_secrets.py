@@ -79,7 +79,7 @@ class SessionHost:
         )
 
     def login(self, sid: int) -> Path:
-        folder = self.fake.login(sid=sid)
+        folder = self.fake.login(sid=sid, disk=f"sd{sid}", number=f"8:{16 * (sid - 1)}")
         for name, value in auth_parameters(chap(1)).items():
             (folder / name).write_text(f"{value}\n")
         connection = self.fake.sys / f"class/iscsi_connection/connection{sid}:0"
@@ -90,7 +90,8 @@ class SessionHost:
     def reconnect(self) -> None:
         """Reconnect the session, as an iscsid does after its restart."""
         assert self.outdated.exists()
-        (self.fake.sys / "class/iscsi_connection/connection1:0/local_port").write_text("40001\n")
+        for port in self.fake.sys.glob("class/iscsi_connection/*/local_port"):
+            port.write_text("40001\n")
 
 
 @pytest.fixture
@@ -106,6 +107,13 @@ def test_kernel_and_iscsid_get_the_secrets(client: SessionHost) -> None:
     assert sorted(client.kernel.taken) == sorted(NAMES.values())
     assert not client.outdated.exists()
     assert client.run.script == []
+
+
+def test_each_session_of_a_disk_gets_the_secrets(client: SessionHost) -> None:
+    client.login(2)
+    client.secrets.set(NEW)
+    assert client.secrets.are_set(NEW)
+    assert sorted(client.kernel.taken) == sorted([*NAMES.values()] * 2)
 
 
 def test_secrets_are_not_set_until_iscsid_has_them(client: SessionHost) -> None:

@@ -249,7 +249,7 @@ def test_iscsiadm(
 ) -> None:
     """A login without a disk is an error, and so is a logout that leaves the disk."""
     monkeypatch.setattr(iscsi_module, "DISK_DEADLINE_S", 0.2)
-    monkeypatch.setattr(iscsi_module, "LOGOUT_DEADLINE_S", 0.2)
+    monkeypatch.setattr("zfsilod.host.logins.LOGOUT_DEADLINE_S", 0.2)
     root = tmp_path / "iscsi"
     (root / "nodes" / TARGET / "10.77.0.1,3260,1").mkdir(parents=True)
     (root / "nodes" / TARGET / "10.77.0.1,3260,1" / "default").write_text(

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from zfsilod.host.disks import FAILOVER_S
+from zfsilod.host.lio import PRODUCT, VENDOR
 from zfsilod.host.nvme_paths import MAX_KB
 from zfsilod.host.nvmet import MODEL
 
 HOST = Path(__file__).parents[2] / "units/host"
+POLLING_INTERVAL_S = 5  # the default of multipath.conf(5)
 OURS = 'test "$*" = "get -H -o value -s local zfsilo:uid tank/zfsilo/data" && echo 0123abcd'
 
 
@@ -61,7 +64,11 @@ def test_requests_over_nvme_are_limited_before_first_use() -> None:
     assert f'ATTR{{queue/max_sectors_kb}}="{MAX_KB}"' in line
 
 
-def test_multipath_skips_only_disks_of_zfsilo() -> None:
-    text = (HOST / "multipath.conf").read_text()
-    entries = [line.strip() for line in text.splitlines() if not line.startswith("#")]
-    assert entries == ["blacklist {", "device {", 'vendor "zfsilo"', 'product "volume"', "}", "}"]
+def test_multipath_has_settings_for_disks_of_zfsilo_only() -> None:
+    lines = (HOST / "multipath.conf").read_text().splitlines()
+    entries = [line.strip() for line in lines if not line.strip().startswith("#")]
+    assert entries[:4] == ["devices {", "device {", f'vendor "{VENDOR}"', f'product "{PRODUCT}"']
+    assert [line for line in entries if line.endswith("{")] == entries[:2]
+    assert f"fast_io_fail_tmo {FAILOVER_S}" in entries, "multipathd and LossWait agree"
+    (retries,) = [int(line.split()[1]) for line in entries if line.startswith("no_path_retry")]
+    assert retries * POLLING_INTERVAL_S == 3600, "a bound, as the comment says"

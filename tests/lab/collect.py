@@ -55,8 +55,8 @@ def mounts() -> list[str]:
     points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _dash, after = line.partition(" - ")
-        of_disk = after.split()[1].startswith(("/dev/sd", "/dev/nvme"))
-        if of_disk or before.split()[3].startswith(("/sd", "/nvme")):
+        of_disk = after.split()[1].startswith(("/dev/sd", "/dev/nvme", "/dev/dm-", "/dev/mapper/"))
+        if of_disk or before.split()[3].startswith(("/sd", "/nvme", "/dm-")):
             points.append(before.split()[4])
     return sorted(points)
 

@@ -76,17 +76,18 @@ def test_install_upgrade_remove_and_purge(release: str, package: Path, tmp_path:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_multipath_reads_the_installed_blacklist(
+def test_multipath_reads_the_installed_settings(
     release: str, package: Path, tmp_path: Path
 ) -> None:
     debian = Chroot(release, tmp_path)
     before = blacklist(debian)
     assert BUT_DISKS in before
     debian.apt("install", package)
-    assert [line for line in blacklist(debian) if line not in before] == [
-        'vendor "zfsilo"',
-        'product "volume"',
-    ]
+    assert blacklist(debian) == before
+    shown = debian.run("sh", "-euc", "multipath -t 2>&1")
+    ours = shown.partition('vendor "zfsilo"')[2].partition("}")[0]
+    assert "no_path_retry 720" in ours
+    assert 'skip_kpartx "yes"' in ours
 
 
 # A disk of this machine takes the place of a zvol, scripts that of OpenZFS. The udev of systemd
@@ -126,7 +127,8 @@ def blacklist(debian: Chroot) -> list[str]:
     """The blacklist that multipath prints from its whole configuration."""
     shown = debian.run("sh", "-euc", "multipath -t 2>&1")
     assert "invalid" not in shown
-    return [line.strip() for line in shown.partition("blacklist {")[2].splitlines()]
+    section = shown.partition("\nblacklist {\n")[2].partition("\n}")[0]
+    return [line.strip() for line in section.splitlines()]
 
 
 def test_a_purge_spares_mounted_filesystems(package: Path, tmp_path: Path) -> None:

@@ -40,24 +40,23 @@ def wrong_settings(read: Read) -> Iterator[WrongSetting]:
 def _multipath(text: str) -> Iterator[WrongSetting]:
     text = _without_comments(text)
     folder = re.search(r"^\s*config_dir\s+\"?([^\"\s]+)", text, re.M)
-    ours = re.search(r"blacklist\s*\{[^}]*device\s*\{[^}]*vendor\s+\"?zfsilo", text)
-    if folder and folder[1].rstrip("/") != MULTIPATH_OURS and not ours:
+    if folder and folder[1].rstrip("/") != MULTIPATH_OURS:
         yield WrongSetting(
             "multipath config_dir",
-            f"multipath does not read {MULTIPATH_OURS}/zfsilo.conf, and keeps volumes open",
+            f"multipath does not read {MULTIPATH_OURS}/zfsilo.conf: volumes have other settings",
             f"cp {MULTIPATH_OURS}/zfsilo.conf {folder[1]}; systemctl restart multipathd.service",
         )
-    if _excepts_volumes(text):
+    if _hides_volumes(text):
         yield WrongSetting(
-            "multipath blacklist_exceptions",
-            "multipath uses volumes of zfsilo, and keeps them open",
-            f"edit blacklist_exceptions in /{MULTIPATH}; systemctl restart multipathd.service",
+            "multipath blacklist",
+            "multipath ignores volumes of zfsilo: each has one path",
+            f"edit blacklist in /{MULTIPATH}; systemctl restart multipathd.service",
         )
 
 
-def _excepts_volumes(text: str) -> bool:
-    """Tell whether blacklist_exceptions has a device that volumes match."""
-    section = re.search(r"blacklist_exceptions\s*\{((?:[^{}]|\{[^{}]*\})*)\}", text)
+def _hides_volumes(text: str) -> bool:
+    """Tell whether the blacklist has a device that volumes match."""
+    section = re.search(r"\bblacklist\s*\{((?:[^{}]|\{[^{}]*\})*)\}", text)
     for device in re.findall(r"device\s*\{([^}]*)", section[1] if section else ""):
         patterns = re.findall(r"^\s*(vendor|product)\s+\"?([^\"\n]*?)\"?\s*$", device, re.M)
         matches = [_matches(pattern, name) for name, pattern in patterns]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from zfsilod.host.disks import Device, Disks
+from zfsilod.host.disks import Disks
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zfsilod.host.device import Device
+    from zfsilod.host.maps import MapDevice
     from zfsilod.host.nvme_disks import NvmeDisks
     from zfsilod.model.host_facts import Disk
 
@@ -18,6 +20,10 @@ class AllDisks(Disks):
     def find(self, target: str) -> Device | None:
         """Return the disk of a target; None when it has no session or no disk."""
         return self._nvme.find(target) if _is_nvme(target) else super().find(target)
+
+    def joined(self, target: str) -> MapDevice | None:
+        """Return the map of an iSCSI target; the kernel joins the paths of NVMe by itself."""
+        return None if _is_nvme(target) else super().joined(target)
 
     def need(self, disk: Disk) -> Device:
         """Return the device of a disk, as Disks.need() and NvmeDisks.need()."""

@@ -18,7 +18,7 @@ import os
 import struct
 
 from zfsilod.host import mountinfo, superblock
-from zfsilod.host.disks import Device, Disks, in_use, open_exclusively, users_beside
+from zfsilod.host.disks import Disks, in_use, open_exclusively, users_beside
 from zfsilod.host.places import resolved
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from zfsilod.model.host_facts import Filesystem
@@ -28,6 +28,7 @@ from zfsilod.storage.files import make_folder, sync_folder
 from zfsilod.storage.paths import exists, read_text, remove_file
 
 if TYPE_CHECKING:
+    from zfsilod.host.device import Device
     from zfsilod.host.run import Runner
     from zfsilod.host.superblock import Superblock
     from zfsilod.model.host_facts import Disk

@@ -55,12 +55,10 @@ class IscsiAdapter(SessionAdapter, Protocol):
     def nodes(self, prefix: str = "") -> list[str]:
         """Return the targets with a node record whose names start with a prefix."""
 
-    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        """Tell whether the session is live, or none, or tries one of these portals."""
-
     def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
         """Make a lost session try the first of these portals that answers, with its disk in use.
 
+        Where the disk may have several paths: log in at each that answers, then out of others.
         Raises Unavailable (SESSION_RECOVERY) when it does not come back.
         """
 
@@ -102,13 +100,6 @@ class NvmeAdapter(SessionAdapter, Protocol):
         Controllers at other portals are removed then. Without native multipath one controller is
         enough. Raises PermissionDenied (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE),
         FailedPrecondition (NO_NVME).
-        """
-
-    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
-        """Tell whether each of these portals that answers has a controller, live or lost there.
-
-        Also true without any controller. False when one is at another portal and the disk does not
-        need it.
         """
 
     def has_queue_limit(self, disk: Disk) -> bool:

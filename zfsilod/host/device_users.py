@@ -49,7 +49,10 @@ class DeviceUsers:
 
 
 class BlockDevice:
-    """A disk and its partitions: names in /sys/class/block, and numbers such as "8:0"."""
+    """A disk with its partitions, or a map with its paths.
+
+    Names in /sys/class/block, and numbers such as "8:0".
+    """
 
     def __init__(self, names: frozenset[str], numbers: frozenset[str]) -> None:
         self.names = names
@@ -57,12 +60,18 @@ class BlockDevice:
 
 
 def described(name: str, sys: AnyPath = SYS) -> BlockDevice:
-    """Return a disk with its partitions; any one without numbers when it does not exist."""
+    """Return a disk with its partitions; any one without numbers when it does not exist.
+
+    The paths of a map of dm-multipath count as the map itself: a use of a path is one of the disk.
+    """
     folder = f"{os.fspath(sys)}/class/block"
     below = names(f"{folder}/{name}")
     partitions = [one for one in below if exists(f"{folder}/{name}/{one}/partition")]
-    numbers = [read(f"{folder}/{one}/dev") for one in (name, *partitions)]
-    return BlockDevice(frozenset((name, *partitions)), frozenset(filter(None, numbers)))
+    is_map = read(f"{folder}/{name}/dm/uuid").startswith("mpath-")
+    paths = names(f"{folder}/{name}/slaves") if is_map else []
+    whole = (name, *partitions, *paths)
+    numbers = [read(f"{folder}/{one}/dev") for one in whole]
+    return BlockDevice(frozenset(whole), frozenset(filter(None, numbers)))
 
 
 def static_users(name: str, sys: AnyPath = SYS, proc: AnyPath = PROC) -> list[str]:
@@ -138,7 +147,7 @@ def _open_files(process: str) -> Iterator[str]:
 
 def _holders(device: BlockDevice, sys: str) -> list[str]:
     folders = (f"{sys}/class/block/{name}/holders" for name in device.names)
-    return sorted({holder for folder in folders for holder in names(folder)})
+    return sorted({holder for folder in folders for holder in names(folder)} - device.names)
 
 
 def _mounts(device: BlockDevice, proc: str) -> list[str]:

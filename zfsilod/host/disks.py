@@ -13,6 +13,7 @@ from _thread import allocate_lock, start_new_thread
 from mmap import mmap
 
 from zfsilod.host.attributes import read, write
+from zfsilod.host.device import DEV, Device
 from zfsilod.host.device_users import open_descriptors, static_users
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
@@ -23,16 +24,21 @@ from zfsilod.storage.paths import exists, names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zfsilod.host.maps import MapDevice
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.storage.paths import AnyPath
 
-SYS, DEV, RUN = "/sys", "/dev", "/run"
-SECTOR_BYTES = 512  # the unit of /sys/block/*/size, independent of the disk's sectors
+SYS, RUN = "/sys", "/run"
 NO_LIMIT = "off"  # of recovery_tmo: show_priv_session_recovery_tmo()
 LOGGED_IN = "LOGGED_IN"
 FAILED = "FAILED"  # the connection was lost, and iscsid tries to restore it
-VPD_HEADER_BYTES = 4
+FAILOVER_S = 5
+"""How long I/O waits for a lost session before it takes another path: `fast_io_fail_tmo` of
+units/host/multipath.conf, which multipathd sets too. How long it waits for any path says
+`no_path_retry` there."""
+MULTIPATHD = "multipathd.pid"  # of root, while it runs; any user could listen at its socket
+MAPS = "zfsilo/maps"  # in /run: the marks of disks with a map
 DETACH_WAIT_S = 30  # I/O of an unmount waits this long for a session that is lost meanwhile
 SETTLE_S = 5.0  # for udev, which opens a disk for a moment
 UNIT_COLONS = 3  # in the name of a logical unit, such as 2:0:0:0
@@ -97,45 +103,16 @@ class IscsiSession:
                     ) from error
 
 
-class Device:
-    """A whole disk in /sys/block."""
-
-    def __init__(self, folder: str, dev: str = DEV) -> None:
-        self.folder = folder
-        self.name = folder.rpartition("/")[2]
-        self.path = f"{dev}/{self.name}"
-
-    @property
-    def number(self) -> str:
-        """The device number as major:minor, as in proc_pid_mountinfo(5): "8:0"."""
-        return read(f"{self.folder}/dev")
-
-    @property
-    def size_bytes(self) -> int:
-        """The size that the kernel last read from the target."""
-        return int(read(f"{self.folder}/size") or 0) * SECTOR_BYTES
-
-    @property
-    def readonly(self) -> bool:
-        """Whether the disk is write-protected, by the target or on this host."""
-        return read(f"{self.folder}/ro") == "1"
-
-    @property
-    def serial(self) -> str:
-        """The unit serial number of the target: SPC, vital product data page 0x80. "" if none."""
-        try:
-            with open(f"{self.folder}/device/vpd_pg80", "rb") as file:
-                page = file.read()
-        except OSError:
-            return ""
-        return page[VPD_HEADER_BYTES:].decode("ascii", "replace").strip(" \0")
-
-
 class Disks:
     """The iSCSI sessions of this host and their disks."""
 
     def __init__(self, sys: AnyPath = SYS, dev: AnyPath = DEV, run: AnyPath = RUN) -> None:
         self.sys, self.dev, self.run = os.fspath(sys), os.fspath(dev), os.fspath(run)
+
+    @property
+    def has_multipathd(self) -> bool:
+        """Whether multipathd runs on this host."""
+        return exists(f"{self.run}/{MULTIPATHD}")
 
     def sessions(self, prefix: str = "") -> list[IscsiSession]:
         """Return the sessions with targets whose names start with a prefix."""
@@ -144,11 +121,14 @@ class Disks:
         sessions = [IscsiSession(read(f"{folder}/targetname"), folder) for folder in folders]
         return [s for s in sessions if s.target and s.target.startswith(prefix)]
 
+    def sessions_with(self, target: str) -> list[IscsiSession]:
+        """Return the sessions with a target, of which each leads to its disk; live ones first."""
+        sessions = [session for session in self.sessions(target) if session.target == target]
+        return sorted(sessions, key=lambda session: session.state != LOGGED_IN)
+
     def session(self, target: str) -> IscsiSession | None:
         """Return the session with a target; if there are several, one that is logged in."""
-        sessions = [session for session in self.sessions(target) if session.target == target]
-        logged_in = [session for session in sessions if session.state == LOGGED_IN]
-        return next(iter(logged_in + sessions), None)
+        return next(iter(self.sessions_with(target)), None)
 
     @contextmanager
     def hurried(self, target: str) -> Iterator[None]:
@@ -156,7 +136,7 @@ class Disks:
 
         What a killed worker leaves is a difference that the next reconcile repairs.
         """
-        sessions = [session for session in self.sessions(target) if session.target == target]
+        sessions = self.sessions_with(target)
         before = {session.folder: read(f"{session.folder}/recovery_tmo") for session in sessions}
         for session in sessions:
             if session.waits(0) or _seconds(before[session.folder]) > DETACH_WAIT_S:
@@ -197,10 +177,38 @@ class Disks:
             return exists(f"{self.run}/udev/data/b{device.number}")
         return exists(device.path)
 
+    def map_mark(self, target: str) -> str:
+        """Return the file that says that the disk of a target is a map, or is to become one.
+
+        Without it a disk stays as it is: a map that multipathd makes later is not used. It is made
+        before the session, and removed after it; /run is empty after a boot.
+        """
+        return f"{self.run}/{MAPS}/{target.replace('/', '-')}"
+
+    def failing_mark(self, joined: MapDevice) -> str:
+        """Return the file that exists while I/O of a map fails that has no path, and does not wait.
+
+        Neither the kernel nor multipathd shows this in a file.
+        """
+        return f"{self.run}/{MAPS}/{joined.name}.failing"
+
+    def joined(self, target: str) -> MapDevice | None:
+        """Return the map that joins the sessions with a target; None where there is none."""
+        return self._joined(target, self.sessions_with(target))
+
+    def _joined(self, target: str, sessions: list[IscsiSession]) -> MapDevice | None:
+        if not exists(self.map_mark(target)):
+            return None
+        from zfsilod.host.maps import find_map  # on few hosts
+
+        paths = [path for path in map(self.device, sessions) if path]
+        return find_map(paths, target.rpartition(":")[2], self.sys, self.dev)
+
     def find(self, target: str) -> Device | None:
-        """Return the disk of a target; None when it has no session or no disk."""
-        session = self.session(target)
-        return self.device(session) if session else None
+        """Return the disk of a target, if possible the map; None without a session and a map."""
+        sessions = self.sessions_with(target)
+        joined = self._joined(target, sessions)
+        return joined or (self.device(sessions[0]) if sessions else None)
 
     def need(self, disk: Disk) -> Device:
         """Return the device of a disk, logged in and with the serial of the volume.
@@ -221,7 +229,7 @@ class Disks:
                 reason="SESSION_RECOVERY",
                 target=disk.target,
             )
-        device = self.device(session)
+        device = self.find(disk.target)
         if device is None:
             raise Unavailable(f"the disk of {disk.target} has not appeared", target=disk.target)
         check_serial(device, disk)

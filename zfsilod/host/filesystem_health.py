@@ -16,7 +16,7 @@ from zfsilod.model.errors import Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfsilod.host.disks import Device
+    from zfsilod.host.device import Device
     from zfsilod.host.mountinfo import MountEntry
 
 OPEN_TIMEOUT_S = 5.0

@@ -12,9 +12,9 @@ from zfsilod.host.attributes import write
 from zfsilod.host.device_users import static_users
 from zfsilod.host.disks import (
     FAILED,
+    FAILOVER_S,
     LOGGED_IN,
     SETTLE_S,
-    Device,
     Disks,
     IscsiSession,
     auth_parameters,
@@ -25,27 +25,31 @@ from zfsilod.host.disks import (
 )
 from zfsilod.host.events import wait_for
 from zfsilod.host.locks import host_lock
+from zfsilod.host.logins import Logins
 from zfsilod.model.connection import foreign_target
 from zfsilod.model.errors import (
     Busy,
     Conflict,
     FailedPrecondition,
     InvalidArgument,
-    PermissionDenied,
     Unavailable,
-    ZfsiloError,
 )
 from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
-from zfsilod.storage.paths import exists, read_text
+from zfsilod.storage.files import make_folder, write_private
+from zfsilod.storage.paths import exists, read_text, remove_file
 
 if TYPE_CHECKING:
+    from zfsilod.host.device import Device
+    from zfsilod.host.iscsi_paths import IscsiPaths
+    from zfsilod.host.maps import MapDevice
     from zfsilod.host.node_records import Nodes
-    from zfsilod.host.run import Completed, Runner
+    from zfsilod.host.run import Runner
     from zfsilod.host.session_secrets import LiveSessionSecrets
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
+    from zfsilod.model.words import SessionFault
     from zfsilod.storage.paths import AnyPath
 
 INITIATOR_NAME = "/etc/iscsi/initiatorname.iscsi"
@@ -53,12 +57,10 @@ HOST_NQN = "/etc/nvme/hostnqn"
 LOCK = "/run/zfsilo/iscsiadm.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 60
 RECORD_TIMEOUT_S = 30
-LOGIN_TIMEOUT_S = 60  # longer than iscsid tries: login_timeout below, and 3 s for the last try
-LOGOUT_TIMEOUT_S = 60
-LOGOUT_ATTEMPTS, LOGOUT_DEADLINE_S = 4, 8
 DISK_DEADLINE_S = 30
 RESPONSE_TIMEOUT_S = 5  # noop_out_interval and noop_out_timeout below take twice as long
-LOGOUT_WAIT_S = 5  # pending I/O of a session that is lost during its logout fails after this
+# A read on a path that has just been lost: the kernel notices it, waits, and takes another path.
+OTHER_PATH_TIMEOUT_S = 10 + FAILOVER_S + RESPONSE_TIMEOUT_S
 GROUP = 1  # the portal group tag of every target of zfsilo: tpgt_1
 
 # Settings of a node record: iscsid.conf of open-iscsi.
@@ -78,19 +80,6 @@ SETTINGS = {
 # Written where the installed version of iscsiadm knows them. A session is never given up.
 NEWER_SETTINGS = {"node.session.reopen_max": "0"}
 
-# Exit codes of iscsiadm.
-SESSION_EXISTS = 15
-IN_USE = 28  # with iscsid.safe_logout, while the disk is mounted or held
-RECONNECTING = (9, 32)  # iscsid was restarted, and has not connected the session again
-REFUSED = {
-    24: "the CHAP secrets or this initiator",
-    19: "the login, or failed to authenticate itself (mutual CHAP)",
-}
-NO_RECORD = 21
-NO_SESSION = (2, 21, 22)
-NO_DAEMON = (18, 20)
-ANY = tuple(range(33))
-
 
 class RealIscsi:
     """The node records and the sessions of this host; see IscsiAdapter."""
@@ -100,6 +89,7 @@ class RealIscsi:
         self._disks = disks
         self._nodes = nodes
         self._lock = lock
+        self._known_paths: IscsiPaths | None = None
 
     # Node records
 
@@ -172,7 +162,7 @@ class RealIscsi:
                     os.unlink(torn)
                 portal_and_group = f"{join_portal(address, port)},{GROUP}"
                 options = ("-m", "node", "-T", target, "-p", portal_and_group, "-o", "new")
-                self._iscsiadm(*options, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
+                self._logins.iscsiadm(*options, timeout_s=RECORD_TIMEOUT_S, ok=(0,))
         raise FailedPrecondition(
             f"iscsiadm made no record of {target} in {self._nodes.roots[0]}", target=target
         )
@@ -203,12 +193,20 @@ class RealIscsi:
         device = self._ready(disk.target)
         if device:
             check_serial(device, disk)
-        return device is not None
+        return device is not None and not self._is_half_joined(disk.target)
+
+    def _is_half_joined(self, target: str) -> bool:
+        """Tell whether a worker was stopped between a session and its map."""
+        return exists(self._disks.map_mark(target)) and self._disks.joined(target) is None
 
     def login(self, disk: Disk) -> None:
         session = self._disks.session(disk.target)
+        mark = self._disks.map_mark(iscsi_name(disk.target))
+        if session is None and self._disks.has_multipathd:
+            make_folder(os.path.dirname(mark))
+            write_private(mark, b"")
         if session is None or session.state != LOGGED_IN:
-            self._login(disk.target)
+            self._logins.log_in(disk.target)
         elif self._disks.device(session) is None:
             self._disks.scan(session)
         device = wait_for(lambda: self._ready(disk.target), DISK_DEADLINE_S)
@@ -228,24 +226,50 @@ class RealIscsi:
                 found=str(device.size_bytes),
                 expected=str(disk.size_bytes),
             )
+        if self._is_half_joined(disk.target) and not self._join(disk, is_new=session is None):
+            remove_file(mark)
+
+    def _join(self, disk: Disk, *, is_new: bool) -> bool:
+        """Make the map of a disk without users. Returns False when it stays without one."""
+        session = self._disks.session(disk.target)
+        path = self._disks.device(session) if session else None
+        if path is None or not self._disks.has_multipathd:
+            return False
+        if not is_new and users_beside(path.path):
+            return False
+        return self._paths.join_portals(disk, path, self._recorded_portals(disk.target))
+
+    def _recorded_portals(self, target: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._nodes.files(target).values()))
 
     def has_loss_wait(self, disk: Disk, seconds: int) -> bool:
-        sessions = self._sessions_with(disk.target)
+        sessions = self._disks.sessions_with(disk.target)
+        if joined := self._disks.joined(disk.target):
+            fails_over = bool(sessions) and all(one.waits(FAILOVER_S) for one in sessions)
+            return fails_over and self._paths.has_loss_wait(joined, seconds)
         return bool(sessions) and all(session.waits(seconds) for session in sessions)
 
     def set_loss_wait(self, disk: Disk, seconds: int) -> None:
-        for session in self._sessions_with(disk.target):
-            session.set_wait(seconds)
+        joined = self._disks.joined(disk.target)
+        for session in self._disks.sessions_with(disk.target):
+            session.set_wait(FAILOVER_S if joined else seconds)
+        if joined:
+            self._paths.set_loss_wait(joined, seconds)
 
     def logout(self, disk: Disk) -> None:
-        sessions = self._sessions_with(disk.target)
-        for session in sessions:
-            device = self._disks.device(session)
-            # A lost session is logged out even while its disk is in use, which ends hanging I/O.
-            if device and session.state == LOGGED_IN:
+        sessions = self._disks.sessions_with(disk.target)
+        joined = self._disks.joined(disk.target)
+        # A lost session is logged out even while its disk is in use, which ends hanging I/O.
+        live = [session for session in sessions if session.state == LOGGED_IN]
+        if joined and not live:
+            self.drop(disk)
+            return
+        if joined:
+            self._paths.release_map(disk, joined)
+        for session in () if joined else live:
+            if device := self._disks.device(session):
                 check_unused(device.path, f"the disk of {session.target}")
-        for session in sessions:
-            self._logout(session)
+        self._end(disk, sessions, joined, forced=joined is not None)
 
     def has_any_session(self, disk: Disk) -> bool:
         return self._disks.session(disk.target) is not None
@@ -258,21 +282,31 @@ class RealIscsi:
         session = self._disks.session(disk.target)
         return self._disks.portal(session) if session else ""
 
+    def has_paths(self, disk: Disk) -> bool:
+        return self._disks.joined(disk.target) is not None
+
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        if self.has_paths(disk):
+            return self._paths.follows(disk, portals)
         session = self._disks.session(disk.target)
         if session is None or session.state == LOGGED_IN:
             return True
         return self._disks.portal(session) in ("", *portals)
 
     def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
-        if not self.follows(disk, portals):
+        if self.follows(disk, portals):
+            return
+        if joined := self._disks.joined(disk.target):
+            self._paths.follow(disk, joined, portals)
+        else:
             from zfsilod.host.moved_session import MovedSession
 
             MovedSession(self._run, self._disks, self._nodes, self._lock).follow(disk.target)
 
     def is_responsive(self, disk: Disk) -> bool:
         device = self._disks.find(disk.target)
-        return device is None or is_responsive(device.path, RESPONSE_TIMEOUT_S)
+        timeout_s = OTHER_PATH_TIMEOUT_S if self.has_paths(disk) else RESPONSE_TIMEOUT_S
+        return device is None or is_responsive(device.path, timeout_s)
 
     def users(self, disk: Disk) -> list[str]:
         device = self._disks.find(disk.target)
@@ -285,65 +319,32 @@ class RealIscsi:
         return users_beside(device.path, paths, settle_s=SETTLE_S if settle else 0)
 
     def drop(self, disk: Disk) -> None:
-        for session in self._sessions_with(disk.target):
-            self._logout(session, forced=True)
+        joined = self._disks.joined(disk.target)
+        if joined:
+            self._paths.fail_pending(joined)
+        self._end(disk, self._disks.sessions_with(disk.target), joined, forced=True)
 
-    def _sessions_with(self, target: str) -> list[IscsiSession]:
-        return [session for session in self._disks.sessions(target) if session.target == target]
+    def _end(
+        self, disk: Disk, sessions: list[IscsiSession], joined: MapDevice | None, *, forced: bool
+    ) -> None:
+        for session in sessions:
+            self._logins.log_out(session, forced=forced)
+        if joined:
+            self._paths.leave_map(disk, joined)
+        if joined is None or not exists(joined.folder):  # else its mounts are told by it
+            remove_file(self._disks.map_mark(disk.target))
 
-    def _login(self, target: str) -> None:
-        """Log in to the first portal that answers; several paths to one disk are not supported."""
-        error: ZfsiloError = _no_node(target)
-        for portal in dict.fromkeys(self._nodes.files(target).values()):
-            options = ("-m", "node", "-T", iscsi_name(target), "-p", portal, "--login")
-            done = self._iscsiadm(*options, timeout_s=LOGIN_TIMEOUT_S)
-            if done.rc in (0, SESSION_EXISTS):
-                return
-            error = _login_error(done, target, portal)
-            if isinstance(error, PermissionDenied):
-                break
-        raise error
+    @property
+    def _logins(self) -> Logins:
+        return Logins(self._run, self._disks, self._nodes, self._lock)
 
-    def _logout(self, session: IscsiSession, *, forced: bool = False) -> None:
-        """Log out until the session has left sysfs.
+    @property
+    def _paths(self) -> IscsiPaths:
+        if self._known_paths is None:
+            from zfsilod.host.iscsi_paths import IscsiPaths  # where multipathd runs
 
-        iscsid reports success for a session that it does not know, as after its restart until it
-        has recovered the session; so the logout is repeated. With iscsid.safe_logout it refuses
-        while the disk of the session is in use: a forced logout then removes the disk first, which
-        the kernel does at the end of the session anyway. While it recovers a session it refuses
-        too: the kernel then ends the session.
-        """
-        session.set_wait(LOGOUT_WAIT_S)  # removing the disk flushes its cache: I/O as any other
-        for _attempt in range(LOGOUT_ATTEMPTS):
-            options = ("-m", "session", "-r", session.sid, "--logout")
-            done = self._iscsiadm(*options, timeout_s=LOGOUT_TIMEOUT_S)
-            if done.rc == IN_USE and forced:
-                session.remove_disks()
-                continue
-            if done.rc in RECONNECTING:
-                if session.state == LOGGED_IN:  # since then
-                    continue
-                self._end_in_kernel(session)
-            elif done.rc not in (0, *NO_SESSION):
-                raise done.failed(
-                    f"the logout from {session.target} failed: iscsiadm exited with {done.rc}"
-                )
-            if wait_for(lambda: not exists(session.folder), LOGOUT_DEADLINE_S):
-                return
-        raise Unavailable(
-            f"the session with {session.target} did not end: iscsiadm exited with {done.rc}",
-            reason="LOGOUT_TIMEOUT",
-            target=session.target,
-        )
-
-    def _end_in_kernel(self, session: IscsiSession) -> None:
-        from zfsilod.host.kernel_session import end_session
-
-        end_session(self._run, self._disks, session, self._lock)
-
-    def _iscsiadm(self, *options: str, timeout_s: float, ok: tuple[int, ...] = ANY) -> Completed:
-        self._nodes.remove_stale_lock()
-        return self._run(["iscsiadm", *options], timeout_s=timeout_s, ok=ok)
+            self._known_paths = IscsiPaths(self._run, self._disks, self._logins)
+        return self._known_paths
 
     def _ready(self, target: str) -> Device | None:
         """Return the disk of a live session, once it has a serial and udev has run its rules."""
@@ -352,6 +353,8 @@ class RealIscsi:
             return None
         device = self._disks.device(session)
         known = device is not None and device.serial and self._disks.udev_knows(device)
+        if known and (joined := self._disks.joined(target)):
+            return joined if self._disks.udev_knows(joined) else None
         return device if known else None
 
     # Size
@@ -362,8 +365,11 @@ class RealIscsi:
 
     def rescan(self, disk: Disk) -> None:
         device = self._disks.need(disk)
-        # As `iscsiadm -m session --rescan`, for this disk only. The write ends with the rescan.
-        write(f"{device.folder}/device/rescan", "1")
+        if joined := self._disks.joined(disk.target):
+            self._paths.rescan(disk, joined)
+        else:
+            # As `iscsiadm -m session --rescan`, for this disk only. The write ends with the rescan.
+            write(f"{device.folder}/device/rescan", "1")
         if device.size_bytes < disk.size_bytes:
             raise Unavailable(
                 f"the server exports {disk.target} with {device.size_bytes} bytes, "
@@ -378,6 +384,8 @@ class RealIscsi:
         return self._session_secrets().are_set(chaps)
 
     def set_session_secrets(self, chaps: dict[str, Chap]) -> None:
+        for target in filter(self._disks.joined, chaps):
+            self._paths.end_lost(target)
         self._session_secrets().set(chaps)
 
     def _session_secrets(self) -> LiveSessionSecrets:
@@ -394,21 +402,28 @@ class RealIscsi:
         return host_nqn()
 
     def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
-        sessions: dict[str, IscsiSession] = {}
+        sessions: dict[str, list[IscsiSession]] = {}
         for session in self._disks.sessions() if disks else ():
-            if session.target not in sessions or session.state == LOGGED_IN:
-                sessions[session.target] = session
-        named = {disk.target: self._problem(disk, sessions.get(disk.target)) for disk in disks}
+            sessions.setdefault(session.target, []).append(session)
+        named = {disk.target: self._problem(disk, sessions.get(disk.target, [])) for disk in disks}
         return {target: problem for target, problem in named.items() if problem is not None}
 
-    def _problem(self, disk: Disk, session: IscsiSession | None) -> SessionProblem | None:
-        if session is None:
-            return SessionProblem(fault="NO_SESSION")
-        if session.state != LOGGED_IN:
-            return SessionProblem(fault="LOST")
-        device = self._disks.device(session)
-        same = device is not None and device.serial == disk.serial
-        return None if same else SessionProblem(fault="NO_DISK")
+    def _problem(self, disk: Disk, sessions: list[IscsiSession]) -> SessionProblem | None:
+        live = [session for session in sessions if session.state == LOGGED_IN]
+        if not live:
+            fault: SessionFault = "LOST" if sessions else "NO_SESSION"
+            return SessionProblem(fault=fault, is_map=self.has_paths(disk))
+        device = self._disks.device(live[0])
+        if device is None or device.serial != disk.serial:
+            return SessionProblem(fault="NO_DISK")
+        portals = self._recorded_portals(disk.target)
+        if not self.has_paths(disk):
+            several = len(portals) > 1
+            return SessionProblem(fault="ONE_PATH", portals=portals) if several else None
+        if not self._disks.has_multipathd:
+            return SessionProblem(fault="NO_MULTIPATHD")
+        lost = self._paths.lost(disk.target, portals)
+        return SessionProblem(fault="PATH_LOST", portals=lost) if lost else None
 
     def sessions(self, prefix: str = "") -> list[str]:
         return [session.target for session in self._disks.sessions(prefix)]
@@ -447,34 +462,3 @@ def _known(settings: dict[str, str], record: dict[str, str]) -> dict[str, str]:
     """Return settings with those of newer versions that a record has."""
     newer = {name: value for name, value in NEWER_SETTINGS.items() if name in record}
     return settings | newer
-
-
-def _no_node(target: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"there is no node record of {target}", reason="NO_NODE", target=target
-    )
-
-
-def _login_error(done: Completed, target: str, portal: str) -> ZfsiloError:
-    if done.rc in REFUSED:
-        return PermissionDenied(
-            f"the target {target} at {portal} refused {REFUSED[done.rc]}",
-            reason="LOGIN_REFUSED",
-            target=target,
-            portal=portal,
-        )
-    if done.rc == NO_RECORD:
-        return _no_node(target)
-    if done.rc in NO_DAEMON:
-        return FailedPrecondition(
-            "iscsid does not answer; start it with `systemctl start iscsid.socket`",
-            reason="NO_ISCSID",
-        )
-    return Unavailable(
-        f"the login to {target} at {portal} failed: iscsiadm exited with code {done.rc}",
-        reason="NO_LOGIN",
-        target=target,
-        portal=portal,
-        exit_code=str(done.rc),
-        stderr=done.stderr.strip()[-500:],
-    )

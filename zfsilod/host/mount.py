@@ -14,11 +14,12 @@ import stat
 from zfsilod.host import filesystem_health, mountinfo, mountpoints, processes
 from zfsilod.host.attributes import read
 from zfsilod.host.block import read_superblock
-from zfsilod.host.disks import SECTOR_BYTES, Device, Disks, check_serial, check_unused
+from zfsilod.host.device import SECTOR_BYTES, Device
+from zfsilod.host.disks import Disks, check_serial, check_unused
 from zfsilod.host.mount_calls import NETWORK, MountCalls, open_node, open_root
 from zfsilod.host.places import ANYWHERE, Place, located, needed, resolved
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, ZfsiloError, show
-from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
 from zfsilod.storage.paths import exists
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class RealMounts:
 
     def unmount(self, disk: Disk, path: str, *, root: str = "") -> None:
         device = self._disks.find(disk.target)
-        with self._disks.hurried(disk.target):
+        with self._hurried(disk.target):
             for mount in _mounts_at(path, root):
                 if not self._is_dead(mount) and (device is None or mount.number != device.number):
                     raise _foreign(mount)
@@ -239,7 +240,7 @@ class RealMounts:
         return mount is not None
 
     def unmount_lazily(self, disk: Disk, path: str, *, root: str = "") -> None:
-        with self._disks.hurried(disk.target):
+        with self._hurried(disk.target):
             for mount in _mounts_at(path, root):
                 if not self._belongs(disk, mount):
                     raise _foreign(mount)
@@ -309,6 +310,19 @@ class RealMounts:
             return None
         reason = "FILESYSTEM_FAILS" if mount.stopped and not readonly else "FILESYSTEM_ERRORS"
         return Unavailable(f"the filesystem at {path} {recorded}", reason=reason)
+
+    @contextmanager
+    def _hurried(self, target: str) -> Iterator[None]:
+        """Let I/O fail soon when the session, or every path, is lost meanwhile."""
+        joined = self._disks.joined(target)
+        with self._disks.hurried(target):
+            if joined is None:
+                yield
+                return
+            from zfsilod.host.multipath import Multipath  # where multipathd runs
+
+            with Multipath(self._run, self._disks).without_queueing(joined):
+                yield
 
     # The mount at a path
 

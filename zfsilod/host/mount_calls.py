@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from zfsilod.host.disks import Device
+    from zfsilod.host.device import Device
     from zfsilod.host.mountinfo import MountEntry
     from zfsilod.host.run import Completed, Runner
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from zfsilod.host.device_users import static_users
-from zfsilod.host.disks import SETTLE_S, Device, check_serial, check_unused, is_responsive
+from zfsilod.host.disks import SETTLE_S, check_serial, check_unused, is_responsive
 from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
@@ -25,6 +25,7 @@ from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, names, read_text, remove_file
 
 if TYPE_CHECKING:
+    from zfsilod.host.device import Device
     from zfsilod.host.nvme_disks import NvmeDisks
     from zfsilod.host.run import Runner
     from zfsilod.model.chap import Chap
@@ -92,6 +93,9 @@ class RealNvme:
         if device:
             check_serial(device, disk)
         return device is not None
+
+    def has_paths(self, disk: Disk) -> bool:
+        return self.has_any_session(disk)
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         target = disk.target

@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 
 from zfsilod.host.attributes import read, write
-from zfsilod.host.disks import DETACH_WAIT_S, DEV, RUN, SYS, Device, Disks, check_serial
+from zfsilod.host.device import DEV, Device
+from zfsilod.host.disks import DETACH_WAIT_S, RUN, SYS, Disks, check_serial
 from zfsilod.host.nvme_fabrics import SECRETS, secret_options
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager

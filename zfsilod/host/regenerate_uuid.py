@@ -13,7 +13,7 @@ from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zfsilod.host.disks import Device
+    from zfsilod.host.device import Device
     from zfsilod.host.run import Runner
 
 REPLAY_TIMEOUT_S = 600

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOOLS = {
     "blkid": "util-linux",
+    "dmsetup": "dmsetup",
     "e2fsck": "e2fsprogs",
     "iscsiadm": "open-iscsi",
     "journalctl": "systemd",
@@ -31,6 +32,8 @@ TOOLS = {
     "mkfs.xfs": "xfsprogs",
     "modprobe": "kmod",
     "mount": "mount",
+    "multipath": "multipath-tools",
+    "multipathd": "multipath-tools",
     "resize2fs": "e2fsprogs",
     "systemctl": "systemd",
     "systemd-creds": "systemd",

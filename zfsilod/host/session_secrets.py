@@ -98,8 +98,8 @@ class LiveSessionSecrets:
                 )
 
     def _live(self, chaps: dict[str, Chap]) -> list[IscsiSession]:
-        sessions = (self._disks.session(target) for target in chaps)
-        return [session for session in sessions if session and session.state == LOGGED_IN]
+        sessions = [one for target in chaps for one in self._disks.sessions_with(target)]
+        return [session for session in sessions if session.state == LOGGED_IN]
 
     def _has(self, session: IscsiSession, chap: Chap) -> bool:
         try:

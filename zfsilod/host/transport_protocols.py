@@ -107,7 +107,7 @@ class SessionAdapter(Protocol):
     def is_responsive(self, disk: Disk) -> bool:
         """Tell whether a read of the disk ends within 5 s, with data or an error.
 
-        True without a disk.
+        A map of several paths has the time to take another one. True without a disk.
         """
 
     def users(self, disk: Disk) -> list[str]:
@@ -121,6 +121,16 @@ class SessionAdapter(Protocol):
 
         Raises Unavailable (UNKNOWN) when the descriptors of other processes cannot be seen.
         `settle`: wait for processes that use it for a moment.
+        """
+
+    def has_paths(self, disk: Disk) -> bool:
+        """Tell whether the disk may have several paths: sessions at several portals."""
+
+    def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
+        """Tell whether each of these portals that answers has a path, live or lost there.
+
+        Also true without any session. False when a path is at another portal and the disk does not
+        need it. Without has_paths(): whether the session is live, or tries one of these portals.
         """
 
     def sessions(self, prefix: str = "") -> list[str]:

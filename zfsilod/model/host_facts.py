@@ -60,10 +60,14 @@ class Disk(Record, tag="Disk"):
 
 
 class SessionProblem(Record):
-    """Why a session with a disk, or one of its paths, is not usable; `portals`: of lost paths."""
+    """Why a session with a disk, or one of its paths, is not usable; `portals`: of lost paths.
+
+    `is_map`: multipathd decides how long I/O waits for a path.
+    """
 
     fault: SessionFault
     portals: tuple[str, ...] = ()
+    is_map: bool = False
 
 
 class ExportPath(Record):

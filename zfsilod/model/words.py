@@ -24,7 +24,7 @@ AttachmentState = Literal["ABSENT", "CONNECTED", "STAGED", "MOUNTED"]
 STATES = (*get_args(VolumeState), *get_args(AttachmentState)[1:])  # that a volume has on a host
 Restore = Literal["BOOT", "NEVER"]
 FilesystemState = Literal["NONE", "FORMATTING", "CLONED", "READY"]
-SessionFault = Literal["NO_SESSION", "LOST", "NO_DISK", "PATH_LOST"]
+SessionFault = Literal["NO_SESSION", "LOST", "NO_DISK", "PATH_LOST", "ONE_PATH", "NO_MULTIPATHD"]
 """Why a session or one of its paths is not usable; service/session_problems.py has the words."""
 ConnectionView = Literal["NAMES", "ONCE"]
 ActionStatus = Literal["PENDING", "UNCHANGED", "STARTED", "DONE", "REVERTED"]

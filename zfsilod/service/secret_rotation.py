@@ -92,34 +92,51 @@ class SecretRotation:
             log.info("secrets of the volumes of %s were not refreshed: %s", server, error.message)
 
     async def _moved(self, server: str, live: Sequence[Attachment]) -> list[Attachment]:
-        """Return the live attachments over NVMe whose server has other portals now.
+        """Return the live attachments with several paths whose server has other portals now.
 
-        Their disks get the paths. A live session over iSCSI stays, with the node record of its
+        Their disks get the paths. The only session of a disk stays, with the node record of its
         portal. A failure leaves them as they are: the other work of a poll does not wait for it.
         """
-        joined = list(filter(_is_nvme, live))
+        joined = await self._with_paths(live)
+        transports = {transport_of(one.disk.target) for one in joined}
         try:
-            portals = await self._context.servers.nvme_portals(server) if joined else ()
+            portals = {one: await self._context.servers.portals(server, one) for one in transports}
         except ZfsiloError as error:
             log.info("the portals of %s are not known: %s", server, error.message)
             return []
-        return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
+        present = [(one, portals[transport_of(one.disk.target)]) for one in joined]
+        return [one for one, now in present if now and one.portals != now][:AT_ONCE]
 
     async def _behind(
         self, live: set[str], known: Sequence[tuple[Attachment, Publication]]
     ) -> list[Attachment]:
-        """Return the live attachments over NVMe that lack a path to a portal that answers.
+        """Return the live attachments that lack a path to a portal that answers.
 
         Each is returned again after RETRY_S only: the portal may refuse this host.
         """
-        nvme, now = self._context.machine.nvme, time.monotonic()
-        joined = [one for one, _publication in known if one.id in live and _is_nvme(one)]
+        machine, now = self._context.machine, time.monotonic()
+        joined = await self._with_paths([one for one, _p in known if one.id in live])
         behind = await self._context.look(
-            lambda: [one for one in joined if not nvme.follows(one.disk, one.portals)]
+            lambda: [
+                one
+                for one in joined
+                if not session_adapter(machine, one.disk.target).follows(one.disk, one.portals)
+            ]
         )
         due = [one for one in behind if self._due.get(one.id, now) <= now][:AT_ONCE]
         self._due |= {one.id: now + RETRY_S for one in due}
         return due
+
+    async def _with_paths(self, attachments: Sequence[Attachment]) -> list[Attachment]:
+        """Return the attachments whose disks may have several paths."""
+        machine = self._context.machine
+        return await self._context.look(
+            lambda: [
+                one
+                for one in attachments
+                if session_adapter(machine, one.disk.target).has_paths(one.disk)
+            ]
+        )
 
     async def _join(self, attachment: Attachment) -> None:
         """Connect at the portals that an attachment is not connected at yet."""
@@ -173,10 +190,6 @@ class SecretRotation:
             )
             return False
         return True
-
-
-def _is_nvme(attachment: Attachment) -> bool:
-    return transport_of(attachment.disk.target) == "NVME"
 
 
 def _live(machine: HostAdapters, attachments: Sequence[Attachment]) -> set[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
 
 DAY_S = 86400
+DEGRADED = ("PATH_LOST", "ONE_PATH", "NO_MULTIPATHD")
+"""The problems of a session that is alive."""
 
 
 class SessionProblems:
@@ -49,7 +51,7 @@ class SessionProblems:
         self._lost = {target: at for target, at in self._lost.items() if target in targets}
 
     def _remember(self, target: str, problem: SessionProblem | None) -> None:
-        if problem is None or problem.fault == "PATH_LOST":
+        if problem is None or problem.fault in DEGRADED:
             self._alive.add(target)
             self._lost.pop(target, None)
             return
@@ -65,10 +67,24 @@ class SessionProblems:
             case "PATH_LOST":
                 lost = f"has lost its path at {', '.join(problem.portals)}"
                 return f"the session with {attachment.server} {lost}; I/O uses the others"
+            case "ONE_PATH":
+                count = len(problem.portals)
+                return (
+                    f"the session with {attachment.server} uses one of its {count} portals: "
+                    "multipathd did not join them when the volume was connected"
+                )
+            case "NO_MULTIPATHD":
+                return (
+                    f"the session with {attachment.server} has several paths, but multipathd does "
+                    "not run: a lost path stays lost, and I/O fails without any; start "
+                    "multipathd.service"
+                )
             case "NO_DISK":
                 return f"the disk of the {session} has disappeared"
         since = self._lost.get(attachment.disk.target, 0.0)
         lost = f"the {session} is lost{f' since {_moment(since)}' if since else ''}"
+        if problem.is_map:
+            return f"{lost}; I/O waits as long as no_path_retry of multipathd says"
         return f"{lost}; {self._waiting(since)}"
 
     def _waiting(self, since: float) -> str:

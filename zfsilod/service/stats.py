@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zfsilod.host.transports import session_problems
 from zfsilod.model.errors import Unavailable, ZfsiloError
 from zfsilod.model.records import Attachment
-from zfsilod.service.session_problems import SessionProblems
+from zfsilod.service.session_problems import DEGRADED, SessionProblems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,8 +141,8 @@ class StatsReader:
     async def _session(self, attachment: Attachment) -> tuple[ZfsiloError, ...]:
         problems = await self._session_problems([attachment])
         problem = problems.get(attachment.disk.target)
-        degraded = problem is not None and problem.fault == "PATH_LOST"
-        reason = "PATH_LOST" if degraded else "SESSION_LOST"
+        degraded = problem is not None and problem.fault in DEGRADED
+        reason = problem.fault if problem is not None and degraded else "SESSION_LOST"
         sentences = self.session_problems.describe([attachment], problems).values()
         return tuple(Unavailable(sentence, reason=reason) for sentence in sentences)
 

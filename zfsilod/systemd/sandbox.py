@@ -47,10 +47,11 @@ PERMISSIONS: dict[SandboxPart, Permissions] = {
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.
     # CAP_SYS_MODULE loads iscsi_tcp. A session moves to another portal with a connection to it.
+    # multipath(8) removes the WWID of a map from a file in /etc/multipath.
     "INITIATOR": Permissions(
         capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
         calls=("@module",),
-        paths=("/etc/iscsi", "/var/lib/iscsi", "/run/lock"),
+        paths=("/etc/iscsi", "/etc/multipath", "/var/lib/iscsi", "/run/lock"),
         families=("AF_INET", "AF_INET6"),
     ),
     "MOUNTS": Permissions(

@@ -139,11 +139,12 @@ class StorageServers:
                 break
         return publications
 
-    async def nvme_portals(self, server: str) -> tuple[str, ...]:
-        """Return the present portals of a server over NVMe; () of one that does not name them."""
+    async def portals(self, server: str, transport: Transport) -> tuple[str, ...]:
+        """Return the present portals of a server; () of one that does not name them."""
         request = service_pb2.GetServerInfoRequest()
         answer = await self.call(server, self._api(server).service.GetServerInfo, request)
-        return await self.usable_portals(server, check_portals(server, answer.nvme_portals))
+        portals = answer.nvme_portals if transport == "NVME" else answer.portals
+        return await self.usable_portals(server, check_portals(server, portals))
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
 CLIENT_MODULES = ("iscsi_tcp",)
+MULTIPATHD = "run/multipathd.pid"
 NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
@@ -189,6 +190,8 @@ def client(files: HostFiles) -> Iterator[Prerequisite]:
     if not has_iscsi:
         return
     yield initiator(files)
+    if not files.text(MULTIPATHD):
+        yield Prerequisite("one path to each disk over iscsi: multipathd is not running")
     if ISCSID in files.text("proc/net/unix"):
         yield Prerequisite("iscsid")
     else:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from zfsilod.host.fake.secrets import digest
 from zfsilod.host.fake.sessions import FakeSessions, need_session, wait_of
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, PermissionDenied, Unavailable
+from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
     from zfsilod.storage.paths import AnyPath
+
+MULTIPATHD = "multipathd:"
+"""The fact that multipathd runs on the simulated host."""
 
 
 def simulated_initiator(facts: AnyPath | None) -> str:
@@ -76,7 +80,12 @@ class FakeIscsi(FakeSessions):
             raise Conflict(f"the disk of {disk.target} has another serial", target=disk.target)
         if session:
             need_session(self.facts, disk)
-        return bool(session)
+        return bool(session) and not self._is_half_joined(disk)
+
+    def _is_half_joined(self, disk: Disk) -> bool:
+        """Tell whether a worker was stopped between a session and its map."""
+        session = self.facts.get(f"session:{disk.target}") or {}
+        return session.get("map") is False
 
     def login(self, disk: Disk) -> None:
         node = self.facts.get(f"node:{disk.target}")
@@ -88,21 +97,64 @@ class FakeIscsi(FakeSessions):
             raise PermissionDenied(f"the target {disk.target} refused the CHAP secrets")
         session = {"serial": disk.serial, "size": disk.size_bytes}
         session |= {"initiator": node["initiator"], "chap": node["chap"]}
-        session |= wait_of(node.get("wait", 0)) | {"portal": node["portals"][0]}
+        present = self.facts.get(f"session:{disk.target}")
+        opened = [one for one in node["portals"] if one not in self.closed] or node["portals"]
+        session |= wait_of(node.get("wait", 0)) | {"portal": opened[0]}
+        session |= {key: present[key] for key in ("map", "beside") if present and key in present}
+        if present is None and self.facts.get(MULTIPATHD) and len(node["portals"]) > 1:
+            session |= {"map": False}
         self.facts.effect(f"session:{disk.target}", session)
         if local and self.facts.get(f"mapped:{acl}") in (None, "unlinked"):
             raise Unavailable(f"logged in to {disk.target}, but its disk did not appear")
+        if "map" in session:
+            self.facts.effect(f"session:{disk.target}", session | {"map": True})
+            self._use(disk, tuple(node["portals"]))
+
+    def _use(self, disk: Disk, portals: tuple[str, ...]) -> None:
+        """Log in at each of these portals that answers, then out of those at others."""
+        session = dict(self.facts.get(f"session:{disk.target}"))
+        paths = [session["portal"], *session.get("beside", ())]
+        for portal in self.missing(session, portals):
+            paths.append(portal)
+            self.facts.effect(f"session:{disk.target}", session | {"beside": paths[1:]})
+        kept = [path for path in paths if path in portals]
+        if "lost" in session and kept != paths[:1]:
+            session.pop("lost")
+        if kept and kept != paths:
+            session |= {"portal": kept[0], "beside": kept[1:]}
+            self.facts.effect(f"session:{disk.target}", session)
+
+    def has_paths(self, disk: Disk) -> bool:
+        return bool((self.facts.get(f"session:{disk.target}") or {}).get("map"))
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         session = self.facts.get(f"session:{disk.target}") or {}
+        if session.get("map"):
+            paths = {session["portal"], *session.get("beside", ())}
+            return not self.missing(session, portals) and paths <= {*portals}
         return "lost" not in session or session.get("portal", "") in ("", *portals)
 
     def follow(self, disk: Disk, portals: tuple[str, ...]) -> None:
         if self.follows(disk, portals):
             return
+        if self.has_paths(disk):
+            self._use(disk, portals)
+            return
         session = dict(self.facts.get(f"session:{disk.target}"))
         session.pop("lost")
         self.facts.effect(f"session:{disk.target}", session | {"portal": portals[0]})
+
+    def problems(self, disks: list[Disk]) -> dict[str, SessionProblem]:
+        problems = super().problems(disks)
+        for disk in disks:
+            node = self.facts.get(f"node:{disk.target}") or {}
+            portals = tuple(node.get("portals", ()))
+            if self.has_paths(disk):
+                if not self.facts.get(MULTIPATHD):
+                    problems.setdefault(disk.target, SessionProblem(fault="NO_MULTIPATHD"))
+            elif len(portals) > 1:
+                problems.setdefault(disk.target, SessionProblem(fault="ONE_PATH", portals=portals))
+        return problems
 
     def nodes(self, prefix: str = "") -> list[str]:
         return sorted(name for name in self.facts.names("node") if name.startswith(prefix))

@@ -8,8 +8,6 @@ from zfsilod.model.errors import Conflict, PermissionDenied, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from zfsilod.model.chap import Chap
     from zfsilod.model.host_facts import Disk
 
@@ -18,7 +16,6 @@ class FakeNvme(FakeSessions):
     """Controllers; one of a subsystem of this host needs its right, its keys and a port."""
 
     prefix = "nqn."
-    closed: tuple[str, ...] = ()  # portals at which nothing answers
 
     def is_available(self) -> bool:
         return True
@@ -42,16 +39,14 @@ class FakeNvme(FakeSessions):
             need_session(self.facts, disk)
         return bool(session)
 
+    def has_paths(self, disk: Disk) -> bool:
+        return self.has_any_session(disk)
+
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         session = self.facts.get(f"session:{disk.target}") or {}
         if "lost" in session:
             return session.get("portal", "") in portals
-        return not self._missing(session, portals)
-
-    def _missing(self, session: dict[str, Any], portals: tuple[str, ...]) -> list[str]:
-        """Return the portals that answer and have no path."""
-        present = (session.get("portal", portals[0]), *session.get("beside", ()))
-        return [one for one in portals if one not in (*present, *self.closed)] if session else []
+        return not self.missing(session, portals)
 
     def connect(
         self,
@@ -89,7 +84,7 @@ class FakeNvme(FakeSessions):
         """Join a controller at each portal that answers; those at other portals are removed."""
         session = self.facts.get(f"session:{target}")
         kept = [one for one in session.get("beside", ()) if one in portals]
-        for portal in self._missing(session, portals):
+        for portal in self.missing(session, portals):
             kept.append(portal)
             self.facts.effect(f"session:{target}", session | {"beside": list(kept)})
 

@@ -7,6 +7,8 @@ from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from zfsilod.host.fake.facts import Facts
     from zfsilod.model.host_facts import Disk
 
@@ -15,6 +17,7 @@ class FakeSessions:
     """The sessions of one transport as facts."""
 
     prefix: str  # of the names of its targets
+    closed: tuple[str, ...] = ()  # portals at which nothing answers
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -37,8 +40,12 @@ class FakeSessions:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
         if names := self.users_beside(disk, ()):
             raise Busy(f"the disk of {disk.target} is in use by {', '.join(names)}")
-        if self.facts.get(f"session:{disk.target}") is not None:
-            self.facts.effect(f"session:{disk.target}", None)
+        session = self.facts.get(f"session:{disk.target}")
+        if session is not None and session.get("map"):
+            one = {name: value for name, value in session.items() if name != "beside"}
+            one["map"] = False
+            self.facts.effect(f"session:{disk.target}", one)
+        self.drop(disk)
 
     def has_any_session(self, disk: Disk) -> bool:
         return self.facts.get(f"session:{disk.target}") is not None
@@ -49,6 +56,11 @@ class FakeSessions:
 
     def is_responsive(self, disk: Disk) -> bool:
         return not hangs(self.facts, disk)
+
+    def missing(self, session: dict[str, Any], portals: tuple[str, ...]) -> list[str]:
+        """Return the portals that answer and have no path."""
+        present = (session.get("portal", portals[0]), *session.get("beside", ()))
+        return [one for one in portals if one not in (*present, *self.closed)] if session else []
 
     def portal(self, disk: Disk) -> str:
         session = self.facts.get(f"session:{disk.target}") or {}
@@ -72,8 +84,13 @@ class FakeSessions:
         return sorted(name for name in names if name.startswith(self.prefix))
 
     def drop(self, disk: Disk) -> None:
-        if self.has_any_session(disk):
-            self.facts.effect(f"session:{disk.target}", None)
+        session = self.facts.get(f"session:{disk.target}")
+        if session is None:
+            return
+        if session.get("map") and session.get("beside"):
+            path = {name: value for name, value in session.items() if name != "beside"}
+            self.facts.effect(f"session:{disk.target}", path)
+        self.facts.effect(f"session:{disk.target}", None)
 
     def has_size(self, disk: Disk) -> bool:
         session = self.facts.get(f"session:{disk.target}")
