@@ -39,13 +39,21 @@ READERS = (Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY)
 ONE_PATH = (Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_READER_ONLY, Mode.SINGLE_NODE_SINGLE_WRITER)
 
 
-def problem(capability: csi_pb2.VolumeCapability) -> str:
-    """Return why no volume can have a capability; "" if one can."""
+def problem(
+    capability: csi_pb2.VolumeCapability,
+    transport: volume_pb2.Transport = volume_pb2.TRANSPORT_ISCSI,
+) -> str:
+    """Return why no volume of a transport can have a capability; "" if one can."""
     kind, mode = capability.WhichOneof("access_type"), capability.access_mode.mode
     if kind is None:
         return "volume capability has no access type; set block or mount"
     if mode == Mode.UNKNOWN or mode not in Mode.Mode.values():
         return "volume capability has no known access mode; set one that the CSI protocol defines"
+    if mode in READERS and transport == volume_pb2.TRANSPORT_NVME:
+        return (
+            f"access mode {Mode.Mode.Name(mode)} is read-only, and the kernel's NVMe target has no "
+            "write protection for a host; use a class with transport iscsi"
+        )
     if kind == "block":
         return ""
     if mode in SHARED_WRITERS:
@@ -67,18 +75,23 @@ def _mount_problem(mount: csi_pb2.VolumeCapability.MountVolume) -> str:
     return ""
 
 
-def check(capability: csi_pb2.VolumeCapability) -> None:
-    """Raise INVALID_ARGUMENT unless a volume can have a capability."""
-    complaint = problem(capability)
+def check(
+    capability: csi_pb2.VolumeCapability,
+    transport: volume_pb2.Transport = volume_pb2.TRANSPORT_ISCSI,
+) -> None:
+    """Raise INVALID_ARGUMENT unless a volume of a transport can have a capability."""
+    complaint = problem(capability, transport)
     if complaint:
         raise invalid(complaint)
 
 
-def check_all(capabilities: Iterable[csi_pb2.VolumeCapability]) -> volume_pb2.Mode:
+def check_all(
+    capabilities: Iterable[csi_pb2.VolumeCapability], transport: volume_pb2.Transport
+) -> volume_pb2.Mode:
     """Return the mode of a volume with these capabilities, else raise INVALID_ARGUMENT."""
     modes = set()
     for capability in capabilities:
-        check(capability)
+        check(capability, transport)
         modes.add(volume_mode(capability))
     if not modes:
         raise invalid("volume_capabilities are missing")
@@ -124,7 +137,7 @@ def allowed_modes(
 
 def unusable(volume: volume_pb2.Volume, capability: csi_pb2.VolumeCapability) -> str:
     """Return why a volume does not have a capability; "" if it has."""
-    complaint = problem(capability)
+    complaint = problem(capability, volume.transport)
     if complaint:
         return complaint
     wanted = volume_mode(capability)

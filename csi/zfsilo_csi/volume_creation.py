@@ -92,8 +92,8 @@ class RequestedVolume(NamedTuple):
 def read(request: csi.CreateVolumeRequest) -> RequestedVolume:
     """Check a request. Raises INVALID_ARGUMENT, OUT_OF_RANGE, or NOT_FOUND for the source."""
     name = ids.check_name(request.name)
-    mode = volume_capabilities.check_all(request.volume_capabilities)
     wanted = parameters.read(request.parameters, request.mutable_parameters)
+    mode = volume_capabilities.check_all(request.volume_capabilities, wanted.transport)
     required = request.capacity_range.required_bytes
     size = size_of(request.capacity_range)
     kind, source = _source_of(request)

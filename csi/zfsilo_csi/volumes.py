@@ -123,7 +123,10 @@ class VolumeController:
         self, request: csi.GetCapacityRequest, call: CsiCall
     ) -> csi.GetCapacityResponse:
         wanted = parameters.read(request.parameters, {})
-        if any(map(volume_capabilities.problem, request.volume_capabilities)):
+        if any(
+            volume_capabilities.problem(capability, wanted.transport)
+            for capability in request.volume_capabilities
+        ):
             return csi.GetCapacityResponse(available_capacity=0)
         topology = request.accessible_topology if request.HasField("accessible_topology") else None
         backends = self._backends.within(topology)
