@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from csi.v1 import csi_pb2 as csi
 from zfsilo_csi.backends import ZONE_KEY
+from zfsilo_csi.parameters import KEYS
 
 from tests.csi.plugin_client import fails, mount, take_away, up
 from zfsilod.model.records import Volume
@@ -72,6 +73,12 @@ def test_each_kind_of_class_is_shipped() -> None:
     assert {example.kind for example in shipped()} == set(CLASSES)
     with_parameters = {example.kind for example in shipped() if example.parameters}
     assert {"StorageClass", "VolumeAttributesClass"} <= with_parameters
+
+
+def test_each_parameter_is_in_an_example() -> None:
+    """Except `backend`, which names one of the reader's own servers."""
+    shown = {key for example in shipped() for key in example.parameters}
+    assert set(KEYS) - shown == {"backend"}
 
 
 @of_kind("StorageClass")
