@@ -48,7 +48,7 @@ class PluginConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     driver: str = "csi.zfsilo.io"
     endpoint: str = "unix:///csi/csi.sock"
-    metrics: str = ""  # ADDRESS:PORT; "": none
+    metrics: str = ""  # ADDRESS:PORT; :PORT: at all addresses, of both families; "": none
     log_level: str = "info"
     node: NodeConfig = msgspec.field(default_factory=NodeConfig)
     backends: dict[str, BackendConfig] = msgspec.field(default_factory=dict)

@@ -48,7 +48,10 @@ class CallMetrics:
         self._took.labels(method).observe(took_s)
 
     async def serve(self, address: str) -> asyncio.Server:
-        """Serve /metrics, and /healthz, which succeeds as long as the event loop runs."""
+        """Serve /metrics, and /healthz, which succeeds as long as the event loop runs.
+
+        Without a host, kubelet reaches it at the address of a pod of either family.
+        """
         host, _colon, port = address.rpartition(":")
         return await asyncio.start_server(
             self._reply, host.strip("[]"), int(port), limit=MAX_REQUEST

@@ -44,8 +44,8 @@ class Cluster:
     def facts(self) -> dict[str, Any]:
         return self.give.fixture.facts
 
-    async def metrics_server(self) -> asyncio.Server:
-        return await self._metrics.serve("127.0.0.1:0")
+    async def metrics_server(self, address: str) -> asyncio.Server:
+        return await self._metrics.serve(address)
 
     def metrics(self) -> str:
         return generate_latest(self._metrics.registry).decode()

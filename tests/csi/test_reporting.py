@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
 
+import pytest
 from csi.v1 import csi_pb2 as csi
 from zfsilo_csi import json_log, service_capabilities
 
 from tests.csi.cluster import Cluster, cluster_of
 from tests.csi.plugin_client import GIB, NODE, STAGING, block, fails, mount, up
+from tests.kubernetes.control_plane import free_address
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
+MANIFESTS = Path(__file__).parents[2] / "csi/deploy/manifests/zfsilo-csi.yaml"
+SOCKET = socket.socket
 
 
 async def test_published_nodes_are_reported(cluster: Cluster) -> None:
@@ -203,17 +208,40 @@ async def test_every_call_is_logged_and_counted(
 
 
 async def test_metrics_and_health_over_http(cluster: Cluster) -> None:
-    server = await cluster.metrics_server()
+    server = await cluster.metrics_server("127.0.0.1:0")
     port = server.sockets[0].getsockname()[1]
-
-    async def get(path: str) -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        response = (await reader.read()).decode()
-        writer.close()
-        return response
-
-    assert (await get("/healthz")).endswith("\r\n\r\nok\n")
-    assert "zfsilo_csi_calls" in await get("/metrics")
-    assert (await get("/other")).startswith("HTTP/1.1 404")
+    assert (await get("127.0.0.1", port, "/healthz")).endswith("\r\n\r\nok\n")
+    assert "zfsilo_csi_calls" in await get("127.0.0.1", port, "/metrics")
+    assert (await get("127.0.0.1", port, "/other")).startswith("HTTP/1.1 404")
     server.close()
+
+
+async def get(host: str, port: int, path: str) -> str:
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    response = (await reader.read()).decode()
+    writer.close()
+    return response
+
+
+@pytest.mark.parametrize("families", [("127.0.0.1", "::1"), ("127.0.0.1",)])
+async def test_the_address_of_the_chart_is_of_both_families(
+    cluster: Cluster, families: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubelet's probes go to the address of the pod, which is IPv6 alone in some clusters."""
+    host = re.search(r'^    metrics = "(.*):9809"', MANIFESTS.read_text(), re.M)
+    assert host
+    port = int(free_address().rpartition(":")[2])
+    if "::1" not in families:
+        monkeypatch.setattr(socket, "socket", without_ipv6)
+    server = await cluster.metrics_server(f"{host[1]}:{port}")
+    for address in families:
+        assert (await get(address, port, "/healthz")).endswith("ok\n")
+    server.close()
+
+
+def without_ipv6(family: int = socket.AF_INET, *details: Any, **more: Any) -> Any:
+    """Make a socket as a kernel that was booted with ipv6.disable=1 does."""
+    if family == socket.AF_INET6:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    return SOCKET(family, *details, **more)

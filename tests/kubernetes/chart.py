@@ -48,9 +48,9 @@ class ChartRelease:
         item = self._api.get("configmaps", NAMESPACE, NAMESPACE)
         assert item is not None, "the chart has no ConfigMap"
         text = item["data"]["config.toml"]
-        assert "0.0.0.0:9809" in text, text
+        assert '":9809"' in text, text
         folder.mkdir(exist_ok=True)
-        (folder / "config.toml").write_text(text.replace("0.0.0.0:9809", free_address()))
+        (folder / "config.toml").write_text(text.replace('":9809"', f'"{free_address()}"'))
 
     def controller_pod(self) -> str:
         """Return the name of the controller's pod, which the sidecars need for their objects."""

@@ -60,9 +60,9 @@ def volumes(folder: Path, server: PoolHost, role: str) -> dict[str, Path]:
     config = folder / "config"
     (config / "backends").mkdir(parents=True)  # kubelet makes the mount points of nested volumes
     text = object_of("ConfigMap")["data"]["config.toml"]
-    assert "0.0.0.0:9809" in text
+    assert '":9809"' in text
     # The test has no network of its own, where the port would be free.
-    (config / "config.toml").write_text(text.replace("0.0.0.0:9809", free_address()))
+    (config / "config.toml").write_text(text.replace('":9809"', f'"{free_address()}"'))
     socket = folder / "socket"
     socket.mkdir()
     if role == "node":
