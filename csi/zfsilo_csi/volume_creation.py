@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 DEFAULT_BYTES = 1 << 30
 MIN_BYTES = 1 << 20
-MAX_UNFINISHED = 10_000
+MAX_BEGUN = 10_000
 # Codes that leave open whether the volume exists, or will exist.
 OPEN = (Code.UNAVAILABLE, Code.ABORTED, Code.INTERNAL, Code.UNKNOWN)
 
 
-class Unfinished:
-    """The backends of creations that began in this process and whose outcome it does not know.
+class Begun:
+    """The backends where creations of this process began, and were not refused.
 
     Such a creation continues where it began, although the preferred zone may be another one by
-    now: the volume may exist there.
+    now, or a backend that was full may have space: the volume may exist there. Kubernetes repeats
+    a successful creation whose reply was lost.
+
+    A process that was restarted does not know them. It still asks the same backend first, unless
+    the preferred zone has changed or the first backend was full. If in addition the backend with
+    the volume does not reply, a second volume is created, and `zfsiloctl csi orphans` lists the
+    first one, which no pod has used. To wait for every silent backend instead would let one server
+    stop the claims of all others.
     """
 
     def __init__(self) -> None:
@@ -47,12 +54,13 @@ class Unfinished:
         """Note that a creation begins; the oldest note is dropped when there are too many."""
         self._backends.pop(volume_id, None)
         self._backends[volume_id] = backend
-        if len(self._backends) > MAX_UNFINISHED:
+        if len(self._backends) > MAX_BEGUN:
             del self._backends[next(iter(self._backends))]
 
-    def end(self, volume_id: str) -> None:
-        """Note that the outcome of a creation is known."""
-        self._backends.pop(volume_id, None)
+    def forget(self, volume_id: str, backend: Backend) -> None:
+        """Note that a backend has refused the creation, or has deleted the volume."""
+        if self._backends.get(volume_id) is backend:
+            del self._backends[volume_id]
 
 
 class RequestedVolume(NamedTuple):
@@ -163,20 +171,22 @@ def candidates(backends: Backends, wanted: RequestedVolume) -> list[Backend]:
 
 
 async def find(
-    volume_id: str, candidates: list[Backend], others: list[Backend], call: CsiCall
+    wanted: RequestedVolume, candidates: list[Backend], others: list[Backend], call: CsiCall
 ) -> tuple[Backend, pb.Volume] | None:
-    """Return the volume with an id. Every candidate must reply; another backend need not."""
+    """Return the volume if it exists. The first candidate must reply; another backend need not.
+
+    A later candidate gets a volume only when those before it have refused it: see Begun.
+    """
     optional = call.at_most(OPTIONAL_S)
-    daemon_request = pb.GetVolumeRequest(name=f"volumes/{volume_id}")
-    backends = [*candidates, *others]
+    daemon_request = pb.GetVolumeRequest(name=f"volumes/{wanted.id}")
+    first, *later = candidates
+    backends = [first, *later, *others]
     replies = await asyncio.gather(
-        *(
-            backend.volumes.GetVolume(daemon_request, call if n < len(candidates) else optional)
-            for n, backend in enumerate(backends)
-        ),
+        first.volumes.GetVolume(daemon_request, call),
+        *(backend.volumes.GetVolume(daemon_request, optional) for backend in backends[1:]),
         return_exceptions=True,
     )
-    match = None
+    match, missing = None, None
     for backend, reply in zip(backends, replies, strict=True):
         if not isinstance(reply, BaseException):
             # A volume without uid is only attached to this server: another server stores it.
@@ -184,27 +194,39 @@ async def find(
             continue
         if not isinstance(reply, CsiError):
             raise reply
-        if reply.code != Code.NOT_FOUND and backend in candidates:
-            raise reply
+        if reply.code != Code.NOT_FOUND and backend is first:
+            missing = reply
+    if match is None and missing is not None:
+        raise _waiting(missing, wanted.name) if later else missing
     return match
 
 
+def _waiting(error: CsiError, name: str) -> CsiError:
+    """Return the error for a backend that does not reply, in a zone that has others."""
+    return CsiError(
+        error.code,
+        f"{error.message}; {name} may exist there, so it waits for this backend: for a volume on "
+        "another one create the claim again, or use the parameter backend, or a zone for each "
+        "server",
+        reason=error.reason,
+    )
+
+
 async def create(
-    wanted: RequestedVolume, backends: list[Backend], unfinished: Unfinished, call: CsiCall
+    wanted: RequestedVolume, backends: list[Backend], begun: Begun, call: CsiCall
 ) -> tuple[Backend, pb.Volume]:
     """Create the volume on the first backend with enough space."""
     daemon_request = _daemon_request(wanted)
     for backend in backends:
-        unfinished.begin(wanted.id, backend)
+        begun.begin(wanted.id, backend)
         try:
             response = await backend.volumes.CreateVolume(daemon_request, call)
         except CsiError as error:
             if error.code not in OPEN:
-                unfinished.end(wanted.id)
+                begun.forget(wanted.id, backend)
             if error.code != Code.RESOURCE_EXHAUSTED or backend is backends[-1]:
                 raise
         else:
-            unfinished.end(wanted.id)
             if response.volume.id != wanted.id:
                 raise nonsense(backend.name, f"it created another volume than {wanted.id}")
             return backend, response.volume

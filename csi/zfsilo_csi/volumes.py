@@ -19,6 +19,7 @@ from zfsilo_csi import (
     volume_capabilities,
     volume_creation,
 )
+from zfsilo_csi.backends import OPTIONAL_S
 from zfsilo_csi.convert import condition, csi_volume, published_nodes, volume_entry
 from zfsilo_csi.errors import Code, CsiError, ignore_not_found, need
 
@@ -32,7 +33,7 @@ class VolumeController:
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._unfinished = volume_creation.Unfinished()
+        self._begun = volume_creation.Begun()
 
     async def ControllerGetCapabilities(
         self, _request: csi.ControllerGetCapabilitiesRequest, call: CsiCall
@@ -43,13 +44,13 @@ class VolumeController:
         self, request: csi.CreateVolumeRequest, call: CsiCall
     ) -> csi.CreateVolumeResponse:
         wanted = volume_creation.read(request)
-        unfinished = self._unfinished
-        candidates = unfinished.first(wanted.id, volume_creation.candidates(self._backends, wanted))
+        ranked = volume_creation.candidates(self._backends, wanted)
+        candidates = self._begun.first(wanted.id, ranked)
         rest = [backend for backend in self._backends if backend not in candidates]
         others = [] if wanted.pinned else rest
-        match = await volume_creation.find(wanted.id, candidates, others, call)
+        match = await volume_creation.find(wanted, candidates, others, call)
         if match is None:
-            match = await volume_creation.create(wanted, candidates, unfinished, call)
+            match = await volume_creation.create(wanted, candidates, self._begun, call)
         backend, volume = match
         call.note(volume=f"{backend.key}/{volume.id}")
         volume_creation.check_same(volume, wanted)
@@ -68,6 +69,7 @@ class VolumeController:
             )
             with ignore_not_found():
                 await backend.volumes.DeleteVolume(daemon_request, call)
+            self._begun.forget(handle.id, backend)
         return csi.DeleteVolumeResponse()
 
     async def ValidateVolumeCapabilities(
@@ -135,10 +137,7 @@ class VolumeController:
         daemon_request = service_pb2.GetCapacityRequest(
             thin=wanted.thin, properties=wanted.properties
         )
-        responses = await asyncio.gather(
-            *(backend.service.GetCapacity(daemon_request, call) for backend in backends)
-        )
-        free = [response.available_bytes for response in responses]
+        free = await _free(backends, daemon_request, call)
         return csi.GetCapacityResponse(
             available_capacity=sum(free),
             maximum_volume_size=Int64Value(value=max(free, default=0)),
@@ -181,6 +180,26 @@ class VolumeController:
             change = pb.Volume(name=volume.name, properties=properties)
             await _update(backend, change, "properties", call)
         return csi.ControllerModifyVolumeResponse()
+
+
+async def _free(
+    backends: list[Backend], daemon_request: service_pb2.GetCapacityRequest, call: CsiCall
+) -> list[int]:
+    """Return the free bytes of the backends that reply. Raises if none does, or for a parameter.
+
+    Nothing can be created on the others now, and one of them must not stop the claims of a zone.
+    """
+    limited = call.at_most(OPTIONAL_S) if len(backends) > 1 else call
+    replies = await asyncio.gather(
+        *(backend.service.GetCapacity(daemon_request, limited) for backend in backends),
+        return_exceptions=True,
+    )
+    errors = [reply for reply in replies if isinstance(reply, BaseException)]
+    for error in errors:
+        unknown = isinstance(error, CsiError) and error.code != Code.INVALID_ARGUMENT
+        if not unknown or len(errors) == len(replies):
+            raise error
+    return [reply.available_bytes for reply in replies if not isinstance(reply, BaseException)]
 
 
 async def _current_problems(backend: Backend, volume: pb.Volume, call: CsiCall) -> list[str]:

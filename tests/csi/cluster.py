@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from prometheus_client import generate_latest
 from zfsilo_csi.__main__ import add_services
+from zfsilo_csi.backends import deciding
 from zfsilo_csi.config import BackendConfig, NodeConfig, PluginConfig
 from zfsilo_csi.metrics import CallMetrics
 from zfsilo_csi.server import CsiServer
@@ -30,10 +33,15 @@ class Cluster:
     """The plugin and its servers; the first server, give, is the node too."""
 
     def __init__(
-        self, plugin: PluginClient, fronts: dict[str, Front], metrics: CallMetrics
+        self,
+        plugin: PluginClient,
+        fronts: dict[str, Front],
+        metrics: CallMetrics,
+        config: PluginConfig,
     ) -> None:
         self.plugin = plugin
         self.fronts = fronts
+        self.config = config
         self._metrics = metrics
 
     @property
@@ -72,13 +80,40 @@ async def cluster_of(
             },
         )
         metrics = CallMetrics("test")
+        plugin = await stack.enter_async_context(_plugin(config, metrics, role, kubelet))
+        yield Cluster(plugin, fronts, metrics, config)
+
+
+@asynccontextmanager
+async def _plugin(
+    config: PluginConfig, metrics: CallMetrics, role: str, kubelet: Path
+) -> AsyncIterator[PluginClient]:
+    async with AsyncExitStack() as stack:
         server = CsiServer(config.endpoint, metrics)
         add_services(server, config, role, stack)
         await server.start()
         stack.push_async_callback(server.stop)
         channel = grpc.aio.insecure_channel(config.endpoint)
         stack.push_async_callback(channel.close)
-        yield Cluster(PluginClient(kubelet, channel), fronts, metrics)
+        yield PluginClient(kubelet, channel)
+
+
+@asynccontextmanager
+async def restarted(cluster: Cluster) -> AsyncIterator[PluginClient]:
+    """Run a controller that remembers no call of the first one."""
+    config = copy.copy(cluster.config)
+    config.endpoint += "-restarted"
+    directory = cluster.plugin.directory
+    async with _plugin(config, CallMetrics("test"), "controller", directory) as plugin:
+        yield plugin
+
+
+def ranked_first(backend: str, other: str) -> str:
+    """Return the name of a volume that goes to a backend rather than to the other one."""
+    pair: Any = [SimpleNamespace(key=key, zones=("default",)) for key in (backend, other)]
+    return next(
+        name for name in map("pvc-{}".format, range(99)) if deciding(pair, None, name)[0] is pair[0]
+    )
 
 
 async def _start_servers(

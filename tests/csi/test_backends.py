@@ -13,7 +13,7 @@ from zfsilo_csi.calls import CsiCall
 from zfsilo_csi.errors import CsiError
 from zfsilo_csi.stubs import Zfsilod
 
-from tests.csi.cluster import Cluster, cluster_of
+from tests.csi.cluster import Cluster, cluster_of, ranked_first
 from tests.csi.plugin_client import down, fails, mount, up
 from zfsilod.security.join_file import make_join
 
@@ -105,6 +105,16 @@ async def test_capacity_is_the_sum_and_the_maximum(tmp_path: Path) -> None:
         )
         with fails("INVALID_ARGUMENT", "mountpoint"):
             await capacity(parameters={"zfs.mountpoint": "/etc"})
+        await cluster.fronts["other"].stop()
+        assert await capacity() == await capacity(parameters={"backend": "give"})
+        for unknown in (
+            {"accessible_topology": topology("east")[0]},
+            {"parameters": {"backend": "other"}},
+        ):
+            with fails("UNAVAILABLE", "other"):
+                await capacity(**unknown)
+        with fails("INVALID_ARGUMENT", "mountpoint"):
+            await capacity(parameters={"zfs.mountpoint": "/etc"})
 
 
 async def test_a_backend_that_is_down(tmp_path: Path) -> None:
@@ -114,15 +124,17 @@ async def test_a_backend_that_is_down(tmp_path: Path) -> None:
         there = await plugin.create("there", parameters={"backend": "other"})
         await cluster.fronts["other"].stop()
         for call in (
-            plugin.create("new"),  # an earlier call may have created it there
+            plugin.create(
+                ranked_first("other", "give")
+            ),  # an earlier call may have created it there
             plugin.delete(there.volume_id),
             plugin.unpublish(there.volume_id),  # not OK: the node may still write
             plugin.controller.ListVolumes(csi.ListVolumesRequest(), timeout=10),
-            plugin.controller.GetCapacity(csi.GetCapacityRequest(), timeout=10),
         ):
             with fails("UNAVAILABLE", "other"):
                 await call
         assert (await plugin.create("here", parameters={"backend": "give"})) == here
+        assert (await plugin.create(ranked_first("give", "other"))).volume_id.startswith("give/")
         await up(plugin, here.volume_id)
         await down(plugin, here.volume_id)
         probe = await plugin.identity.Probe(csi.ProbeRequest())

@@ -10,13 +10,14 @@ import grpc
 import pytest
 from csi.v1 import csi_pb2 as csi
 
-from tests.csi.cluster import Cluster, cluster_of
+from tests.csi.cluster import Cluster, cluster_of, ranked_first, restarted
 from tests.csi.plugin_client import GIB, fails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+SAME = {"give": ["default"], "other": ["default"]}
 ZONE = "topology.zfsilo.io/zone"
 ZONES = {"give": ["default", "west"], "other": ["east"]}
 
@@ -116,6 +117,50 @@ async def test_a_name_is_not_created_twice_while_its_backend_is_down(two_zones: 
     with fails("UNAVAILABLE", "other"):
         await create(two_zones, "a", "west")
     assert await create(two_zones, "b", "west") == "give"
+
+
+async def test_after_a_restart_the_zone_of_the_claim_still_decides(two_zones: Cluster) -> None:
+    """The plugin has no memory of the creation, but the claim has the node that was chosen."""
+    await begin(two_zones, "other", "a", "east")
+    two_zones.fronts["other"].fixture.launcher.gate.set()
+    await two_zones.fronts["other"].stop()
+    async with restarted(two_zones) as plugin:
+        with fails("UNAVAILABLE", "other"):
+            await plugin.create("a", accessibility_requirements=chosen("east"))
+
+
+async def test_a_server_that_is_down_stops_only_the_claims_that_it_may_have(tmp_path: Path) -> None:
+    """With one zone for all servers, which is the default."""
+    async with cluster_of(tmp_path, SAME) as cluster:
+        await cluster.fronts["other"].stop()
+        volume = await cluster.plugin.create(ranked_first("give", "other"))
+        assert volume.volume_id.startswith("give/")
+        with fails("UNAVAILABLE", "create the claim again, or use the parameter backend"):
+            await cluster.plugin.create(ranked_first("other", "give"))
+
+
+async def test_a_name_that_went_on_to_another_backend_stays_there(tmp_path: Path) -> None:
+    """The first backend was full, and the reply of the other one may have been lost."""
+    async with cluster_of(tmp_path, SAME) as cluster:
+        plugin, name = cluster.plugin, ranked_first("give", "other")
+        thick: dict[str, Any] = {"parameters": {"thin": "false"}}
+        whole = csi.CapacityRange(required_bytes=600 * GIB)
+        filler = await plugin.create(
+            "filler", parameters={"thin": "false", "backend": "give"}, capacity_range=whole
+        )
+        first = await plugin.create(name, capacity_range=whole, **thick)
+        assert first.volume_id.startswith("other/")
+        await plugin.delete(filler.volume_id)
+        await cluster.fronts["other"].stop()
+        with fails("UNAVAILABLE", "other"):
+            await plugin.create(name, capacity_range=whole, **thick)
+
+
+async def test_a_name_is_free_again_after_a_deletion(two_zones: Cluster) -> None:
+    volume = await two_zones.plugin.create("a", accessibility_requirements=chosen("east"))
+    await two_zones.plugin.delete(volume.volume_id)
+    await two_zones.fronts["other"].stop()
+    assert await create(two_zones, "a", "west") == "give"
 
 
 async def test_a_refused_creation_may_begin_elsewhere(two_zones: Cluster) -> None:
