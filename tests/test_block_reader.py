@@ -103,7 +103,8 @@ async def test_a_caller_that_waits_loses_its_turn(
     monkeypatch.setattr(block_reader, "TAKE_S", 0.05)
     await anext(slow)  # it has TAKE_S from now on
     assert len(await all_of(reader, QUERY)) == 3000
-    await slow.aclose()
+    with pytest.raises(Unavailable, match="the caller took nothing for 0 s"):
+        await anext(slow)
     assert len(await all_of(reader, QUERY)) == 3000, "a turn ends once"
 
 

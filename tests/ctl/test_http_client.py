@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 LIBRARIES = ("grpc", "google.protobuf", "h11", "ssl", "http.client", "asyncio", "cryptography")
 SLOW = ("typing", "contextlib", "pathlib", "socket", "shutil", "textwrap", "threading", "lmdb")
 HEAD = b"HTTP/1.1 200 \r\ncontent-type: application/json\r\n"
+LINES = b"HTTP/1.1 200 \r\ncontent-type: application/jsonl\r\n"
+CHUNKS = LINES + b"transfer-encoding: chunked\r\n\r\n"
+CHANGE = b'{"operation":{"name":"operations/a"}}\n'
 
 
 @pytest.fixture
@@ -101,6 +104,58 @@ def test_a_local_command_imports_no_library(ctl: Shell) -> None:
 def test_an_answer_that_is_none(peer: Any, answer: bytes) -> None:
     with pytest.raises(Unavailable):
         ask(peer(answer))
+
+
+def watched(server: Server, names: list[str]) -> None:
+    """Watch, and add the names of the operations to a list."""
+    call = server.watch("WatchOperations", pb.WatchOperationsRequest(), 5)
+    for change in call.responses():
+        names.append(change.operation.name)
+
+
+def chunks(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKS + chunks(CHANGE, CHANGE) + b"0\r\n\r\n",
+        CHUNKS + chunks(CHANGE + CHANGE[:5], CHANGE[5:]) + b"000;x=y\r\nlate: field\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"0\r\n\r\nmore",
+        LINES + b"content-length: %d\r\n\r\n" % (2 * len(CHANGE)) + 2 * CHANGE,
+    ],
+)
+def test_a_list_is_complete(peer: Any, answer: bytes) -> None:
+    names: list[str] = []
+    watched(peer(answer), names)
+    assert names == ["operations/a"] * 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LINES + b"\r\n" + 2 * CHANGE,  # nothing says where it ends
+        LINES + b"content-length: 999\r\n\r\n" + 2 * CHANGE,
+        CHUNKS + chunks(CHANGE, CHANGE),
+        CHUNKS + chunks(CHANGE, CHANGE) + b"0",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"0\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"0\r\nlate: field\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"\r\n0\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"-1\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"x\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE) + b"f" * 99 + b"\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE)[:-2] + b"xx0\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE, CHANGE[:9]),
+        CHUNKS + chunks(CHANGE, CHANGE, CHANGE[:9]) + b"0\r\n\r\n",
+        CHUNKS + chunks(CHANGE, CHANGE, CHANGE)[:-20],
+    ],
+)
+def test_a_list_that_is_cut_off(peer: Any, answer: bytes) -> None:
+    names: list[str] = []
+    with pytest.raises(Unavailable, match="give closed the connection before the end of its"):
+        watched(peer(answer), names)
+    assert names[:1] == ["operations/a"]
 
 
 def test_an_answer_that_does_not_come(peer: Any) -> None:

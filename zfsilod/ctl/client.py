@@ -96,7 +96,7 @@ class Server:
     ) -> bytes:
         """Return the bytes of a request."""
         verb, target, body = _target_of(method, message.encoded())
-        headers = {"Host": "zfsilo"}
+        headers = {"Host": "zfsilo", "Connection": "close"}
         if timeout_s is not None:
             headers["Zfsilo-Timeout"] = f"{timeout_s:.3f}"
         if self._channel.token:
@@ -128,6 +128,7 @@ class HttpCall:
         self.started: Callable[[str], None] = lambda _operation: None
         self._server = server
         self._method = method
+        self._changes = lines
         self._exchange = server.open(timeout_s, patient=patient)
         self._raw = server.request_of(method, request, timeout_s, lines=lines)
         self._sent = False
@@ -155,7 +156,7 @@ class HttpCall:
             self._exchange.close()
 
     def responses(self) -> Iterator[Any]:
-        """Yield the responses of a watch. Raises ZfsiloError."""
+        """Yield the responses of a watch. Raises ZfsiloError, also unless the last one came."""
         try:
             while (content := self._next()) is not None:
                 yield self._parsed(content)
@@ -180,6 +181,8 @@ class HttpCall:
             raw = exchange.line() if in_lines else exchange.body()
         except OSError as error:
             exchange.close()
+            if exchange.status and not isinstance(error, TimeoutError):
+                raise self._cut_off() from error
             raise self._server.error_of(error) from error
         if not raw:
             return None
@@ -196,8 +199,9 @@ class HttpCall:
         return content
 
     def _cut_off(self) -> Unavailable:
+        continues = "; a submitted operation continues" if self._changes else ""
         return Unavailable(
-            f"{self._server.where} has closed the connection; a submitted operation continues",
+            f"{self._server.where} closed the connection before the end of its answer{continues}",
             reason="SERVER_UNAVAILABLE",
         )
 

@@ -46,6 +46,11 @@ class Turn:
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self._turns: asyncio.Semaphore | None = turns
 
+    @property
+    def ended(self) -> bool:
+        """Whether another call may have it."""
+        return self._turns is None
+
     def end(self) -> None:
         """Let another call have it, once."""
         if self._turns is not None:
@@ -95,6 +100,12 @@ class BlockReader:
                     yield ranges
                 finally:
                     stalled.cancel()
+                if turn.ended:
+                    raise Unavailable(
+                        f"{title}: the caller took nothing for {TAKE_S:.0f} s; repeat the call "
+                        "from the end of the last range",
+                        reason="STOPPED",
+                    )
         finally:
             del self._waiting[ticket]
             _abandon(arrived, turn)  # the reader ends when it next writes, if not before

@@ -7,12 +7,14 @@ the one before it is sent, so that a client buffers its requests itself.
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import h11
 
 from zfsilod.api.http.refusals import MAX_BODY_BYTES, bad_http, too_large
+from zfsilod.service.block_reader import TAKE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -25,10 +27,13 @@ VERSIONS = (b"1.0", b"1.1")
 HEAD_BYTES = 16 << 10  # of the line and headers of a request, as metadata of gRPC
 HEAD_S = 10.0  # for the head of the first request, and of one that has begun
 IDLE_S = 60.0  # between two requests
-WRITE_S = 30.0  # for the client to take a part of a response
+WRITE_S = 30.0  # for the client to take a response
+LINE_S = TAKE_S  # for the client to take one line of a response that has many
 CLOSING_S = 1.0  # for the client to read the answer to what is not HTTP
 
 Headers = list[tuple[str, str]]
+
+log = logging.getLogger(__name__)
 
 
 class HttpConnection:
@@ -37,6 +42,9 @@ class HttpConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        # Sent means received by the kernel: the rest would be lost with this process, or when the
+        # connection is closed.
+        writer.transport.set_write_buffer_limits(high=0)
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._received = asyncio.Event()  # the whole request
         self.peer = str(writer.get_extra_info("peername"))
@@ -117,21 +125,22 @@ class HttpConnection:
         if body and not self._head_only:
             self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
-        await self._drain()
+        await self._drain(WRITE_S)
 
     async def begin(self, headers: Headers) -> None:
         """Send the head of a response that has lines, each when it is there."""
         self._send(h11.Response(status_code=200, headers=headers))
-        await self._drain()
+        await self._drain(LINE_S)
 
     async def line(self, data: bytes) -> None:
         """Send a line of a response that has begun."""
         self._send(h11.Data(data=data))
-        await self._drain()
+        await self._drain(LINE_S)
 
-    def end(self) -> None:
-        """End a response that has begun."""
+    async def end(self) -> None:
+        """End a response that has begun: the last chunk tells the client that it has all lines."""
         self._send(h11.EndOfMessage())
+        await self._drain(LINE_S)
 
     def _drop_body(self) -> None:
         """Drop what has come of a body that nobody has read; more of it is not awaited."""
@@ -200,6 +209,12 @@ class HttpConnection:
         if data := self._protocol.send(event):
             self._writer.write(data)
 
-    async def _drain(self) -> None:
-        async with asyncio.timeout(WRITE_S):
-            await self._writer.drain()
+    async def _drain(self, wait_s: float) -> None:
+        """Wait for the client. Raises ConnectionAbortedError: that is no deadline of its call."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._writer.drain()
+        except TimeoutError:
+            why = f"the client has not read for {wait_s:g} s"
+            log.info("closed a connection of %s: %s", self.peer, why)
+            raise ConnectionAbortedError(why) from None

@@ -156,7 +156,7 @@ class Exchange:
             error = refused
         if self._begun:
             await self._connection.line(encode({"error": status.as_json(error)}))
-            self._connection.end()
+            await self._connection.end()
         else:
             response = refusal(error, zfsilo_operation=self._context.operation)
             await self._connection.respond(*response)
@@ -171,7 +171,7 @@ class Exchange:
         body = await _as_json(response)
         if self._begun:
             await self._connection.line(body)
-            self._connection.end()
+            await self._connection.end()
         else:
             headers = headers_of(zfsilo_operation=self._context.operation)
             await self._connection.respond(200, headers, body)
@@ -184,7 +184,7 @@ class Exchange:
                 await self._begin()
                 await self._connection.line(await _as_json(response))
         await self._begin()
-        self._connection.end()
+        await self._connection.end()
 
     async def _started(self, operation: str) -> None:
         """Tell the client the name of its operation at once, if it reads lines."""
