@@ -92,6 +92,15 @@ async def test_life_of_a_volume(fixture: BusFixture) -> None:
         secret for secret in (secrets.password, secrets.mutual_password) if secret.reveal() in said
     ]
 
+    old = options(etag=("s", "1"))
+    for method, *path in (
+        *(("Publish", "take"), ("Unpublish", "take"), ("Stage", ""), ("Unstage", "")),
+        *(("Mount", "/srv"), ("Unmount", "/srv"), ("Detach",), ("Disconnect",), ("Grow",)),
+    ):
+        signature = "sa{sv}" if path else "a{sv}"
+        stale = await client.try_call(DATA, VOLUME, method, signature, *path, old)
+        assert (stale.error, stale.body[1]) == (f"{NAME}.Error.Busy", "ETAG"), method
+
     await client.done(DATA, VOLUME, "Unmount", "sa{sv}", "/srv", {})
     await client.done(DATA, VOLUME, "Unstage", "sa{sv}", "", {})
     await client.done(DATA, VOLUME, "Disconnect", "a{sv}", {})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from zfsilo.v1 import host_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
@@ -122,3 +125,52 @@ async def test_a_fresh_etag_is_accepted(front: Front) -> None:
     down = pb.UnpublishVolumeRequest(name=DATA, host=TAKE, etag=etag)
     etag = (await volumes.UnpublishVolume(down)).volume.etag
     await volumes.DeleteVolume(pb.DeleteVolumeRequest(name=DATA, etag=etag))
+
+
+CHANGED_MEANWHILE: dict[str, Any] = {
+    "PublishVolume": publish(),
+    "UnpublishVolume": pb.UnpublishVolumeRequest(name=DATA, host=TAKE),
+}
+
+
+@pytest.mark.parametrize("method", CHANGED_MEANWHILE)
+async def test_an_etag_is_compared_when_the_change_is_stored(front: Front, method: str) -> None:
+    """A request that waits for another change of the volume does not come behind it."""
+    volumes = front.root().volumes
+    await volumes.CreateVolume(create())
+    request = type(CHANGED_MEANWHILE[method])()
+    request.CopyFrom(CHANGED_MEANWHILE[method])
+    request.etag = (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).etag
+    front.fixture.launcher.gate.clear()
+    update = pb.UpdateVolumeRequest(
+        volume=pb.Volume(name=DATA, hosts=["take", "other"]), update_mask=FieldMask(paths=["hosts"])
+    )
+    first = asyncio.ensure_future(volumes.UpdateVolume(update))
+    while not operations(front)[-1].title.startswith("update"):
+        await asyncio.sleep(0.01)
+    second = asyncio.ensure_future(getattr(volumes, method)(request))
+    done, _pending = await asyncio.wait({second}, timeout=0.3)
+    assert not done, "it waits"
+    front.fixture.launcher.gate.set()
+    await first
+    with refused("ABORTED", "ETAG"):
+        await second
+    assert operations(front)[-1].title.startswith("update")
+
+
+async def test_an_etag_of_a_publication_that_fences(front: Front) -> None:
+    volumes = front.root().volumes
+    hosts = front.root().hosts
+    etag = (await volumes.CreateVolume(create())).volume.etag
+    host = host_pb2.Host(name="hosts/new", iqn="iqn.2024-01.lab.new:host")
+    await hosts.RegisterHost(host_pb2.RegisterHostRequest(host=host))
+    await volumes.PublishVolume(publish())
+    over = publish(host="hosts/new", force=True, etag=etag)
+    with refused("ABORTED", "ETAG"):
+        await volumes.PublishVolume(over)
+    listed = await volumes.ListPublications(pb.ListPublicationsRequest(volume=DATA))
+    assert [one.host for one in listed.publications] == [TAKE]
+    over.etag = (await volumes.GetVolume(pb.GetVolumeRequest(name=DATA))).etag
+    assert (await volumes.PublishVolume(over)).volume.etag != over.etag
+    listed = await volumes.ListPublications(pb.ListPublicationsRequest(volume=DATA))
+    assert [one.host for one in listed.publications] == ["hosts/new"]

@@ -17,6 +17,7 @@ from zfsilod.model.validation import check_id
 from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.rights import check_attachment, check_mount_path
+from zfsilod.requests.volumes import check_volume_etag
 
 if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
@@ -43,6 +44,7 @@ class Stage(Request["Connection | None"]):
     fs_type: str = ""  # "": the type of the existing filesystem, else ext4
     mount_options: tuple[str, ...] = ()
     readonly: bool = False
+    etag: str = ""
     root: str = ""  # folder that the path may not leave: requests/paths.py
 
     async def resolved(self, context: Context, caller: Caller) -> Stage:
@@ -50,6 +52,7 @@ class Stage(Request["Connection | None"]):
         return self.but(path=path, root=root)
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        check_volume_etag(view.txn, self.id, self.etag)
         attachment = view.txn.get(Attachment, self.id)
         if attachment is None or attachment.state not in ("STAGED", "MOUNTED"):
             return None
@@ -77,6 +80,7 @@ class Stage(Request["Connection | None"]):
             return None
 
     def plan(self, view: View, inputs: Connection | None) -> Plan:
+        check_volume_etag(view.txn, self.id, self.etag)
         return self.plan_for(need_attachment(view.txn, self.id), view, inputs)
 
     def plan_for(self, attachment: Attachment, view: View, inputs: Connection | None) -> Plan:
@@ -160,6 +164,7 @@ class MountAt(Request[None]):
     path: str
     readonly: bool = False
     only_here: bool = False  # refuse when it is mounted at another path
+    etag: str = ""
     root: str = ""  # folder that the path may not leave: requests/paths.py
 
     async def resolved(self, context: Context, caller: Caller) -> MountAt:
@@ -171,6 +176,7 @@ class MountAt(Request[None]):
         check_mount_path(view, self.path, self.root)
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
+        check_volume_etag(view.txn, self.id, self.etag)
         attachment = view.txn.get(Attachment, self.id)
         mount = _mount_at(attachment, self.path) if attachment else None
         if attachment is None or mount is None or mount.readonly != self.readonly:
@@ -185,6 +191,7 @@ class MountAt(Request[None]):
         )
 
     def plan(self, view: View, inputs: None) -> Plan:
+        check_volume_etag(view.txn, self.id, self.etag)
         return self.plan_for(need_attachment(view.txn, self.id), view)
 
     def plan_for(self, attachment: Attachment, view: View) -> Plan:
@@ -227,6 +234,7 @@ class Grow(Request[int]):
     kind = "grow"
     on_pool = False
     id: str
+    etag: str = ""
 
     def authorise(self, view: View) -> None:
         check_attachment(view, self.id)
@@ -235,6 +243,7 @@ class Grow(Request[int]):
         return (await _connection(context, self.id)).size_bytes
 
     def plan(self, view: View, inputs: int) -> Plan:
+        check_volume_etag(view.txn, self.id, self.etag)
         attachment = need_attachment(view.txn, self.id)
         if inputs < attachment.disk.size_bytes:
             raise FailedPrecondition(

@@ -23,6 +23,7 @@ from zfsilod.model.validation import check_id
 from zfsilod.requests import paths
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_attachment, check_leftover
+from zfsilod.requests.volumes import check_volume_etag
 
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
@@ -46,6 +47,7 @@ class Detach(Request[SessionState]):
     on_pool = False
     id: str
     force: bool = False
+    etag: str = ""
 
     def attachment(self, txn: Transaction) -> Attachment | None:
         """Return the attachment; None: it is released already."""
@@ -55,6 +57,7 @@ class Detach(Request[SessionState]):
         check_attachment(view, self.id)
 
     def plan(self, view: View, inputs: SessionState) -> Plan:
+        check_volume_etag(view.txn, self.id, self.etag)
         return self.plan_for(self.attachment(view.txn), view, inputs)
 
     def plan_for(self, attachment: Attachment | None, view: View, session: SessionState) -> Plan:

@@ -21,7 +21,7 @@ from zfsilod.model.validation import check_id
 from zfsilod.model.words import Transport
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
-from zfsilod.requests.volumes import need_volume
+from zfsilod.requests.volumes import check_volume_etag, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,9 +62,11 @@ class Publish(Request[None]):
     force: bool = False
     client_operation: str = ""  # the operation of the client, when it publishes to itself
     for_csi: bool = False  # for the CSI plugin of the host; implied by the role controller
+    etag: str = ""
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
+        check_volume_etag(txn, self.volume, self.etag)
         volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
         publication = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or publication is None:
@@ -102,7 +104,10 @@ class Publish(Request[None]):
         ]
         # It raises before any host is fenced.
         self._plan(view, fenced=[fence.host for fence in fences])
-        return fences
+        return [fences[0].but(etag=self.etag), *fences[1:]]
+
+    def continued(self) -> Publish:
+        return self.but(etag="")  # the first fence has compared it, and changed it
 
     def plan(self, view: View, inputs: None) -> Plan:
         fenced = [request.host for request in view.finished if isinstance(request, Unpublish)]
@@ -120,6 +125,7 @@ class Publish(Request[None]):
         return self.but(access_mode=default if default in allowed else allowed[0])
 
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
+        check_volume_etag(view.txn, self.volume, self.etag)
         volume = need_volume(view.txn, self.volume)
         host = view.txn.get(Host, check_id(self.host, "host id"))
         if host is None:
@@ -304,6 +310,7 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
     client_operation: str = ""  # only what this operation of the client published
     fence: bool = False
     grace_s: int = GRACE_S
+    etag: str = ""
     held: bool = False  # while the pool is held, before it is claimed: requests/ownership.py
 
     def authorise(self, view: View) -> None:
@@ -324,6 +331,7 @@ class Unpublish(Request["tuple[ExportPath, ...] | None"]):
         )
 
     def plan(self, view: View, inputs: tuple[ExportPath, ...] | None) -> Plan:
+        check_volume_etag(view.txn, self.volume, self.etag)
         return self.plan_before(view, inputs)
 
     def plan_before(

@@ -185,6 +185,10 @@ class Request(Record, Generic[Inputs]):
         """
         return ()
 
+    def continued(self) -> Self:
+        """Return the request for the time after its prerequisites, which may change records."""
+        return self
+
     def plan(self, view: View, inputs: Inputs) -> Plan:
         """Return the plan, made from the records of one transaction."""
         raise AssertionError(f"{self.kind} has no plan")

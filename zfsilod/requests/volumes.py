@@ -16,7 +16,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Action, Host, Publication, Volume, VolumeKey
+from zfsilod.model.records import Action, Attachment, Host, Publication, Volume, VolumeKey
 from zfsilod.model.sizes import show_exact, show_round
 from zfsilod.model.validation import (
     check_etag,
@@ -331,6 +331,20 @@ def need_volume(txn: Transaction, volume_id: str) -> Volume:
     if volume is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     return volume
+
+
+def check_volume_etag(txn: Transaction, volume_id: str, etag: str) -> None:
+    """Raise Busy when the caller read an earlier revision of what this host has by that name.
+
+    Raises NotFound when there is neither a volume nor an attachment.
+    """
+    if not etag:
+        return
+    check_id(volume_id, "volume id")
+    record = txn.get(Volume, volume_id) or txn.get(Attachment, volume_id)
+    if record is None:
+        raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    check_etag(etag, record.revision)
 
 
 def need_host(txn: Transaction, host_id: str) -> Host:

@@ -198,6 +198,8 @@ class Service:
                 for prerequisite in stored:
                     operation = await self.submit(prerequisite, caller=submission.caller)
                     await self.wait(operation.id, submission.until - time.monotonic())
+                request = request.continued()
+                submission = submission._replace(request=request)
             with self.context.read() as txn:
                 revision = txn.revision()
 

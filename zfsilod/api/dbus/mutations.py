@@ -116,18 +116,20 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(
-        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
+        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force", "etag")
     ),
-    f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
+    f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s", "etag")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
     f"{VOLUME}.RotateKey": Mutation(RotateVolumeKey, ("id",), ("etag",)),
-    f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force")),
-    f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
-    f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),
-    f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force",)),
-    f"{VOLUME}.Mount": Mutation(MountAt, ("id", "path"), ("readonly",)),
-    f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path"), ("force",)),
-    f"{VOLUME}.Grow": Mutation(Grow, ("id",)),
+    f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force", "etag")),
+    f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force", "etag")),
+    f"{VOLUME}.Stage": Mutation(
+        Stage, ("id", "path"), ("fs_type", "mount_options", "readonly", "etag")
+    ),
+    f"{VOLUME}.Unstage": Mutation(Unstage, ("id", "path"), ("force", "etag")),
+    f"{VOLUME}.Mount": Mutation(MountAt, ("id", "path"), ("readonly", "etag")),
+    f"{VOLUME}.Unmount": Mutation(UnmountFrom, ("id", "path"), ("force", "etag")),
+    f"{VOLUME}.Grow": Mutation(Grow, ("id",), ("etag",)),
     f"{VOLUME}.Sync": Mutation(SyncVolume, ("id",)),
 }
 

@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 
     from zfsilod.api.rpc.call import Call
 
-    AttachmentRequest = detach.Detach | attach.Stage | attach.MountAt | attach.Grow
-    AttachmentMessage = (
-        volume_pb2.DetachVolumeRequest
-        | volume_pb2.DisconnectVolumeRequest
-        | volume_pb2.StageVolumeRequest
-        | volume_pb2.UnstageVolumeRequest
-        | volume_pb2.MountVolumeRequest
-        | volume_pb2.UnmountVolumeRequest
-        | volume_pb2.GrowVolumeRequest
-    )
-
 
 class AttachmentMethods:
     """Attach, Detach and their parts: Connect, Disconnect, Stage, Unstage, Mount, Unmount; Grow."""
@@ -62,8 +51,9 @@ class AttachmentMethods:
             path=message.path,
             unmounted=message.unmounted,
             force=message.force,
+            etag=message.etag,
         )
-        return await _change(call, request, message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def ConnectVolume(
         self, message: volume_pb2.ConnectVolumeRequest, call: Call
@@ -82,8 +72,10 @@ class AttachmentMethods:
     async def DisconnectVolume(
         self, message: volume_pb2.DisconnectVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        request = detach.Disconnect(id=convert.volume_id(message.name), force=message.force)
-        return await _change(call, request, message)
+        request = detach.Disconnect(
+            id=convert.volume_id(message.name), force=message.force, etag=message.etag
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def StageVolume(
         self, message: volume_pb2.StageVolumeRequest, call: Call
@@ -94,16 +86,20 @@ class AttachmentMethods:
             fs_type=message.fs_type,
             mount_options=tuple(message.mount_options),
             readonly=message.readonly,
+            etag=message.etag,
         )
-        return await _change(call, request, message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UnstageVolume(
         self, message: volume_pb2.UnstageVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
         request = detach.Unstage(
-            id=convert.volume_id(message.name), path=message.path, force=message.force
+            id=convert.volume_id(message.name),
+            path=message.path,
+            force=message.force,
+            etag=message.etag,
         )
-        return await _change(call, request, message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def MountVolume(
         self, message: volume_pb2.MountVolumeRequest, call: Call
@@ -113,8 +109,9 @@ class AttachmentMethods:
             path=message.path,
             readonly=message.readonly,
             only_here=message.only_here,
+            etag=message.etag,
         )
-        return await _change(call, request, message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def UnmountVolume(
         self, message: volume_pb2.UnmountVolumeRequest, call: Call
@@ -122,21 +119,15 @@ class AttachmentMethods:
         if bool(message.path) == message.all_paths:
             raise InvalidArgument("exactly one of path and all_paths is needed", reason="BAD_PATH")
         request = detach.UnmountFrom(
-            id=convert.volume_id(message.name), path=message.path, force=message.force
+            id=convert.volume_id(message.name),
+            path=message.path,
+            force=message.force,
+            etag=message.etag,
         )
-        return await _change(call, request, message)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
     async def GrowVolume(
         self, message: volume_pb2.GrowVolumeRequest, call: Call
     ) -> volume_pb2.MutateVolumeResponse:
-        request = attach.Grow(id=convert.volume_id(message.name))
-        return await _change(call, request, message)
-
-
-async def _change(
-    call: Call, request: AttachmentRequest, message: AttachmentMessage
-) -> volume_pb2.MutateVolumeResponse:
-    """Submit a request about an attachment, which checks whether the caller may change it."""
-    return await change_volume(
-        call, request, request.id, validate_only=message.validate_only, etag=message.etag
-    )
+        request = attach.Grow(id=convert.volume_id(message.name), etag=message.etag)
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)

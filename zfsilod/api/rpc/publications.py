@@ -55,10 +55,9 @@ class PublicationMethods:
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
             force=message.force,
             for_csi=message.for_csi,
+            etag=message.etag,
         )
-        return await change_volume(
-            call, request, volume_id, validate_only=message.validate_only, etag=message.etag
-        )
+        return await change_volume(call, request, volume_id, validate_only=message.validate_only)
 
     async def UnpublishVolume(
         self, message: volume_pb2.UnpublishVolumeRequest, call: Call
@@ -73,10 +72,9 @@ class PublicationMethods:
             client_operation=convert.ulid(message.client_operation),
             fence=message.fence,
             grace_s=message.grace.seconds if message.HasField("grace") else publications.GRACE_S,
+            etag=message.etag,
         )
-        return await change_volume(
-            call, request, volume_id, validate_only=message.validate_only, etag=message.etag
-        )
+        return await change_volume(call, request, volume_id, validate_only=message.validate_only)
 
     async def ListPublications(
         self, message: volume_pb2.ListPublicationsRequest, call: Call

@@ -12,7 +12,7 @@ from zfsilo.v1 import volume_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.validation import check_etag, check_id
+from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, Mode
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.rights import visible_to
@@ -250,15 +250,9 @@ def need_view(call: Call, volume_id: str) -> VolumeView:
 
 
 async def change_volume(
-    call: Call, request: Request[Any], volume_id: str, *, validate_only: bool, etag: str = ""
+    call: Call, request: Request[Any], volume_id: str, *, validate_only: bool
 ) -> volume_pb2.MutateVolumeResponse:
-    """Submit a request, and return the operation and the volume.
-
-    `etag`: for requests without a field of that name; it is compared before the request is
-    submitted.
-    """
-    if etag:
-        call.read(lambda txn: check_etag(etag, int(volume_view(txn, volume_id).etag)))
+    """Submit a request, and return the operation and the volume."""
     operation = await call.change(request, validate_only=validate_only)
     if call.caller.role == "host":
         operation.ClearField("actions")  # they contain names of other hosts
