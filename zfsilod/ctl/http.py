@@ -157,7 +157,7 @@ class HttpExchange:
 
     def _head_fields(self) -> dict[str, str]:
         """Return the fields until an empty line."""
-        fields = {}
+        fields: dict[str, str] = {}
         for _field in range(MAX_HEADERS):
             text = self._head_line()
             if not text:

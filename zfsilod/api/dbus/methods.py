@@ -260,6 +260,11 @@ RUNS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 }
 
 
+def only_plan(arguments: list[Any]) -> bool:
+    """Tell whether the options of a call, its last argument, ask for a dry run."""
+    return bool(arguments) and _only_plan(arguments[-1])
+
+
 def _only_plan(options: dict[str, Variant]) -> bool:
     return bool(read_options(options, ("validate_only",)).get("validate_only"))
 

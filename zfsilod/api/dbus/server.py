@@ -37,7 +37,8 @@ from zfsilod.api.dbus.contract import (
     introspection,
     split,
 )
-from zfsilod.api.dbus.methods import Methods
+from zfsilod.api.dbus.methods import Methods, only_plan
+from zfsilod.api.dbus.mutations import MUTATIONS
 from zfsilod.api.dbus.objects import Objects, unknown
 from zfsilod.api.dbus.polkit import Identities
 from zfsilod.api.dbus.properties import clean
@@ -254,7 +255,10 @@ class DbusFront:
             return [await asyncio.to_thread(self._managed)]
         _kind, *own_id = split(call.path) or ("",)
         arguments = [*own_id, *call.body]
-        body = await self._methods.call(f"{method.interface}.{method.name}", arguments, caller)
+        name = f"{method.interface}.{method.name}"
+        body = await self._methods.call(name, arguments, caller)
+        if method.action != READ and name not in MUTATIONS and not only_plan(call.body):
+            self._service.audit.record(str(caller), method.name, call.path, outcome="DONE")
         return [clean(value) for value in body]
 
     async def _children(self, call: IncomingCall) -> list[str] | None:
