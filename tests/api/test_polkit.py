@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dbus_next import Message, Variant
+from dbus_next import DBusError, Message, MessageFlag, Variant
 
-from tests.api.dbus_fixture import GIB, NOBODY, BusClient, BusFixture, on_private_bus
+from tests.api.dbus_fixture import GIB, NOBODY, PROPERTIES, BusClient, BusFixture, on_private_bus
 from zfsilod.api.dbus import polkit as polkit_module
 from zfsilod.api.dbus import server
 from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
+    NAME,
     OPERATION,
     ROOT,
     SNAPSHOT,
@@ -146,6 +147,84 @@ async def test_a_polkit_that_hangs_does_not_delay_root(
             await root.call(*question)
             assert time.monotonic() - started < 0.5
             errors = [(await task).error for task in hanging]
-            assert errors.count("org.zfsilo1.Error.Unavailable") == polkit_module.MAX_CHECKS
-            assert errors.count("org.freedesktop.DBus.Error.LimitsExceeded") == 4
+            assert errors == ["org.zfsilo1.Error.Unavailable"] * 20
             assert not fixture.front.identities.checks
+
+
+@pytest.mark.parametrize("flags", [MessageFlag.NONE, MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION])
+async def test_a_page_reads_many_objects_at_once(tmp_path: Path, flags: MessageFlag) -> None:
+    """As the page of Cockpit does for a user of the group zfsilo; polkit is asked few times."""
+    async with on_private_bus(tmp_path) as fixture:
+        with polkit(fixture.address):
+            root, nobody = await fixture.client(), await fixture.client(NOBODY)
+            await Polkit(root).say("SetAllowed", "as", [READ])
+            asked: list[object] = []
+            check = fixture.front.identities._check_authorization
+
+            async def counted(*arguments: Any, **named: Any) -> None:
+                asked.append(arguments)
+                await check(*arguments, **named)
+
+            fixture.front.identities._check_authorization = counted  # type: ignore[method-assign]
+            message = {"destination": NAME, "path": ROOT, "interface": PROPERTIES, "flags": flags}
+            calls = [
+                nobody.bus.call(Message(**message, member="GetAll", signature="s", body=[MANAGER]))  # type: ignore[arg-type]
+                for _number in range(100)
+            ]
+            replies = await asyncio.gather(*calls)
+            assert [reply.error_name for reply in replies if reply.error_name] == []
+            assert 1 <= len(asked) <= 50
+
+
+async def test_a_password_is_asked_for_every_change(tmp_path: Path) -> None:
+    async with on_private_bus(tmp_path) as fixture:
+        identities = fixture.front.identities
+        asked: list[str] = []
+
+        async def counted(_sender: str, _uid: int, action: str, **_named: bool) -> None:
+            await asyncio.sleep(0)
+            asked.append(action)
+
+        identities._check_authorization = counted  # type: ignore[method-assign]
+        identities.uids[":9.9"] = NOBODY
+        for interactive, expected in ((True, 5), (False, 1)):
+            asked.clear()
+            await asyncio.gather(
+                *(identities.authorize(":9.9", DESTROY, interactive=interactive) for _ in range(5))
+            )
+            assert asked == [DESTROY] * expected
+
+
+async def test_the_checks_of_a_user_wait_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polkit_module, "MAX_CHECKS", 2)
+    monkeypatch.setattr(polkit_module, "MAX_WAITING", 1)
+    async with on_private_bus(tmp_path) as fixture:
+        identities = fixture.front.identities
+        go, running = asyncio.Event(), 0
+        most: list[int] = []
+
+        async def held(*_arguments: Any, **_named: Any) -> None:
+            nonlocal running
+            running += 1
+            most.append(running)
+            await go.wait()
+            running -= 1
+
+        identities._check_authorization = held  # type: ignore[method-assign]
+        names = [f":9.{number}" for number in range(4)]
+        identities.uids.update(dict.fromkeys(names, NOBODY))
+        identities.uids[":9.other"] = NOBODY - 1
+        tasks = [asyncio.ensure_future(identities.authorize(name, MANAGE)) for name in names]
+        other = asyncio.ensure_future(identities.authorize(":9.other", MANAGE))
+        with pytest.raises(DBusError, match="3 authorization checks of uid 65534 are running"):
+            await tasks[3]
+        tasks[0].cancel()
+        go.set()
+        assert (await other).subject == f"uid {NOBODY - 1}"
+        assert [(await task).subject for task in tasks[1:3]] == [f"uid {NOBODY}"] * 2
+        assert max(most) == 3, "two of one user, and one of the other"
+        assert not identities.checks
+        assert not identities._turns
+        assert not identities._shared

@@ -1,7 +1,8 @@
 """Authorization of D-Bus callers by polkit.
 
 Root needs no authorization. For all other users polkit is asked at every call, with a deadline;
-without polkit they are refused.
+without polkit they are refused. Calls of one connection at the same moment share the question: a
+page of Cockpit reads many objects at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dbus_next import DBusError, ErrorType, Message, MessageFlag, MessageType, V
 
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.identity import Caller
+from zfsilod.security.authorization import READ
 from zfsilod.systemd.bus_users import BUS_PATH, BusUsers
 from zfsilod.systemd.messages import BUS
 
@@ -28,7 +30,8 @@ BUS_DEADLINE_S = 5
 POLKIT = "org.freedesktop.PolicyKit1"
 POLKIT_DEADLINE_S = 5
 INTERACTIVE_DEADLINE_S = 120  # when polkit may ask the user for a password
-MAX_CHECKS = 16  # concurrent authorization checks of one user
+MAX_CHECKS = 16  # concurrent authorization checks of one user; further ones wait
+MAX_WAITING = 64  # of one user
 INTERACTIVE = 1  # CheckAuthorizationFlags
 NO_POLKIT = ("ServiceUnknown", "NameHasNoOwner", "Spawn.")
 NEEDS_PASSWORD = f"{BUS}.Error.InteractiveAuthorizationRequired"
@@ -47,7 +50,9 @@ class Identities:
         self._users = BusUsers(bus)
         self.uids: OrderedDict[str, int] = OrderedDict()
         self.asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
-        self.checks: Counter[int] = Counter()  # that run now, by uid
+        self.checks: Counter[int] = Counter()  # that run or wait now, by uid
+        self._turns: dict[int, asyncio.Semaphore] = {}  # for them, by uid
+        self._shared: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
         self._count = 0
 
     async def start(self) -> None:
@@ -108,17 +113,48 @@ class Identities:
         """Return the caller behind a bus name if it has the action, else raise AccessDenied."""
         uid = await self.uid_of(sender)
         if uid != 0:
-            if self.checks[uid] >= MAX_CHECKS:
-                text = f"{MAX_CHECKS} authorization checks of uid {uid} are running: retry later"
-                raise DBusError(ErrorType.LIMITS_EXCEEDED, text)
-            self.checks[uid] += 1
-            try:
-                await self._check_authorization(sender, uid, action, interactive=interactive)
-            finally:
-                self.checks[uid] -= 1
-                if not self.checks[uid]:
-                    del self.checks[uid]
+            if interactive and action != READ:  # a password that is typed is for one change
+                await self._check_in_turn(sender, uid, action, interactive=True)
+            else:
+                await self._share_check(sender, uid, action, interactive=interactive)
         return Caller(role="admin", subject=f"uid {uid}", origin="dbus", local=True)
+
+    def close(self) -> None:
+        """End checks that no call waits for any more."""
+        for task in self._shared.values():
+            task.cancel()
+
+    async def _share_check(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
+        """Ask polkit once for all calls of a connection that need an action at the same time."""
+        key = sender, action, interactive
+        task = self._shared.get(key)
+        if task is None:
+            check = self._check_in_turn(sender, uid, action, interactive=interactive)
+            task = self._shared[key] = asyncio.create_task(check)
+            task.add_done_callback(partial(self._checked, key))
+        await asyncio.shield(task)  # a call that is cancelled does not end the check of the others
+
+    def _checked(self, key: tuple[str, str, bool], task: asyncio.Task[None]) -> None:
+        del self._shared[key]
+        if not task.cancelled():
+            task.exception()  # all its calls may be cancelled
+
+    async def _check_in_turn(
+        self, sender: str, uid: int, action: str, *, interactive: bool
+    ) -> None:
+        """Check when fewer than MAX_CHECKS of the user run. Raises LimitsExceeded."""
+        if self.checks[uid] >= MAX_CHECKS + MAX_WAITING:
+            text = f"{self.checks[uid]} authorization checks of uid {uid} are running: retry later"
+            raise DBusError(ErrorType.LIMITS_EXCEEDED, text)
+        self.checks[uid] += 1
+        turn = self._turns.setdefault(uid, asyncio.Semaphore(MAX_CHECKS))
+        try:
+            async with turn:
+                await self._check_authorization(sender, uid, action, interactive=interactive)
+        finally:
+            self.checks[uid] -= 1
+            if not self.checks[uid]:
+                del self.checks[uid], self._turns[uid]
 
     async def _check_authorization(
         self, sender: str, uid: int, action: str, *, interactive: bool

@@ -152,6 +152,7 @@ class DbusFront:
             await asyncio.wait(self._calls, timeout=CLOSE_DEADLINE_S)
         for call in self._calls:
             call.cancel()
+        self.identities.close()
         if self._last_sent is not None and self._bus.connected:
             # Replies are written when the socket takes them, in their order.
             await asyncio.wait([self._last_sent], timeout=CLOSE_DEADLINE_S)
