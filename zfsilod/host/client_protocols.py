@@ -76,7 +76,7 @@ class NvmeAdapter(SessionAdapter, Protocol):
     """
 
     def is_available(self) -> bool:
-        """Tell whether the kernel of this host has NVMe/TCP."""
+        """Tell whether the kernel of this host has NVMe/TCP, or may have it."""
 
     def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
         """Tell whether a controller is live, and its disk has appeared with the right identity.

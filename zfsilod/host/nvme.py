@@ -76,9 +76,9 @@ class RealNvme:
             )
 
     def is_available(self) -> bool:
-        from zfsilod.host.kernel_modules import has_module  # no worker needs it
+        from zfsilod.host.kernel_modules import may_have_module  # no worker needs it
 
-        return has_module("nvme_tcp")
+        return may_have_module("nvme_tcp")
 
     # Controllers
 
