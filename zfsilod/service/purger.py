@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Trashed
-from zfsilod.requests.deletion import PurgeVolume, dependents_of
+from zfsilod.requests.deletion import PurgeVolume
+from zfsilod.requests.dependents import dependents_of, recorded_snapshots
+from zfsilod.requests.lost_snapshots import pool_snapshots
 
 if TYPE_CHECKING:
     from zfsilod.service.context import ServiceContext
@@ -30,6 +32,7 @@ class Purger:
         self._context = context
         self._submitter = submitter
         self._retry_at: dict[str, float] = {}  # time.monotonic() of the next try
+        self._list_due = 0.0  # time.monotonic() of the next search for lost snapshots
 
     async def purge(self) -> None:
         """Submit the purges that are due."""
@@ -43,15 +46,38 @@ class Purger:
                 if _is_due(trashed, now)
                 and time.monotonic() >= self._retry_at.get(trashed.id, 0.0)
                 and not txn.claimant(f"trash/{trashed.volume.uid}")
-                and not dependents_of(txn, trashed.volume)
             ]
-        for trashed in due[:PURGES_AT_ONCE]:
+            needed = [trashed for trashed in due if dependents_of(txn, trashed.volume)]
+        free = [trashed for trashed in due if trashed not in needed]
+        free += await self._needless(needed)
+        for trashed in free[:PURGES_AT_ONCE]:
             self._retry_at[trashed.id] = time.monotonic() + RETRY_S
             try:
                 request = PurgeVolume(id=trashed.id)
                 await self._submitter.submit(request, caller=DAEMON, deadline_s=0)
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
+
+    async def _needless(self, needed: list[Trashed]) -> list[Trashed]:
+        """Return the volumes that only lost snapshots may depend on, which PurgeVolume proves.
+
+        The pool is listed once an hour for it.
+        """
+        if not needed or time.monotonic() < self._list_due:
+            return []
+        self._list_due = time.monotonic() + RETRY_S
+        try:
+            pool = await pool_snapshots(self._context)
+        except ZfsiloError as error:
+            log.info("no lost snapshots were looked for: %s", error.message)
+            return []
+        with self._context.read() as txn:
+            return [
+                trashed
+                for trashed in needed
+                if len(dependents_of(txn, trashed.volume))
+                == sum(not pool.has(one) for one in recorded_snapshots(txn, trashed.volume))
+            ]
 
     async def _begin_retentions(self, now: int) -> None:
         """Set the times of volumes that were deleted while the clock was not trusted.
