@@ -86,6 +86,7 @@ class Trashed(Stored, tag="Trashed"):
     deleted_at: int = 0
     purge_at: int = 0  # earliest time; not while snapshots or clones depend on it
     clock_trusted: bool = False  # when these times were set; else they are set when it is
+    began_at: int = 0  # the time at which it was trusted first, where it was not at the deletion
 
 
 class Snapshot(Stored, tag="Snapshot"):

@@ -24,6 +24,7 @@ RULE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,2})(min|h|d|w|mon|y)")
 MAX_RULES = 16
 MAX_KEPT = 10_000
 SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+LONGEST = SECONDS | {"mon": 31 * 86400, "y": 366 * 86400}
 MONDAY_S = 4 * 86400  # 1970-01-05, the first Monday: weeks begin on one, as in ISO 8601
 
 
@@ -33,6 +34,11 @@ class GridRule(Record):
     count: int
     length: int
     unit: str
+
+    @property
+    def span_s(self) -> int:
+        """The length of all its periods in seconds, months and years being the longest ones."""
+        return self.count * self.length * LONGEST[self.unit]
 
     def period(self, at: int) -> int:
         """Return the number of the period that contains a time, in seconds since 1970."""

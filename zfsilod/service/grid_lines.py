@@ -6,19 +6,24 @@ alone. A group is dropped as a whole: when the line of each of its volumes drops
 A line counts only what the pool has: a snapshot that is lost (the pool was rewound to a checkpoint,
 `zfs rollback -r`, `zfs destroy`) would otherwise be the newest of its period, and the grid would
 drop one that still exists.
+
+A line of a living volume always keeps something. That of a deleted volume ends: when the volume
+would be purged, each rule keeps what it has for the length of all its periods from the deletion.
+Else neither the snapshots nor the zvol would ever go.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.model.records import Snapshot, SnapshotPolicy
+from zfsilod.model.records import Snapshot, SnapshotPolicy, Trashed
 from zfsilod.model.retention_grid import kept_times, parse_grid
 from zfsilod.requests.snapshots import DeleteSnapshot, DeleteSnapshotGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zfsilod.model.retention_grid import GridRule
     from zfsilod.requests.lost_snapshots import PoolSnapshots
     from zfsilod.storage.transaction import Transaction
 
@@ -42,6 +47,15 @@ class GridLine(NamedTuple):
 
     policy: SnapshotPolicy
     snapshots: list[Snapshot]
+    deleted: Trashed | None  # the deletion of the volume
+
+    def rules(self, now: int) -> list[GridRule]:
+        """Return the rules that still keep something: of a deleted volume not all."""
+        rules, deleted = parse_grid(self.policy.grid), self.deleted
+        if deleted is None or not deleted.clock_trusted or now < deleted.purge_at:
+            return list(rules)
+        since = deleted.began_at or deleted.deleted_at
+        return [rule for rule in rules if now < since + rule.span_s]
 
     def split(self, now: int, pool: PoolSnapshots | None) -> tuple[set[Moment], dict[Moment, int]]:
         """Return what the grid keeps of this line, and what it drops with the times.
@@ -53,7 +67,7 @@ class GridLine(NamedTuple):
             for one in self.snapshots
             if pool is None or pool.has(one)
         }
-        kept = kept_times(at.values(), parse_grid(self.policy.grid), now)
+        kept = kept_times(at.values(), self.rules(now), now)
         return (
             {moment for moment, time in at.items() if time in kept},
             {moment: time for moment, time in at.items() if time not in kept},
@@ -68,12 +82,14 @@ def moment_of(snapshot: Snapshot) -> Moment:
 def lines_of(txn: Transaction) -> list[GridLine]:
     """Return the lines of all policies."""
     policies = {policy.id: policy for policy in txn.scan(SnapshotPolicy)}
+    deleted = {trashed.volume.uid: trashed for trashed in txn.scan(Trashed)} if policies else {}
     lines: dict[tuple[str, str], GridLine] = {}
     for snapshot in txn.scan(Snapshot) if policies else ():
         policy = policies.get(snapshot.policy)
         if policy is not None:
             key = (policy.id, snapshot.volume_uid)
-            lines.setdefault(key, GridLine(policy, [])).snapshots.append(snapshot)
+            new = GridLine(policy, [], deleted.get(snapshot.volume_uid))
+            lines.setdefault(key, new).snapshots.append(snapshot)
     return list(lines.values())
 
 

@@ -82,14 +82,11 @@ class Purger:
     async def _begin_retentions(self, now: int) -> None:
         """Set the times of volumes that were deleted while the clock was not trusted.
 
-        By a clock that was behind, their retention would have passed when the clock is set.
+        By a clock that was behind, their retention would have passed when the clock is set, and so
+        would that of their snapshots (grid_lines.py).
         """
         with self._context.read() as txn:
-            untimed = [
-                trashed.id
-                for trashed in txn.scan(Trashed)
-                if not trashed.clock_trusted and has_retention(trashed)
-            ]
+            untimed = [trashed.id for trashed in txn.scan(Trashed) if not trashed.clock_trusted]
         if untimed:
             await self._context.write(partial(_set_times, untimed, now))
 
@@ -99,9 +96,11 @@ def _set_times(trashed_ids: list[str], now: int, txn: Transaction) -> None:
         trashed = txn.get(Trashed, trashed_id)
         if trashed is None or trashed.clock_trusted:
             continue
-        purge_at = now + trashed.purge_at - trashed.deleted_at
-        deleted_at = min(trashed.deleted_at, now)
-        txn.put(trashed.but(purge_at=purge_at, deleted_at=deleted_at, clock_trusted=True))
+        timed = trashed.but(clock_trusted=True, began_at=now)
+        if has_retention(trashed):
+            purge_at = now + trashed.purge_at - trashed.deleted_at
+            timed = timed.but(purge_at=purge_at, deleted_at=min(trashed.deleted_at, now))
+        txn.put(timed)
 
 
 def has_retention(trashed: Trashed) -> bool:
