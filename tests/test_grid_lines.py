@@ -18,10 +18,12 @@ from tests.test_lost_snapshots import (
     recorded,
     server,
 )
-from zfsilod.model.records import SnapshotGroup, Trashed
+from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.records import Snapshot, SnapshotGroup, SnapshotPolicy, Trashed
 from zfsilod.model.retention_grid import parse_grid
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
-from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
+from zfsilod.requests.snapshot_policies import DeleteSnapshotPolicy, UpdateSnapshotPolicy
+from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot, DeleteSnapshotGroup
 from zfsilod.service.retention import SETTLING_S
 
 if TYPE_CHECKING:
@@ -137,3 +139,40 @@ async def test_a_living_volume_keeps_the_groups_with_a_deleted_one(server: Servi
     await pruned(server)
     assert await purged(server) == []
     assert len(all_of(server, SnapshotGroup)) == 3
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_policy_of_a_former_name_deletes_nothing_of_the_former_one(
+    server: ServiceFixture, *, grouped: bool
+) -> None:
+    await server.do(NIGHTLY.but(grouped=grouped))
+    await days(server, 3)
+    kept = in_pool(server)
+    former = all_of(server, SnapshotGroup if grouped else Snapshot)[0]
+    await server.do(DeleteSnapshotPolicy(id="nightly"), NIGHTLY.but(grid="1x1d", grouped=grouped))
+    await days(server, 3)
+    await pruned(server)
+    assert kept < in_pool(server)
+    assert len(in_pool(server)) == len(kept) + 1
+    kind = DeleteSnapshotGroup if grouped else DeleteSnapshot
+    with pytest.raises(FailedPrecondition) as refused:
+        await server.do(kind(id=former.id, pruned_by="nightly"))
+    assert refused.value.reason == "NOT_OF_POLICY"
+    await server.do(kind(id=former.id))
+
+
+async def test_a_policy_of_an_older_store_keeps_its_snapshots_by_its_grid(
+    server: ServiceFixture,
+) -> None:
+    """Neither has a uid there; what the policy takes later has none either."""
+    await server.do(NIGHTLY)
+    (policy,) = all_of(server, SnapshotPolicy)
+    await server.service.context.write(lambda txn: txn.put(policy.but(uid="")))
+    await days(server, 5)
+    await server.do(UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="2x1d"))
+    await pruned(server)
+    assert len(in_pool(server)) == 2
+    await server.do(DeleteSnapshotPolicy(id="nightly"), NIGHTLY.but(grid="1x1d"))
+    await days(server, 2)
+    await pruned(server)
+    assert len(in_pool(server)) == 3

@@ -52,7 +52,7 @@ SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
 PROPERTIES = ("guid", SET_UID, "defer_destroy", UID, OPERATION)
 LISTED = ("guid", "volsize", "creation", "defer_destroy")
-MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy")
+MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy", "policy_uid")
 NONE = ("", "-", "0")  # values of `clones` and `userrefs` that name nothing: zfsprops(7)
 
 

@@ -104,6 +104,7 @@ class Snapshot(Stored, tag="Snapshot"):
     group: str = ""
     guid: str = ""  # of the snapshot in ZFS, observed when it was taken
     policy: str = ""  # that took it, and may delete it; "": a caller did
+    policy_uid: str = ""
     created_at: int = 0
 
 
@@ -116,6 +117,7 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
     snapshots: tuple[str, ...]
     labels: Pairs = ()
     policy: str = ""  # that took it, and may delete it; "": a caller did
+    policy_uid: str = ""
     created_at: int = 0
 
 
@@ -123,6 +125,7 @@ class SnapshotPolicy(Stored, tag="SnapshotPolicy"):
     """When snapshots of which volumes are taken, and which of them are kept."""
 
     id: str
+    uid: str = ""  # never reused; "": of a store that had none, as in its snapshots
     calendar: str  # OnCalendar= of systemd.timer(5)
     grid: str  # rules of retention_grid.py
     selector: Pairs = ()  # labels that a volume has; (): every volume

@@ -86,7 +86,7 @@ def lines_of(txn: Transaction) -> list[GridLine]:
     lines: dict[tuple[str, str], GridLine] = {}
     for snapshot in txn.scan(Snapshot) if policies else ():
         policy = policies.get(snapshot.policy)
-        if policy is not None:
+        if policy is not None and policy.uid == snapshot.policy_uid:
             key = (policy.id, snapshot.volume_uid)
             new = GridLine(policy, [], deleted.get(snapshot.volume_uid))
             lines.setdefault(key, new).snapshots.append(snapshot)
