@@ -20,7 +20,7 @@ from tests.test_lost_snapshots import (
 )
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Snapshot, SnapshotGroup, SnapshotPolicy, Trashed
-from zfsilod.model.retention_grid import parse_grid
+from zfsilod.model.retention_grid import ordered_times, parse_grid
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.snapshot_policies import DeleteSnapshotPolicy, UpdateSnapshotPolicy
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot, DeleteSnapshotGroup
@@ -176,3 +176,38 @@ async def test_a_policy_of_an_older_store_keeps_its_snapshots_by_its_grid(
     await days(server, 2)
     await pruned(server)
     assert len(in_pool(server)) == 3
+
+
+def test_the_order_of_the_pool_is_that_of_the_times() -> None:
+    now = 100
+    assert ordered_times([10, 20, 30], now) == [10, 20, 30]
+    assert ordered_times([10, 20, 1, 2, 30], now) == [10, 20, 20, 20, 30]
+    assert ordered_times([10, 40, 20, 50], now) == [10, 40, 40, 50]
+    assert ordered_times([10, 999, 20, 30], now) == [10, 999, 20, 30]
+    assert ordered_times([], now) == []
+
+
+async def test_a_snapshot_of_a_clock_that_was_behind_is_not_the_oldest(
+    server: ServiceFixture,
+) -> None:
+    """A host without a battery for its clock takes a snapshot right after a boot."""
+    await server.do(NIGHTLY)
+    await days(server, 3)
+    before = in_pool(server)
+    server.clock.leap(-9999 * DAY)
+    await days(server, 1)
+    newest = in_pool(server) - before
+    server.clock.leap(9999 * DAY)
+    server.clock.advance(SETTLING_S)
+    await purged(server)
+    server.clock.advance(SETTLING_S)
+    await pruned(server)
+    assert in_pool(server) == before | newest
+    await days(server, 2)
+    await pruned(server)
+    assert newest < in_pool(server)
+    assert len(in_pool(server)) == 4  # it goes with the one before it
+    await days(server, 1)
+    await pruned(server)
+    assert len(in_pool(server)) == 3
+    assert not newest & in_pool(server)

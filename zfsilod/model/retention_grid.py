@@ -98,6 +98,20 @@ def kept_times(times: Iterable[int], rules: Iterable[GridRule], now: int) -> set
     return kept
 
 
+def ordered_times(times: Iterable[int], now: int) -> list[int]:
+    """Return the times of snapshots, given in the order in which they were taken, in that order.
+
+    A time before that of an older snapshot is of a clock that was behind, or the older one is of a
+    clock that was ahead: both get the later time, so that they are kept, or dropped, together. One
+    after `now` stays as it is, and changes none that was taken later.
+    """
+    latest, ordered = 0, []
+    for at in times:
+        latest = max(latest, at) if at <= now else latest
+        ordered.append(at if at > now else latest)
+    return ordered
+
+
 def month_of(at: int) -> int:
     """Return the number of months from the year 0 to the month of a time, UTC."""
     moment = time.gmtime(at)

@@ -25,18 +25,22 @@ if TYPE_CHECKING:
 class PoolSnapshots(NamedTuple):
     """The snapshots in one listing of the pool that have the local marks of zfsilo."""
 
-    guids: frozenset[tuple[str, str]]  # uid of the set, guid of the snapshot
+    txgs: dict[tuple[str, str], int]  # by uid of the set and guid of the snapshot
 
     def has(self, snapshot: Snapshot) -> bool:
         """Tell whether the pool has a snapshot. One without a recorded guid cannot be confirmed."""
-        return (snapshot.uid, snapshot.guid) in self.guids
+        return (snapshot.uid, snapshot.guid) in self.txgs
+
+    def txg(self, snapshot: Snapshot) -> int:
+        """Return the transaction group that made a snapshot: the order of those of one volume."""
+        return self.txgs[snapshot.uid, snapshot.guid]
 
 
 async def pool_snapshots(context: Context) -> PoolSnapshots:
     """List the pool. Raises when it cannot be listed completely."""
     question = partial(context.machine.snapshots.list_snapshots, context.settings.root)
     listed = await context.look(question, timeout_s=INVENTORY_DEADLINE_S)
-    return PoolSnapshots(frozenset((one.cut, one.guid) for one in listed))
+    return PoolSnapshots({(one.cut, one.guid): one.txg for one in listed})
 
 
 def forgotten(txn: Transaction, lost: Iterable[Snapshot]) -> tuple[Change, ...]:

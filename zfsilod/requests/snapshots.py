@@ -162,10 +162,9 @@ class CreateSnapshotGroup(Request[None]):
             uid=uid,
             snapshots=tuple(member.id for member in members),
             labels=labels,
-            **taker,
             volumes=self.volumes,
             created_at=view.now,
-        )
+        ).but(**taker)
         refs = tuple(SnapshotRef(dataset=volume.dataset, uid=volume.uid) for volume in volumes)
         marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(

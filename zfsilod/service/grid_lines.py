@@ -7,6 +7,10 @@ A line counts only what the pool has: a snapshot that is lost (the pool was rewo
 `zfs rollback -r`, `zfs destroy`) would otherwise be the newest of its period, and the grid would
 drop one that still exists.
 
+The order of a line is that in which the pool made the snapshots: one that was taken while the clock
+was behind is not older than those before it. The pool knows the order of adopted snapshots, and of
+those of older stores, too; whether the clock was right when they were taken is not recorded.
+
 A line of a living volume always keeps something. That of a deleted volume ends: when the volume
 would be purged, each rule keeps what it has for the length of all its periods from the deletion.
 Else neither the snapshots nor the zvol would ever go.
@@ -17,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.records import Snapshot, SnapshotPolicy, Trashed
-from zfsilod.model.retention_grid import kept_times, parse_grid
+from zfsilod.model.retention_grid import kept_times, ordered_times, parse_grid
 from zfsilod.requests.snapshots import DeleteSnapshot, DeleteSnapshotGroup
 
 if TYPE_CHECKING:
@@ -62,11 +66,12 @@ class GridLine(NamedTuple):
 
         `pool`: what the line may count; None: every record.
         """
-        at = {
-            moment_of(one): one.created_at
-            for one in self.snapshots
-            if pool is None or pool.has(one)
-        }
+        counted = self.snapshots
+        times = [one.created_at for one in counted]
+        if pool is not None:
+            counted = sorted(filter(pool.has, self.snapshots), key=pool.txg)
+            times = ordered_times([one.created_at for one in counted], now)
+        at = dict(zip(map(moment_of, counted), times, strict=True))
         kept = kept_times(at.values(), self.rules(now), now)
         return (
             {moment for moment, time in at.items() if time in kept},
