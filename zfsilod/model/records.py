@@ -148,6 +148,7 @@ class PolicyOutcome(Stored, tag="PolicyOutcome"):
     ran_at: int = 0
     succeeded_at: int = 0  # of the last run without a failure
     failures: tuple[str, ...] = ()  # of the last run
+    missed: bool = False  # the last run failed while the pool was held: it follows after the hold
     prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
 
     @property
