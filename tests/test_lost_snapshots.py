@@ -81,7 +81,9 @@ async def pruned(server: ServiceFixture) -> None:
 
 async def purged(server: ServiceFixture) -> list[Any]:
     """Run a pass of the purger; return what is left in the trash."""
-    await Purger(server.service.context, server.service).purge()
+    purger = Purger(server.service.context, server.service)
+    await purger.find_needless()
+    await purger.purge()
     with server.service.context.read() as txn:
         live = list(txn.live())
     for operation in live:

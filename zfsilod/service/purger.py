@@ -32,7 +32,8 @@ class Purger:
         self._context = context
         self._submitter = submitter
         self._retry_at: dict[str, float] = {}  # time.monotonic() of the next try
-        self._list_due = 0.0  # time.monotonic() of the next search for lost snapshots
+        self._needless: set[str] = set()  # volumes that only lost snapshots may depend on
+        self._list_due = 0.0  # time.monotonic() of the next search for them
 
     async def purge(self) -> None:
         """Submit the purges that are due."""
@@ -46,11 +47,9 @@ class Purger:
                 if _is_due(trashed, now)
                 and time.monotonic() >= self._retry_at.get(trashed.id, 0.0)
                 and not txn.claimant(f"trash/{trashed.volume.uid}")
+                and (trashed.id in self._needless or not dependents_of(txn, trashed.volume))
             ]
-            needed = [trashed for trashed in due if dependents_of(txn, trashed.volume)]
-        free = [trashed for trashed in due if trashed not in needed]
-        free += await self._needless(needed)
-        for trashed in free[:PURGES_AT_ONCE]:
+        for trashed in due[:PURGES_AT_ONCE]:
             self._retry_at[trashed.id] = time.monotonic() + RETRY_S
             try:
                 request = PurgeVolume(id=trashed.id)
@@ -58,26 +57,27 @@ class Purger:
             except ZfsiloError as error:
                 log.warning("%s stays in the trash: %s", trashed.volume.id, error.message)
 
-    async def _needless(self, needed: list[Trashed]) -> list[Trashed]:
-        """Return the volumes that only lost snapshots may depend on, which PurgeVolume proves.
+    async def find_needless(self) -> None:
+        """Find the volumes that only lost snapshots may depend on: PurgeVolume looks at each.
 
-        The pool is listed once an hour for it.
+        The pool is listed once an hour for it, and only while the trash has such records.
         """
-        if not needed or time.monotonic() < self._list_due:
-            return []
-        self._list_due = time.monotonic() + RETRY_S
-        try:
-            pool = await pool_snapshots(self._context)
-        except ZfsiloError as error:
-            log.info("no lost snapshots were looked for: %s", error.message)
-            return []
+        if time.monotonic() < self._list_due:
+            return
         with self._context.read() as txn:
-            return [
-                trashed
-                for trashed in needed
-                if len(dependents_of(txn, trashed.volume))
-                == sum(not pool.has(one) for one in recorded_snapshots(txn, trashed.volume))
-            ]
+            recorded = {
+                trashed.id: (snapshots, len(dependents_of(txn, trashed.volume)))
+                for trashed in txn.scan(Trashed)
+                if (snapshots := recorded_snapshots(txn, trashed.volume))
+            }
+        if recorded:
+            self._list_due = time.monotonic() + RETRY_S
+            pool = await pool_snapshots(self._context)
+            self._needless = {
+                trashed_id
+                for trashed_id, (snapshots, count) in recorded.items()
+                if count == sum(not pool.has(one) for one in snapshots)
+            }
 
     async def _begin_retentions(self, now: int) -> None:
         """Set the times of volumes that were deleted while the clock was not trusted.

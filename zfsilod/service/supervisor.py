@@ -208,7 +208,10 @@ class Supervisor:
             self._refreshing = self._executor.spawn(self._rotation.follow())
 
     def prune(self) -> None:
-        """Start to delete what the grids of policies do not keep, in a separate task."""
+        """Start to delete what the grids of policies do not keep, in a separate task.
+
+        It lists the pool, also for the trash, which may take long.
+        """
         if (self._pruning is None or self._pruning.done()) and self._pruner.is_due:
             self._pruning = self._executor.spawn(self._prune())
 
@@ -226,6 +229,7 @@ class Supervisor:
     async def _prune(self) -> None:
         try:
             await self._pruner.prune()
+            await self._purger.find_needless()
         except ZfsiloError as error:
             log.warning("the snapshots of policies were not pruned: %s", error.message)
 
