@@ -56,7 +56,7 @@ async def run(started: StartedDaemon) -> None:
 
 
 async def passes(started: StartedDaemon) -> None:
-    """Let the supervisor make a pass, and do what it started."""
+    """Let the supervisor make passes, until nothing is missed while the pool is there."""
     started.supervisor.compare_due = 0.0
     await started.supervisor.follow_pool()
     with suppress(Unavailable):  # the space of the pool is not known
@@ -64,6 +64,7 @@ async def passes(started: StartedDaemon) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while outcome(started).missed and not started.holds:
             await started.service.executor.wait_for_change(0.1)
+            await started.supervisor.act()
 
 
 async def test_a_run_before_the_import_of_the_pool_follows(booted: StartedDaemon) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import PolicyOutcome, SnapshotPolicy, Volume
+from zfsilod.model.records import Operation, PolicyOutcome, SnapshotPolicy, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.snapshot_policies import need_policy, outcome_of
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
@@ -26,7 +26,6 @@ from zfsilod.service.ownership import compare
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Operation
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
@@ -99,10 +98,14 @@ class PolicyRunner:
         return run
 
     async def repeat_missed(self) -> None:
-        """Run the policies again whose last run failed while the pool was held."""
+        """Run the policies again whose last run failed while the pool was held.
+
+        Not before the operations that failed with it are rolled back: they have the volumes.
+        """
         with self._context.read() as txn:
             missed = [outcome.id for outcome in txn.scan(PolicyOutcome) if outcome.missed]
-        for policy_id in missed:
+            due = [policy_id for policy_id in missed if not _is_blocked(txn, policy_id)]
+        for policy_id in due:
             log.info("the run of policy %s follows: the pool can be changed again", policy_id)
             with suppress(NotFound):  # it was deleted meanwhile
                 await self.run(policy_id, caller=DAEMON)
@@ -160,6 +163,15 @@ def snapshot_id(moment: str, volume: str) -> str:
     """Return the id of a snapshot, as of the members of a group; a ULID where it is too long."""
     name = f"{moment}-{volume}"
     return name if len(name) <= MAX_MEMBER_ID else new_ulid()
+
+
+def _is_blocked(txn: Transaction, policy_id: str) -> bool:
+    """Tell whether a failed operation has a volume of a policy."""
+    policy = txn.get(SnapshotPolicy, policy_id)
+    volumes = selected(policy, volume_labels(txn)) if policy is not None else []
+    owners = (txn.claimant(f"volume/{volume}") for volume in volumes)
+    operations = (txn.get(Operation, owner) for owner in owners if owner is not None)
+    return any(one is not None and one.state in ("FAILED", "NEEDS_REPAIR") for one in operations)
 
 
 def _store_run(new: PolicyOutcome, txn: Transaction) -> None:
