@@ -158,6 +158,8 @@ async def test_a_run_takes_a_snapshot_of_each_selected_volume(server: ServiceFix
         fact["marks"]["zfsilo:policy"] for name, fact in facts.items() if name.startswith("cut:")
     ]
     assert marks == ["nightly", "nightly"]
+    (policy,) = all_of(server, SnapshotPolicy)
+    assert {one.policy_uid for one in taken} == {policy.uid} != {""}
     record = outcome(server)
     assert record.ran_at == record.succeeded_at > 0
     with pytest.raises(NotFound):
@@ -192,7 +194,7 @@ async def test_an_adopted_snapshot_has_its_policy(server: ServiceFixture, *, gro
     """The store is restored from the pool: the grid of the policy goes on."""
     await server.do(NIGHTLY.but(grouped=grouped))
     await run(server)
-    before = {one.id: one.policy for one in all_of(server)}
+    before = {one.id: (one.policy, one.policy_uid) for one in all_of(server)}
     context = server.service.context
     with context.store.write() as txn:
         for kind in (Snapshot, SnapshotGroup, Dependent):
@@ -200,9 +202,9 @@ async def test_an_adopted_snapshot_has_its_policy(server: ServiceFixture, *, gro
                 txn.drop(kind.bucket(), record.key)
     requests, _problems = await unknown_snapshots(context)
     await server.do(*requests)
-    assert {one.id: one.policy for one in all_of(server)} == before
-    assert {one.policy for one in all_of(server, SnapshotGroup)} == (
-        {"nightly"} if grouped else set()
+    assert {one.id: (one.policy, one.policy_uid) for one in all_of(server)} == before
+    assert {(one.policy, one.policy_uid) for one in all_of(server, SnapshotGroup)} == (
+        set(before.values()) if grouped else set()
     )
 
 

@@ -191,7 +191,7 @@ def test_a_deletion_into_the_trash_says_until_when(
     assert "Delete kept (1 GiB), into the trash? [y/N] " in ran.err
     assert re.fullmatch(
         "delete kept \\(1 GiB\\), into the trash: done\n"
-        r"  it stays there until \S+ \S+ UTC: zfsiloctl volume undelete kept\n",
+        r"  it stays there until \S+ \S+ UTC at least: zfsiloctl volume undelete kept\n",
         ran.out,
     )
     assert ctl.ok("volume undelete kept") == "undelete kept: done\n"

@@ -103,7 +103,8 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
         "zfs get -Hp -r -t snapshot -o name,property,value,source "
         "zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels,zfsilo:policy,"
-        "guid,volsize,creation,defer_destroy tank"
+        "zfsilo:policy_uid,"
+        "guid,volsize,creation,createtxg,defer_destroy tank"
     )
 
     def listed(name: str, source: str, deferred: str) -> str:
@@ -111,6 +112,7 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
             "guid\t7\t-",
             "volsize\t9\t-",
             "creation\t1700000000\t-",
+            "createtxg\t42\t-",
             f"defer_destroy\t{deferred}\t-",
             f"zfsilo:cut\t{SET_UID}\t{source}",
             "zfsilo:snapshot\tmonday\tlocal",
@@ -127,7 +129,7 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     (snapshot,) = adapter.list_snapshots("tank")
     assert not run.script
     assert (snapshot.dataset, snapshot.guid, snapshot.size_bytes) == ("tank/a", "7", 9)
-    assert (snapshot.cut, snapshot.created_at) == (SET_UID, 1700000000)
+    assert (snapshot.cut, snapshot.created_at, snapshot.txg) == (SET_UID, 1700000000, 42)
     assert dict(snapshot.marks) == {"cut": SET_UID, "snapshot": "monday"}
 
 

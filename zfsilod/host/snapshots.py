@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
 PROPERTIES = ("guid", SET_UID, "defer_destroy", UID, OPERATION)
-LISTED = ("guid", "volsize", "creation", "defer_destroy")
-MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy")
+LISTED = ("guid", "volsize", "creation", "createtxg", "defer_destroy")
+MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy", "policy_uid")
 NONE = ("", "-", "0")  # values of `clones` and `userrefs` that name nothing: zfsprops(7)
 
 
@@ -114,6 +114,7 @@ class RealSnapshots:
                 marks=own_marks(properties),
                 size_bytes=int(properties["volsize"][0]),
                 created_at=int(properties["creation"][0]),
+                txg=int(properties["createtxg"][0]),
             )
             for name, properties in snapshots.items()
             if properties[SET_UID][1] == "local" and properties["defer_destroy"][0] != "on"

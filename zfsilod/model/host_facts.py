@@ -142,6 +142,7 @@ class ListedSnapshot(Record, tag="ListedShot"):
     size_bytes: int
     created_at: int
     marks: Pairs  # as those of ListedZvol; the same on all snapshots of a group
+    txg: int = 0  # transaction group of the pool that made it: their order needs no clock
 
     @property
     def cut(self) -> str:

@@ -86,6 +86,7 @@ class Trashed(Stored, tag="Trashed"):
     deleted_at: int = 0
     purge_at: int = 0  # earliest time; not while snapshots or clones depend on it
     clock_trusted: bool = False  # when these times were set; else they are set when it is
+    began_at: int = 0  # the time at which it was trusted first, where it was not at the deletion
 
 
 class Snapshot(Stored, tag="Snapshot"):
@@ -103,6 +104,7 @@ class Snapshot(Stored, tag="Snapshot"):
     group: str = ""
     guid: str = ""  # of the snapshot in ZFS, observed when it was taken
     policy: str = ""  # that took it, and may delete it; "": a caller did
+    policy_uid: str = ""
     created_at: int = 0
 
 
@@ -115,6 +117,7 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
     snapshots: tuple[str, ...]
     labels: Pairs = ()
     policy: str = ""  # that took it, and may delete it; "": a caller did
+    policy_uid: str = ""
     created_at: int = 0
 
 
@@ -122,6 +125,7 @@ class SnapshotPolicy(Stored, tag="SnapshotPolicy"):
     """When snapshots of which volumes are taken, and which of them are kept."""
 
     id: str
+    uid: str = ""  # never reused; "": of a store that had none, as in its snapshots
     calendar: str  # OnCalendar= of systemd.timer(5)
     grid: str  # rules of retention_grid.py
     selector: Pairs = ()  # labels that a volume has; (): every volume
@@ -144,6 +148,7 @@ class PolicyOutcome(Stored, tag="PolicyOutcome"):
     ran_at: int = 0
     succeeded_at: int = 0  # of the last run without a failure
     failures: tuple[str, ...] = ()  # of the last run
+    missed: bool = False  # the last run failed while the pool was held: it follows after the hold
     prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
 
     @property

@@ -24,6 +24,7 @@ RULE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,2})(min|h|d|w|mon|y)")
 MAX_RULES = 16
 MAX_KEPT = 10_000
 SECONDS = {"min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+LONGEST = SECONDS | {"mon": 31 * 86400, "y": 366 * 86400}
 MONDAY_S = 4 * 86400  # 1970-01-05, the first Monday: weeks begin on one, as in ISO 8601
 
 
@@ -33,6 +34,11 @@ class GridRule(Record):
     count: int
     length: int
     unit: str
+
+    @property
+    def span_s(self) -> int:
+        """The length of all its periods in seconds, months and years being the longest ones."""
+        return self.count * self.length * LONGEST[self.unit]
 
     def period(self, at: int) -> int:
         """Return the number of the period that contains a time, in seconds since 1970."""
@@ -90,6 +96,20 @@ def kept_times(times: Iterable[int], rules: Iterable[GridRule], now: int) -> set
             newest.setdefault(period, at)
         kept.update(newest.values())
     return kept
+
+
+def ordered_times(times: Iterable[int], now: int) -> list[int]:
+    """Return the times of snapshots, given in the order in which they were taken, in that order.
+
+    A time before that of an older snapshot is of a clock that was behind, or the older one is of a
+    clock that was ahead: both get the later time, so that they are kept, or dropped, together. One
+    after `now` stays as it is, and changes none that was taken later.
+    """
+    latest, ordered = 0, []
+    for at in times:
+        latest = max(latest, at) if at <= now else latest
+        ordered.append(at if at > now else latest)
+    return ordered
 
 
 def month_of(at: int) -> int:

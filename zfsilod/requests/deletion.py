@@ -12,42 +12,37 @@ deleted.
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
-from zfsilod.model.record import Record
-from zfsilod.model.records import Dependent, Publication, Trashed, Volume, VolumeKey
+from zfsilod.model.records import Publication, Trashed, Volume, VolumeKey
 from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
+from zfsilod.requests.dependents import (
+    ZvolDependents,
+    all_dependents,
+    has_dependents,
+    lost_snapshots,
+    own_dependents,
+    recorded_uids,
+    zvol_dependents,
+)
+from zfsilod.requests.lost_snapshots import claims_on, forgotten
 from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.request import Plan, Preemption, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
-    from zfsilod.host import HostAdapters
-    from zfsilod.model.host_facts import ExportPath
     from zfsilod.model.records import Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
 Dependents = Literal["REFUSE", "KEEP"]
 FOLDER = ".trash"
-MAX_NAMED = 20
-ZFSILO_SNAPSHOT = re.compile(r"@zfsilo-[0-9a-f]{32}$")  # host/snapshots.py
-
-
-class ZvolDependents(Record):
-    """The dependents of a zvol, as ZFS lists them."""
-
-    dependents: tuple[str, ...] = ()
-    lost: bool = False  # the zvol does not exist any more
-    foreign: str = ""  # why the dataset of its name is not the zvol, as a sentence
-    paths: tuple[ExportPath, ...] = ()  # to the zvol, as Unpublish gathers them
 
 
 class DeleteVolume(Request[ZvolDependents]):
@@ -73,7 +68,9 @@ class DeleteVolume(Request[ZvolDependents]):
     async def gather(self, context: Context, operation_id: str) -> ZvolDependents:
         with context.read() as txn:
             volume = need_volume(txn, self.id)
+            recorded = recorded_uids(txn, volume)
         dependents = await context.look(partial(own_dependents, context.machine, volume))
+        dependents = dependents.but(recorded=recorded)
         if not self.unpublish:
             return dependents
         return dependents.but(paths=await self._withdrawal.gather(context, operation_id))
@@ -124,13 +121,14 @@ class DeleteVolume(Request[ZvolDependents]):
         if inputs.lost or cloned or not (names or view.settings.trash_retention_s):
             erased = () if inputs.lost else erased_key(view.txn, volume)
             data = "its data, and its key" if erased else "its data"
+            gone = lost_snapshots(view.txn, volume, inputs)
             note = ": ZFS moves no encrypted clone to the trash"
             kept = note if cloned and view.settings.trash_retention_s else ""
             return Plan(
                 title=title if inputs.lost else f"{titled} and {data}{kept}",
-                claims=claims,
+                claims=(*claims, *claims_on(gone)),
                 actions=plans.destruction(volume),
-                commit=(drop(volume), *released(volume), *erased),
+                commit=(drop(volume), *released(volume), *erased, *forgotten(view.txn, gone)),
             )
         return _into_trash(f"{titled}, into the trash", volume, view)
 
@@ -207,8 +205,10 @@ class PurgeVolume(Request[ZvolDependents]):
 
     async def gather(self, context: Context, operation_id: str) -> ZvolDependents:
         with context.read() as txn:
-            dataset = self._trashed(txn).volume.dataset
-        return await context.look(partial(zvol_dependents, context.machine, dataset))
+            volume = self._trashed(txn).volume
+            recorded = recorded_uids(txn, volume)
+        listed = await context.look(partial(zvol_dependents, context.machine, volume.dataset))
+        return listed.but(recorded=recorded)
 
     def plan(self, view: View, inputs: ZvolDependents) -> Plan:
         trashed = self._trashed(view.txn)
@@ -217,11 +217,12 @@ class PurgeVolume(Request[ZvolDependents]):
         if names:
             raise has_dependents(volume, names)
         erased = () if inputs.lost else erased_key(view.txn, volume)
+        gone = lost_snapshots(view.txn, volume, inputs)
         return Plan(
             title=f"purge {volume.id} from the trash",
-            claims=(f"trash/{volume.uid}",),
+            claims=(f"trash/{volume.uid}", *claims_on(gone)),
             actions=plans.destruction(volume),
-            commit=(drop(trashed), *released(volume), *erased),
+            commit=(drop(trashed), *released(volume), *erased, *forgotten(view.txn, gone)),
         )
 
     def _trashed(self, txn: Transaction) -> Trashed:
@@ -229,26 +230,6 @@ class PurgeVolume(Request[ZvolDependents]):
         if trashed is None:
             raise NotFound(f"{self.id[:200]} is not in the trash")
         return trashed
-
-
-def zvol_dependents(host: HostAdapters, dataset: str) -> ZvolDependents:
-    """List the dependents of a zvol that may be missing."""
-    try:
-        return ZvolDependents(dependents=host.zfs.dependents(dataset))
-    except FailedPrecondition as error:
-        if error.reason != "NO_DATASET":
-            raise
-        return ZvolDependents(lost=True)
-
-
-def own_dependents(host: HostAdapters, volume: Volume) -> ZvolDependents:
-    """List the dependents of a volume's zvol, which may be missing, or another dataset."""
-    try:
-        if not host.zfs.has_zvol(volume.dataset, uid=volume.uid, guid=volume.guid):
-            return ZvolDependents(lost=True)
-    except Conflict as error:
-        return ZvolDependents(foreign=error.message)
-    return zvol_dependents(host, volume.dataset)
 
 
 def check_lost(volume: Volume, zvol: ZvolDependents) -> None:
@@ -260,36 +241,6 @@ def check_lost(volume: Volume, zvol: ZvolDependents) -> None:
             reason="NOT_LOST",
             volume=volume.id,
         )
-
-
-def dependents_of(txn: Transaction, volume: Volume) -> list[str]:
-    """Return the resource names of the recorded dependents of a volume's zvol."""
-    return [dependent.name for dependent in txn.scan_below(Dependent, volume.uid)]
-
-
-def all_dependents(txn: Transaction, volume: Volume, listed: ZvolDependents) -> list[str]:
-    """Return every dependent of a volume's zvol once: by its resource name, else as in ZFS."""
-    recorded = dependents_of(txn, volume)
-    if not recorded:
-        return list(listed.dependents)
-    # A snapshot of zfsilo is recorded, or exists only for a recorded clone.
-    clones = _datasets(txn, recorded)
-    foreign = [
-        name
-        for name in listed.dependents
-        if not ZFSILO_SNAPSHOT.search(name) and name not in clones
-    ]
-    return [*recorded, *foreign]
-
-
-def _datasets(txn: Transaction, names: list[str]) -> set[str]:
-    """Return the zvols of the volumes among some resource names, those in the trash included."""
-    ids = [name.removeprefix("volumes/") for name in names if name.startswith("volumes/")]
-    living = [txn.get(Volume, volume_id) for volume_id in ids]
-    deleted = [
-        trashed.volume for volume_id in ids for trashed in txn.scan_below(Trashed, volume_id)
-    ]
-    return {volume.dataset for volume in (*living, *deleted) if volume is not None}
 
 
 def released(volume: Volume) -> tuple[Change, ...]:
@@ -325,16 +276,3 @@ def check_unpublished(volume: Volume, hosts: list[str]) -> None:
             volume=volume.id,
             hosts=",".join(hosts),
         )
-
-
-def has_dependents(volume: Volume, names: list[str], why: str = "") -> FailedPrecondition:
-    """Return the error for a volume with dependents; `why` they cannot be kept."""
-    unique = list(dict.fromkeys(names))
-    some = ", ".join(unique[:MAX_NAMED]) + (", ..." if len(unique) > MAX_NAMED else "")
-    return FailedPrecondition(
-        f"{volume.id} has snapshots or clones: {some}; delete them first"
-        + (f": {why}" if why else ", or keep them (--keep-dependents)"),
-        reason="DEPENDENTS",
-        volume=volume.id,
-        dependents=some,
-    )

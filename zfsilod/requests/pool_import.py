@@ -90,6 +90,7 @@ class AdoptSnapshots(Request[None]):
                 snapshots=tuple(member.id for member in members),
                 labels=members[0].labels,
                 policy=members[0].policy,
+                policy_uid=members[0].policy_uid,
                 created_at=members[0].created_at,
             )
             commit.append(put(group))
@@ -130,6 +131,7 @@ class AdoptSnapshots(Request[None]):
                 group=self.id if self.is_group else "",
                 guid=ref.guid,
                 policy=self._marks.get("policy", ""),
+                policy_uid=self._marks.get("policy_uid", ""),
                 created_at=ref.created_at,
             )
         order = [*ids, *members]

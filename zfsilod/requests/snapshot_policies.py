@@ -6,6 +6,7 @@ A policy takes and deletes snapshots by the requests of snapshots.py: service/po
 from __future__ import annotations
 
 import re
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ class CreateSnapshotPolicy(Request[None]):
         return Plan(
             title=f"create policy {self.id}",
             claims=(claim_of(self.id),),
-            commit=(put(new),),
+            commit=(put(new.but(uid=uuid.uuid4().hex)),),
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.host_facts import SnapshotRef
-from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotPolicy, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import need_snapshot, volume_of, zvol_claim
@@ -53,7 +53,7 @@ class CreateSnapshot(Request[None]):
         volume = need_volume(view.txn, self.volume)
         self._check_new(view.txn, volume)
         snapshot = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
-            labels=check_labels(self.labels), policy=self.policy
+            labels=check_labels(self.labels), **taken_by(view.txn, self.policy)
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
         marks = check_fit(plans.snapshot_marks([snapshot], view.operation_id), self.id)
@@ -106,7 +106,7 @@ class DeleteSnapshot(Request[None]):
                 snapshot=self.id,
                 group=snapshot.group,
             )
-        check_policy(self.pruned_by, self.subject, snapshot.policy)
+        check_policy(view.txn, self.pruned_by, snapshot)
         return Plan(
             title=f"delete snapshot {self.id} of {snapshot.volume}",
             claims=(f"snapshot/{self.id}", zvol_claim(view.txn, snapshot)),
@@ -152,8 +152,9 @@ class CreateSnapshotGroup(Request[None]):
                 group=self.id,
             )
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
+        taker = taken_by(view.txn, self.policy)
         members = [
-            snapshot_of(volume, member_id, uid, view).but(labels=labels, policy=self.policy)
+            snapshot_of(volume, member_id, uid, view).but(labels=labels, **taker)
             for volume, member_id in zip(volumes, self._member_ids(view.txn), strict=True)
         ]
         group = SnapshotGroup(
@@ -161,10 +162,9 @@ class CreateSnapshotGroup(Request[None]):
             uid=uid,
             snapshots=tuple(member.id for member in members),
             labels=labels,
-            policy=self.policy,
             volumes=self.volumes,
             created_at=view.now,
-        )
+        ).but(**taker)
         refs = tuple(SnapshotRef(dataset=volume.dataset, uid=volume.uid) for volume in volumes)
         marks = check_fit(plans.snapshot_marks(members, view.operation_id, self.id), self.id)
         return Plan(
@@ -202,7 +202,7 @@ class DeleteSnapshotGroup(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         group = need_group(view.txn, self.id)
         check_etag(self.etag, group.revision)
-        check_policy(self.pruned_by, self.subject, group.policy)
+        check_policy(view.txn, self.pruned_by, group)
         members = members_of(view.txn, group)
         return Plan(
             title=f"delete snapshot group {self.id}",
@@ -265,11 +265,21 @@ def removal_actions(
     return (*plans.up(guards), *plans.down(steps))
 
 
-def check_policy(pruned_by: str, subject: str, policy: str) -> None:
-    """Raise FailedPrecondition when a policy would delete what it has not taken; "": a caller."""
-    if pruned_by not in ("", policy):
+def taken_by(txn: Transaction, policy_id: str) -> dict[str, str]:
+    """Return the fields of a snapshot, or of a group, that name the policy that takes it."""
+    policy = txn.get(SnapshotPolicy, policy_id) if policy_id else None
+    return {"policy": policy_id, "policy_uid": policy.uid if policy is not None else ""}
+
+
+def check_policy(txn: Transaction, pruned_by: str, taken: Snapshot | SnapshotGroup) -> None:
+    """Raise FailedPrecondition when a policy would delete what it has not taken; "": a caller.
+
+    A former policy of the same name is another one.
+    """
+    taker = {"policy": taken.policy, "policy_uid": taken.policy_uid}
+    if pruned_by and taken_by(txn, pruned_by) != taker:
         raise FailedPrecondition(
-            f"{subject} was not taken by the policy {pruned_by}", reason="NOT_OF_POLICY"
+            f"{taken.id} was not taken by the policy {pruned_by}", reason="NOT_OF_POLICY"
         )
 
 

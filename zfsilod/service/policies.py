@@ -2,24 +2,30 @@
 
 It submits the requests that callers use, CreateSnapshot and CreateSnapshotGroup, and stores the
 outcome, which status and metrics show. What the grid does not keep is deleted by pruner.py.
+
+A run that fails while the pool is held, such as before its import, is repeated when it is not:
+systemd counts it as done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.model.errors import Unavailable, ZfsiloError
-from zfsilod.model.records import SnapshotPolicy, Volume
+from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
+from zfsilod.model.identity import DAEMON
+from zfsilod.model.records import Operation, PolicyOutcome, SnapshotPolicy, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.snapshot_policies import need_policy, outcome_of
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
+from zfsilod.service.ownership import compare
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Operation
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 AT_ONCE = 16  # snapshots of one run
 RUN_DEADLINE_S = 600.0
 MAX_FAILURES = 10  # sentences that are kept of one run
+
+log = logging.getLogger(__name__)
 
 
 class PolicyRun(NamedTuple):
@@ -78,9 +86,29 @@ class PolicyRunner:
             tuple(one for one in taken if not isinstance(one, str)),
             tuple(one for one in taken if isinstance(one, str)),
         )
-        at = self._context.now()
-        await self._context.write(partial(_store_run, policy_id, at, run.failures[:MAX_FAILURES]))
+        if run.failures:
+            await compare(self._context)
+        outcome = PolicyOutcome(
+            id=policy_id,
+            ran_at=self._context.now(),
+            failures=run.failures[:MAX_FAILURES],
+            missed=bool(run.failures and self._context.ownership.holds),
+        )
+        await self._context.write(partial(_store_run, outcome))
         return run
+
+    async def repeat_missed(self) -> None:
+        """Run the policies again whose last run failed while the pool was held.
+
+        Not before the operations that failed with it are rolled back: they have the volumes.
+        """
+        with self._context.read() as txn:
+            missed = [outcome.id for outcome in txn.scan(PolicyOutcome) if outcome.missed]
+            due = [policy_id for policy_id in missed if not _is_blocked(txn, policy_id)]
+        for policy_id in due:
+            log.info("the run of policy %s follows: the pool can be changed again", policy_id)
+            with suppress(NotFound):  # it was deleted meanwhile
+                await self.run(policy_id, caller=DAEMON)
 
     async def _take(
         self, request: SnapshotRequest, caller: Caller, turn: asyncio.Semaphore, until: float
@@ -137,9 +165,18 @@ def snapshot_id(moment: str, volume: str) -> str:
     return name if len(name) <= MAX_MEMBER_ID else new_ulid()
 
 
-def _store_run(policy_id: str, at: int, failures: tuple[str, ...], txn: Transaction) -> None:
-    if txn.get(SnapshotPolicy, policy_id) is None:
+def _is_blocked(txn: Transaction, policy_id: str) -> bool:
+    """Tell whether a failed operation has a volume of a policy."""
+    policy = txn.get(SnapshotPolicy, policy_id)
+    volumes = selected(policy, volume_labels(txn)) if policy is not None else []
+    owners = (txn.claimant(f"volume/{volume}") for volume in volumes)
+    operations = (txn.get(Operation, owner) for owner in owners if owner is not None)
+    return any(one is not None and one.state in ("FAILED", "NEEDS_REPAIR") for one in operations)
+
+
+def _store_run(new: PolicyOutcome, txn: Transaction) -> None:
+    if txn.get(SnapshotPolicy, new.id) is None:
         return  # deleted during the run
-    outcome = outcome_of(txn, policy_id)
-    succeeded_at = outcome.succeeded_at if failures else at
-    txn.put(outcome.but(ran_at=at, succeeded_at=succeeded_at, failures=failures))
+    before = outcome_of(txn, new.id)
+    succeeded_at = before.succeeded_at if new.failures else new.ran_at
+    txn.put(new.but(succeeded_at=succeeded_at, prune_failures=before.prune_failures))

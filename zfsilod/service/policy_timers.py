@@ -50,7 +50,10 @@ class TimerKeeper:
                 )
 
     async def keep(self) -> None:
-        """Start the timers that are missing, and stop those that are of no policy, or outdated."""
+        """Start the timers that are missing, and stop those that are of no policy, or outdated.
+
+        None is started while the pool is held: one whose run is due fires at once.
+        """
         async with self._turn:
             present = await self._timers.present()
             with self._context.read() as txn:
@@ -60,6 +63,8 @@ class TimerKeeper:
                     await self._timers.stop(name)
                     log.info("stopped the timer of policy %s", name)
             for name, policy in policies.items():
+                if self._context.ownership.holds:
+                    break
                 if present.get(name) != policy.timer_text:
                     await self._timers.start(policy)
                     log.info("started the timer of policy %s: %s", name, policy.calendar)

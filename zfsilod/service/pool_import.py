@@ -9,9 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilod.model.errors import FailedPrecondition, ZfsiloError
-from zfsilod.model.records import Publication
+from zfsilod.model.records import Publication, Snapshot, Volume
 from zfsilod.requests.adoption import AdoptVolume
+from zfsilod.requests.clones import volume_of
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
+from zfsilod.requests.dependents import is_lost, own_dependents
+from zfsilod.requests.lost_snapshots import claims_on, forgotten, pool_snapshots
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
 from zfsilod.requests.publications import Unpublish
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Request
     from zfsilod.service.ports import Submitter
+    from zfsilod.storage.transaction import Transaction
 
 ADOPT_DEADLINE_S = 60.0
+MAX_NAMED = 20
 PUBLICATIONS_UNKNOWN = (
     "publications and hosts are not stored in the pool: let every client join again, or add it, "
     "and publish its volumes again; `zfsiloctl orphan list` shows what is still exported"
@@ -50,6 +55,7 @@ WITHDRAWN = (
     "the pool changed without this store, so the publications of these volumes were withdrawn; "
     "publish them again: {}"
 )
+SNAPSHOTS_LOST = "the pool does not have these snapshots any more, so their records end: {}"
 MEMBERS_UNKNOWN = (
     "an older zfsilo did not mark the members of snapshot groups {}: they have new ids"
 )
@@ -95,18 +101,70 @@ async def adopt_all(
         result.adopted.extend(snapshots)  # their plans need the records of the volumes
     else:
         await _adopt(submitter, caller, snapshots, result)
+    lost = await _forget_lost(context, validate_only=validate_only)
+    if lost:
+        some = ", ".join(lost[:MAX_NAMED]) + (", ..." if len(lost) > MAX_NAMED else "")
+        result.unknown.append(SNAPSHOTS_LOST.format(some))
     result.unknown.extend(_unknown(result.adopted))
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)
     try:
-        lost = await context.look(
+        keyless = await context.look(
             partial(_lost_keys, context.machine, result.adopted), INVENTORY_DEADLINE_S
         )
     except ZfsiloError:  # a key that cannot be looked at is a condition of its volume soon
-        lost = False
-    if lost:
+        keyless = False
+    if keyless:
         result.unknown.append(KEYS_UNKNOWN)
     return result
+
+
+async def _forget_lost(context: Context, *, validate_only: bool) -> list[str]:
+    """Remove the records of snapshots that the pool has lost; return their ids.
+
+    They are read before the pool is listed: a snapshot is recorded after it was taken.
+    """
+    with context.read() as txn:
+        recorded = list(txn.scan(Snapshot))
+    pool = await pool_snapshots(context) if recorded else None
+    missing = [snapshot for snapshot in recorded if pool is not None and not pool.has(snapshot)]
+    with context.read() as txn:
+        volumes = {one.volume_uid: volume_of(txn, one) for one in missing}
+    lost = await context.look(
+        partial(_find_lost, context.machine, missing, volumes), INVENTORY_DEADLINE_S
+    )
+    if validate_only or not lost:
+        return [snapshot.id for snapshot in lost]
+    return await context.write(partial(_forget, lost))
+
+
+def _find_lost(
+    machine: HostAdapters, missing: list[Snapshot], volumes: dict[str, Volume | None]
+) -> list[Snapshot]:
+    """Return those of the missing snapshots that a listing of their zvol proves to be lost."""
+    listed = {uid: own_dependents(machine, volume) for uid, volume in volumes.items() if volume}
+    return [
+        snapshot
+        for snapshot in missing
+        if (volume := volumes[snapshot.volume_uid]) is not None
+        and is_lost(snapshot, volume, listed[volume.uid])
+    ]
+
+
+def _forget(lost: list[Snapshot], txn: Transaction) -> list[str]:
+    """Remove records that no operation works on, and that are as they were."""
+    still = [
+        snapshot
+        for snapshot in lost
+        if txn.get(Snapshot, snapshot.id) == snapshot
+        and not any(txn.claimant(claim) for claim in claims_on([snapshot]))
+    ]
+    for change in forgotten(txn, still):
+        if change.record is None:
+            txn.drop(change.bucket, change.key)
+        else:
+            txn.put(change.record)
+    return [snapshot.id for snapshot in still]
 
 
 async def _claim(

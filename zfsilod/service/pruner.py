@@ -1,8 +1,10 @@
 """Deletes the snapshots of policies that their grids do not keep.
 
 Only a snapshot that a policy took is deleted, only by the grid of that policy, and only by a clock
-that can be trusted: not in the first hour after a start (retention.py). One that has a clone or a
-hold stays until it has none; one that is being sent is busy, and its deletion is tried again.
+that can be trusted: not in the first hour after a start (retention.py). A grid counts what one
+listing of the pool has (grid_lines.py); without the listing nothing is deleted. One that has a
+clone or a hold stays until it has none; one that is being sent is busy, and its deletion is tried
+again.
 """
 
 from __future__ import annotations
@@ -11,24 +13,18 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Busy, NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import Snapshot, SnapshotGroup, SnapshotPolicy
-from zfsilod.model.retention_grid import kept_times, parse_grid
+from zfsilod.model.records import Snapshot, SnapshotPolicy
+from zfsilod.requests.lost_snapshots import pool_snapshots
 from zfsilod.requests.snapshot_policies import outcome_of
-from zfsilod.requests.snapshots import (
-    DeleteSnapshot,
-    DeleteSnapshotGroup,
-    members_of,
-    need_group,
-    snapshot_steps,
-)
+from zfsilod.requests.snapshots import members_of, need_group, snapshot_steps
+from zfsilod.service.grid_lines import Moment, candidates, dropped_moments, lines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from zfsilod.requests.lost_snapshots import PoolSnapshots
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
@@ -40,21 +36,6 @@ DELETE_DEADLINE_S = 60.0
 MAX_FAILURES = 10
 
 log = logging.getLogger(__name__)
-
-
-class Moment(NamedTuple):
-    """A snapshot of a policy, or a group of one: what a grid keeps or deletes as a whole."""
-
-    policy: str
-    id: str
-    at: int
-    grouped: bool
-
-    @property
-    def request(self) -> DeleteSnapshot | DeleteSnapshotGroup:
-        """The request that deletes it."""
-        kind = DeleteSnapshotGroup if self.grouped else DeleteSnapshot
-        return kind(id=self.id, pruned_by=self.policy)
 
 
 class Pruner:
@@ -80,19 +61,30 @@ class Pruner:
         now = await self._context.retention.now()
         if now is None:
             return
-        for moment in await asyncio.to_thread(self._read, now):
-            self._failures.pop(moment, None)
-            if sentence := await self._delete(moment):
-                self._failures[moment] = f"{moment.id}: {sentence}"
+        due = await asyncio.to_thread(self._find_due, now)
+        if due:
+            pool = await pool_snapshots(self._context)
+            dropped = await asyncio.to_thread(self._dropped, now, pool)
+            for kept in due.difference(dropped):
+                self._retry_at[kept] = time.monotonic() + RETRY_S
+            for moment in [one for one in dropped if one in due][:AT_ONCE]:
+                self._failures.pop(moment, None)
+                if sentence := await self._delete(moment):
+                    self._failures[moment] = f"{moment.id}: {sentence}"
         await self._context.write(partial(_store_failures, self._failures))
 
-    def _read(self, now: int) -> list[Moment]:
+    def _find_due(self, now: int) -> set[Moment]:
+        """Return what may be deleted by the records alone. Most passes end here."""
         with self._context.read() as txn:
-            dropped = dict.fromkeys(dropped_moments(txn, now))
-        self._retry_at = {one: at for one, at in self._retry_at.items() if one in dropped}
-        self._failures = {one: text for one, text in self._failures.items() if one in dropped}
+            possible = candidates(lines_of(txn), now)
+        self._retry_at = {one: at for one, at in self._retry_at.items() if one in possible}
+        self._failures = {one: text for one, text in self._failures.items() if one in possible}
         uptime = time.monotonic()
-        return [one for one in dropped if uptime >= self._retry_at.get(one, 0.0)][:AT_ONCE]
+        return {one for one in possible if uptime >= self._retry_at.get(one, 0.0)}
+
+    def _dropped(self, now: int, pool: PoolSnapshots) -> list[Moment]:
+        with self._context.read() as txn:
+            return dropped_moments(lines_of(txn), now, pool)
 
     async def _delete(self, moment: Moment) -> str:
         """Delete a snapshot or group that is not in use; return why it failed, or ""."""
@@ -123,25 +115,6 @@ class Pruner:
         return await self._context.look(
             lambda: tuple(user for step in steps for user in snapshots.users(step.refs, step.uid))
         )
-
-
-def dropped_moments(txn: Transaction, now: int) -> Iterator[Moment]:
-    """Yield what the grid of its policy does not keep, oldest first of each volume."""
-    grids = {policy.id: parse_grid(policy.grid) for policy in txn.scan(SnapshotPolicy)}
-    if not grids:
-        return
-    lines: dict[tuple[str, str], list[Moment]] = {}  # by policy and volume; groups by policy
-    for snapshot in txn.scan(Snapshot):
-        if snapshot.policy in grids and not snapshot.group:
-            moment = Moment(snapshot.policy, snapshot.id, snapshot.created_at, grouped=False)
-            lines.setdefault((snapshot.policy, snapshot.volume_uid), []).append(moment)
-    for group in txn.scan(SnapshotGroup):
-        if group.policy in grids:
-            moment = Moment(group.policy, group.id, group.created_at, grouped=True)
-            lines.setdefault((group.policy, ""), []).append(moment)
-    for (policy, _volume), moments in lines.items():
-        kept = kept_times((one.at for one in moments), grids[policy], now)
-        yield from sorted((one for one in moments if one.at not in kept), key=lambda one: one.at)
 
 
 def _store_failures(failures: dict[Moment, str], txn: Transaction) -> None:

@@ -60,6 +60,7 @@ class Supervisor:
         self._forget_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None
+        self._repeating: asyncio.Task[None] | None = None
         self._full = False
 
     async def run(self) -> None:
@@ -86,6 +87,7 @@ class Supervisor:
         if not self._context.ownership.holds:
             await self._purger.purge()
             self.prune()
+            self.repeat_runs()
         if self.timers is not None:
             await self.timers.keep_when_due()
         await self.forget()
@@ -208,13 +210,28 @@ class Supervisor:
             self._refreshing = self._executor.spawn(self._rotation.follow())
 
     def prune(self) -> None:
-        """Start to delete what the grids of policies do not keep, in a separate task."""
+        """Start to delete what the grids of policies do not keep, in a separate task.
+
+        It lists the pool, also for the trash, which may take long.
+        """
         if (self._pruning is None or self._pruning.done()) and self._pruner.is_due:
             self._pruning = self._executor.spawn(self._prune())
+
+    def repeat_runs(self) -> None:
+        """Start the runs of policies that the hold of the pool prevented, in a separate task."""
+        if self._repeating is None or self._repeating.done():
+            self._repeating = self._executor.spawn(self._repeat_runs())
+
+    async def _repeat_runs(self) -> None:
+        try:
+            await self._service.policies.repeat_missed()
+        except ZfsiloError as error:
+            log.warning("a missed run of a policy was not repeated: %s", error.message)
 
     async def _prune(self) -> None:
         try:
             await self._pruner.prune()
+            await self._purger.find_needless()
         except ZfsiloError as error:
             log.warning("the snapshots of policies were not pruned: %s", error.message)
 

@@ -261,7 +261,7 @@ def _say_until_when(args: Namespace, server: Server, uid: str) -> None:
     request = pb.ListVolumesRequest(filter=equals("uid", uid), show_deleted=True)
     for volume in server.ask_all("ListVolumes", request, "volumes"):
         restore = f"zfsiloctl volume undelete {volume.id}"
-        say(args, f"  it stays there until {at(volume.purge_time)}: {restore}")
+        say(args, f"  it stays there until {at(volume.purge_time)} at least: {restore}")
 
 
 def undelete(args: Namespace) -> None:

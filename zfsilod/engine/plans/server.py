@@ -312,6 +312,7 @@ def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "")
         "filesystems": _by_uid(filesystems),
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
         "policy": first.policy,
+        "policy_uid": first.policy_uid,
     }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 

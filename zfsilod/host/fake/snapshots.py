@@ -102,6 +102,7 @@ class FakeSnapshots:
                 guid=guid_of(f"{volume}@{uid}"),
                 size_bytes=snapshot_set["sizes"][volume],
                 created_at=0,
+                txg=snapshot_set.get("txg", 0),
                 marks=pairs(
                     {n.removeprefix("zfsilo:"): v for n, v in snapshot_set["marks"].items()}
                 ),
