@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
 from zfsilod.model.disk_key import DiskKey
@@ -14,6 +14,8 @@ from zfsilod.model.errors import (
     InvalidArgument,
     NotFound,
 )
+from zfsilod.model.host_facts import IoLimits
+from zfsilod.model.names import transport_of
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Action, Host, Publication, Volume, VolumeKey
@@ -24,6 +26,7 @@ from zfsilod.model.validation import (
     check_hosts,
     check_id,
     check_labels,
+    check_limits,
     check_size,
     round_up,
 )
@@ -46,6 +49,11 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 
+LIMITS = {f"limit_{name}": name for name in IoLimits.FIELDS}
+"""The fields of IoLimits by their names in requests."""
+CHANGEABLE = ("capacity_bytes", "properties", "labels", "hosts", *LIMITS)
+
+
 class CreateVolume(Request[PoolSpace]):
     """Create a zvol below the dataset root. Input: the space of the root."""
 
@@ -60,6 +68,10 @@ class CreateVolume(Request[PoolSpace]):
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
     transport: Transport = "ISCSI"  # of publications that name none
+    limit_read_iops: int = 0  # a second, of all clients together; 0: no limit
+    limit_write_iops: int = 0
+    limit_read_bytes: int = 0
+    limit_write_bytes: int = 0
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
     encrypt: bool = False  # with a key that zfsilo keeps; a clone has the key of its source
@@ -123,6 +135,7 @@ class CreateVolume(Request[PoolSpace]):
             "hosts": (existing.hosts, self.hosts),
             "access_modes": (existing.access_modes, self.access_modes),
             "transport": (existing.transport, self.transport),
+            "limits": (existing.limits, limits_of(self)),
             "source": (
                 (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
@@ -179,17 +192,19 @@ class CreateVolume(Request[PoolSpace]):
             hosts=check_hosts(self.hosts),
             access_modes=self.access_modes,
             transport=self.transport,
+            limits=check_limits(limits_of(self)),
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
             key_uid=key,
             created_at=view.now,
             updated_at=view.now,
         )
+        check_limits_apply(volume, self.transport)
         return _check_marks(as_clone(volume, source, asked_block) if source else volume)
 
 
 class UpdateVolume(Request["PoolSpace | None"]):
-    """Change the fields in `mask`: capacity_bytes, properties, labels, hosts.
+    """Change the fields in `mask`, of CHANGEABLE.
 
     Input: the space of the root, when the volume is to grow.
     """
@@ -202,14 +217,18 @@ class UpdateVolume(Request["PoolSpace | None"]):
     properties: Pairs = ()
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
+    limit_read_iops: int = 0  # as in CreateVolume
+    limit_write_iops: int = 0
+    limit_read_bytes: int = 0
+    limit_write_bytes: int = 0
     etag: str = ""
 
     async def gather(self, context: Context, operation_id: str) -> PoolSpace | None:
-        unknown = set(self.mask) - {"capacity_bytes", "properties", "labels", "hosts"}
+        unknown = set(self.mask) - set(CHANGEABLE)
         if unknown or not self.mask:
             raise InvalidArgument(
                 f"invalid update mask {', '.join(sorted(unknown)) or '(empty)'}: allowed are "
-                "capacity_bytes, properties, labels, hosts",
+                f"{', '.join(CHANGEABLE)}",
                 reason="BAD_MASK",
             )
         return await space(context) if "capacity_bytes" in self.mask else None
@@ -228,6 +247,11 @@ class UpdateVolume(Request["PoolSpace | None"]):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
+        limits = {LIMITS[name]: getattr(self, name) for name in self.mask if name in LIMITS}
+        if limits:
+            new = new.but(limits=check_limits(volume.limits.but(**limits)))
+            check_limits_apply(new, transport_in_use(new))
+            actions += plans.limits(volume, new.limits)
         actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
             assert inputs is not None
@@ -266,6 +290,27 @@ class UpdateVolume(Request["PoolSpace | None"]):
         grown = volume.but(capacity_bytes=size)
         _check_space(grown, pool, view, before=volume.capacity_bytes)
         return size
+
+
+def limits_of(request: Request[Any]) -> IoLimits:
+    """Return the limits in the fields of a request."""
+    return IoLimits(**{name: getattr(request, field) for field, name in LIMITS.items()})
+
+
+def transport_in_use(volume: Volume) -> Transport:
+    """Return the transport of the export of a volume, or of its next one."""
+    return transport_of(volume.target) if volume.state == "PUBLISHED" else volume.transport
+
+
+def check_limits_apply(volume: Volume, transport: Transport) -> None:
+    """Raise InvalidArgument for limits of a volume over a transport that has none."""
+    if volume.limits and transport != "ISCSI":
+        raise InvalidArgument(
+            f"the I/O of {volume.id} cannot be limited over nvme: the kernel's NVMe target does "
+            "the I/O of all volumes in the same threads; use iscsi, or set the limits to 0",
+            reason="NVME_LIMITS",
+            volume=volume.id,
+        )
 
 
 def _check_marks(volume: Volume) -> Volume:

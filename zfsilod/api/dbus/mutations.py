@@ -21,7 +21,7 @@ from zfsilod.requests.snapshot_policies import (
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey
-from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.requests.volumes import LIMITS, CreateVolume, UpdateVolume
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.pool_scan import ZvolToAdopt
 
@@ -54,6 +54,7 @@ MUTATIONS = {
             "hosts",
             "access_modes",
             "transport",
+            *LIMITS,
             "encrypt",
             "source_snapshot",
             "source_volume",
@@ -112,7 +113,7 @@ MUTATIONS = {
     f"{VOLUME}.Update": Mutation(
         UpdateVolume,
         ("id",),
-        ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", "etag"),
+        ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", *LIMITS, "etag"),
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(
