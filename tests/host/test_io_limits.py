@@ -264,8 +264,8 @@ def test_a_kernel_without_limits_is_named(limits: RealIoLimits, groups: FakeGrou
     with pytest.raises(FailedPrecondition) as refused:
         limits.set_limits(DATA, LIMITS, dataset="tank/data")
     assert refused.value.reason == "NO_IO_LIMITS"
-    limits.set_limits(DATA, NO_LIMITS, dataset="tank/data")
     assert not groups.has(UNIT_GROUP)
+    limits.set_limits(DATA, NO_LIMITS, dataset="tank/data")
 
 
 def test_a_unit_whose_process_was_killed(

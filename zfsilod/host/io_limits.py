@@ -128,6 +128,7 @@ class RealIoLimits:
             self._groups.write(f"{UNIT_GROUP}/{CONTROL}", "-io")  # or the unit would not start
         self._run(["systemctl", "start", UNIT], timeout_s=UNIT_TIMEOUT_S)
         if "io" not in (self._groups.read(f"{UNIT_GROUP}/cgroup.controllers") or "").split():
+            self._run(["systemctl", "stop", UNIT], timeout_s=UNIT_TIMEOUT_S)
             raise FailedPrecondition(
                 f"this host cannot limit I/O: {self._groups.root}/{UNIT_GROUP} has no controller "
                 "io; it takes the unified hierarchy of cgroup v2 and a kernel with "

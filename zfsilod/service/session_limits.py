@@ -36,7 +36,7 @@ class SessionLimits:
     async def look(self) -> None:
         """Start to apply the limits to new sessions, if there are any."""
         context = self._service.context
-        if context.ownership.holds or time.monotonic() < self.due:
+        if not context.settings.root or context.ownership.holds or time.monotonic() < self.due:
             return
         is_applying = self.task is not None and not self.task.done()
         if not is_applying and not await context.look(context.machine.limits.has_all_sessions):
