@@ -221,9 +221,7 @@ def test_a_unit_keeps_the_groups_below_its_own_while_it_has_a_process(host: Syst
     home = host.run("cat", f"/proc/{other}/cgroup").stdout.rpartition("0::")[2].strip()
     for part in ("POOL", "TARGET"):
         sandbox = [
-            word
-            for name, value in settings((part,)).items()
-            for word in ("-p", f"{name}={value}")
+            word for name, value in settings((part,)).items() for word in ("-p", f"{name}={value}")
         ]
         words = (*sandbox, "sh", "-c", KEEP_GROUP, "sh", other)
         done = host.run("systemd-run", "--wait", "--collect", "-q", "--pipe", *words, check=False)
