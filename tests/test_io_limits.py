@@ -140,6 +140,14 @@ async def test_a_sync_restores_limits_and_takes_new_sessions(fixture: ServiceFix
     assert is_limited(fixture)
 
 
+async def test_a_sync_takes_a_new_session(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA, PUBLISH, CONNECT)
+    report = await fixture.service.reconciler.report("data")
+    assert report.missing == ("limits apply to all sessions",)
+    await fixture.do(SyncVolume(id="data"))
+    assert is_limited(fixture)
+
+
 async def test_limits_of_a_volume_that_is_not_exported_are_a_difference(
     fixture: ServiceFixture,
 ) -> None:

@@ -281,6 +281,23 @@ def test_a_unit_whose_process_was_killed(
     assert systemd.commands == [START, STOP]
 
 
+def test_a_removal_that_was_cut_is_a_difference(
+    limits: RealIoLimits, groups: FakeGroups, systemd: Systemd
+) -> None:
+    limits.set_limits(DATA, LIMITS, dataset="tank/data")
+    groups.put("nowhere", KEEPING)
+    groups.calls = 4  # the line, both threads, the group
+    with pytest.raises(Interrupted):
+        limits.set_limits(DATA, NO_LIMITS, dataset="tank/data")
+    groups.calls = None
+    assert groups.has(UNIT_GROUP)
+    assert not groups.has(GROUP)
+    assert not limits.has_limits(DATA, NO_LIMITS, dataset="tank/data")
+    limits.set_limits(DATA, LIMITS, dataset="tank/data")
+    assert groups.members(GROUP) == {*SESSION}
+    assert systemd.commands == [START, START]
+
+
 def test_a_survey_reads_once(make: Callable[..., RealIoLimits], groups: FakeGroups) -> None:
     make().set_limits(DATA, LIMITS, dataset="tank/data")
     surveyed = make(surveyed=True)
