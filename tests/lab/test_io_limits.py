@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import leak_check
 from tests.lab.test_fencing import NAME, STEP_S, TEST_S, ctl, refusal
+from tests.lab.test_recovery import EXPORTED, LOGGED_IN, RECOVERY_S
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -98,6 +99,17 @@ class TestLimits:
         load(take, "randwrite", "256k")
         assert within_a_fifth(rates(give)["wbytes"], 2 * MIB)
         ctl(give, "volume", "probe", NAME)
+
+    def test_limits_are_back_after_a_power_cut(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        take.sh("systemctl stop load")
+        print(f"give was up after {give.power_cut():.1f} s")
+        give.sh(EXPORTED, timeout_s=RECOVERY_S)
+        take.sh(LOGGED_IN, timeout_s=RECOVERY_S)
+        give.sh(INSIDE, timeout_s=RECOVERY_S)
+        give.put("/root/count.py", COUNT.encode(), 0o600)
+        load(take, "randwrite", "256k")
+        assert within_a_fifth(rates(give)["wbytes"], 2 * MIB)
 
     def test_a_volume_over_nvme_has_no_limits(self, pair: Pair) -> None:
         words = ("volume", "create", "other", "64M", "--transport", "nvme")
