@@ -21,7 +21,7 @@ from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, EndSession, EndWait, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
-from zfsilod.requests.limit_sessions import LimitSessions
+from zfsilod.requests.io_limits import LimitSessions
 from zfsilod.requests.open_ports import OpenPorts
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish

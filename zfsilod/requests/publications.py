@@ -19,9 +19,10 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import Action, Host, Publication, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import Transport
+from zfsilod.requests.io_limits import check_limits_apply
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
-from zfsilod.requests.volumes import check_limits_apply, need_volume
+from zfsilod.requests.volumes import need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.model.disk_key import DiskKey
@@ -14,8 +14,6 @@ from zfsilod.model.errors import (
     InvalidArgument,
     NotFound,
 )
-from zfsilod.model.host_facts import IoLimits
-from zfsilod.model.names import transport_of
 from zfsilod.model.pool_space import PoolSpace, check_space
 from zfsilod.model.record import pairs
 from zfsilod.model.records import Action, Host, Publication, Volume, VolumeKey
@@ -38,6 +36,7 @@ from zfsilod.requests.clones import (
     snapshot_source,
     volume_source,
 )
+from zfsilod.requests.io_limits import LIMITS, check_limits_apply, limits_of, transport_in_use
 from zfsilod.requests.request import Growth, Plan, Request, View, drop_secret, put
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 
-LIMITS = {f"limit_{name}": name for name in IoLimits.FIELDS}
-"""The fields of IoLimits by their names in requests."""
 CHANGEABLE = ("capacity_bytes", "properties", "labels", "hosts", *LIMITS)
 
 
@@ -290,27 +287,6 @@ class UpdateVolume(Request["PoolSpace | None"]):
         grown = volume.but(capacity_bytes=size)
         _check_space(grown, pool, view, before=volume.capacity_bytes)
         return size
-
-
-def limits_of(request: Request[Any]) -> IoLimits:
-    """Return the limits in the fields of a request."""
-    return IoLimits(**{name: getattr(request, field) for field, name in LIMITS.items()})
-
-
-def transport_in_use(volume: Volume) -> Transport:
-    """Return the transport of the export of a volume, or of its next one."""
-    return transport_of(volume.target) if volume.state == "PUBLISHED" else volume.transport
-
-
-def check_limits_apply(volume: Volume, transport: Transport) -> None:
-    """Raise InvalidArgument for limits of a volume over a transport that has none."""
-    if volume.limits and transport != "ISCSI":
-        raise InvalidArgument(
-            f"the I/O of {volume.id} cannot be limited over nvme: the kernel's NVMe target does "
-            "the I/O of all volumes in the same threads; use iscsi, or set the limits to 0",
-            reason="NVME_LIMITS",
-            volume=volume.id,
-        )
 
 
 def _check_marks(volume: Volume) -> Volume:

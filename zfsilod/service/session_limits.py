@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.requests.limit_sessions import LimitSessions
+from zfsilod.requests.io_limits import LimitSessions
 
 if TYPE_CHECKING:
     import asyncio

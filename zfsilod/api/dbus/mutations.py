@@ -10,6 +10,7 @@ from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.rotate_secrets import RotateSecrets
@@ -21,7 +22,7 @@ from zfsilod.requests.snapshot_policies import (
 from zfsilod.requests.snapshots import CreateSnapshot, DeleteSnapshot
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey
-from zfsilod.requests.volumes import LIMITS, CreateVolume, UpdateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.pool_scan import ZvolToAdopt
 

@@ -15,8 +15,9 @@ from zfsilod.model.errors import NotFound
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.model.words import STATES, Mode
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.rights import visible_to
-from zfsilod.requests.volumes import LIMITS, CreateVolume, UpdateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service import pool_import, pool_scan
 from zfsilod.service.drift import check_facts
 from zfsilod.storage.volume_view import (
