@@ -18,6 +18,7 @@ from zfsilod.requests.adoption import parse_limits_mark
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.detach import Disconnect
 from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.put_back import RemoveExport
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service.pool_scan import find_zvol
@@ -158,6 +159,12 @@ async def test_limits_of_a_volume_that_is_not_exported_are_a_difference(
     synced = await fixture.service.reconciler.sync_all(DAEMON)
     assert not synced.complaints
     assert kernel(fixture) == []
+
+
+async def test_a_removed_export_has_no_limits(fixture: ServiceFixture) -> None:
+    await fixture.do(DATA, PUBLISH, RemoveExport(volume="data"))
+    assert kernel(fixture) == []
+    assert not fixture.host.facts.of_kind("backstore")
 
 
 @pytest.mark.parametrize(

@@ -507,6 +507,13 @@ BOTH = (
         damage=lose_records,
         find=remove_all,
     ),
+    Case(
+        "remove-limited-orphans",
+        (HOST, FAST, PUBLISH),
+        orphans.RemoveOrphans(names=()),
+        damage=lose_records,
+        find=remove_all,
+    ),
     Case("create-host", (), HOST),
     Case("update-host", (HOST,), UpdateHost(id="take", mask=("iqn",), iqn=OTHER)),
     Case("update-host-machine", (*PUBLISHED, MORE, PUBLISH.but(volume="more")), NEW_MACHINE),

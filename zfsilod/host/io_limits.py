@@ -80,15 +80,17 @@ class RealIoLimits:
             return False  # half removed
         return lines.get(self._number(backstore, dataset), NO_LIMITS) == limits
 
-    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str) -> None:
+    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str = "") -> None:
         self._forget()
+        if not limits and not self._groups.has(UNIT_GROUP):
+            return
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             number = self._number(backstore, dataset)
             if limits:
                 self._make_group()
                 self._groups.write(f"{GROUP}/io.max", line(number, limits))
                 self._take(self._find_outside())
-            elif self._groups.has(UNIT_GROUP):
+            else:
                 self._lift(number)
 
     def has_all_sessions(self) -> bool:
@@ -111,7 +113,7 @@ class RealIoLimits:
     def _number(self, backstore: str, dataset: str) -> str:
         """Return the number of the device of a backstore, as major:minor; "" without a device."""
         info = self._target.read(f"{CORE}/{backstore}/info") or ""
-        return device_number(info) or zvol_device.number(dataset)
+        return device_number(info) or (zvol_device.number(dataset) if dataset else "")
 
     def _read_lines(self) -> dict[str, IoLimits]:
         lines = (self._groups.read(f"{GROUP}/io.max") or "").splitlines()

@@ -302,7 +302,7 @@ class LimitAdapter(Protocol):
         `dataset`: its zvol, which tells the device when the backstore is gone.
         """
 
-    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str) -> None:
+    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str = "") -> None:
         """Set the limits for the device of a backstore, and apply them to all present sessions.
 
         Raises FailedPrecondition (NO_IO_LIMITS) where the kernel cannot.

@@ -22,7 +22,7 @@ class FakeIoLimits:
         present = IoLimits(**values) if values else NO_LIMITS
         return present == limits
 
-    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str) -> None:
+    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str = "") -> None:
         if limits:
             values = {name: getattr(limits, name) for name in limits.FIELDS}
             self.facts.effect(f"limit:{backstore}", values)
