@@ -196,7 +196,7 @@ def parse(text: str) -> tuple[str, IoLimits]:
 def is_of_session(process: str) -> bool:
     """Tell whether a process is a kernel thread of a session: proc_pid_comm(5), proc_pid_stat(5).
 
-    A process chooses its own name, but is no kernel thread.
+    Any process can choose one of these names; only the kernel sets the flag.
     """
     if read(f"{process}/comm") not in THREADS:
         return False
