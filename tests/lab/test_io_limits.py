@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 UNIT = "/sys/fs/cgroup/zfsilo.slice/zfsilo-limits.service"
 GROUP = f"{UNIT}/volumes"
-DISK = "/dev/disk/by-path/*-iscsi-*-lun-0"
+DISK = "/dev/sd?"  # the only one of take
 SECONDS = 20
-# The figures of the only device of a group in SECONDS, as counted by the kernel.
+# The figures of the only device of a group in SECONDS, as counted by the kernel, from the first I/O.
 COUNT = f"""
 import json, sys, time
 def figures():
-    lines = [line.split() for line in open(sys.argv[1])]
-    return [{{k: int(v) for k, v in (pair.split("=") for pair in line[1:])}} for line in lines]
+    (line,) = (line.split() for line in open(sys.argv[1]))
+    return {{key: int(value) for key, value in (pair.split("=") for pair in line[1:])}}
+idle = figures()
+while idle == figures():
+    time.sleep(0.1)
 began, before = time.monotonic(), figures()
 time.sleep({SECONDS})
 took, after = time.monotonic() - began, figures()
-print(json.dumps({{key: (after[0][key] - before[0][key]) / took for key in after[0]}}))
+print(json.dumps({{key: (after[key] - before[key]) / took for key in after}}))
 """
 LOAD = (
-    "systemd-run -q --unit=load fio --name=load --filename=$(ls {disk}) --rw={how} --bs={block} "
+    "systemd-run -q --collect --unit=load fio --name=load --filename=$(ls {disk}) --rw={how} --bs={block} "
     "--iodepth=8 --ioengine=libaio --direct=1 --time_based --runtime=600 --size=48M"
 )
 # Where the threads of sessions are: a line for each.
@@ -50,7 +53,7 @@ def rates(give: Machine) -> dict[str, float]:
 
 def load(take: Machine, how: str, block: str) -> None:
     """Start to read or write the disk as fast as possible."""
-    take.sh("systemctl stop load 2>/dev/null; systemctl reset-failed load 2>/dev/null; true")
+    take.run("systemctl", "stop", "load", check=False)
     take.sh(LOAD.format(disk=DISK, how=how, block=block), timeout_s=STEP_S)
 
 
