@@ -34,6 +34,7 @@ PAGES = (
     "kubernetes.md",
     "transports.md",
     "encryption.md",
+    "limits.md",
     "metrics.md",
     "operations.md",
     "changing-things.md",

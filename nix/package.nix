@@ -1,6 +1,6 @@
 # The daemon, its worker and zfsiloctl, with units, D-Bus files and udev rules in the folders that
 # systemd.packages, services.dbus.packages and services.udev.packages read.
-{ lib, python3Packages }:
+{ lib, coreutils, python3Packages }:
 
 python3Packages.buildPythonApplication {
   pname = "zfsilo";
@@ -34,7 +34,8 @@ python3Packages.buildPythonApplication {
     substituteInPlace zfsilod/host/run.py \
       --replace-fail '"/usr/sbin:/usr/bin:/sbin:/bin"' '"/run/booted-system/sw/bin:/run/current-system/sw/bin"'
     substituteInPlace units/*.service \
-      --replace-quiet /usr/bin/ $out/bin/ --replace-quiet /usr/lib/zfsilo/ $out/bin/
+      --replace-quiet /usr/bin/ $out/bin/ --replace-quiet /usr/lib/zfsilo/ $out/bin/ \
+      --replace-quiet =/bin/sleep =${coreutils}/bin/sleep
     substituteInPlace units/host/59-zfsilo.rules --replace-fail '"zfsilo-zvol ' "\"$out/lib/udev/zfsilo-zvol "
   '';
   # The launchers of `make install` expect /usr/lib/zfsilo; the Python build has installed its own.

@@ -11,12 +11,13 @@ from zfsilod.engine.step import HostStep
 from zfsilod.engine.steps.access import NoAcl, NoUnknownAcls
 from zfsilod.engine.steps.export import AllPortals, NoExport, Portals
 from zfsilod.engine.steps.filesystem import Formatted
+from zfsilod.engine.steps.limits import SessionsLimited
 from zfsilod.engine.steps.ownership import PoolOwned
 from zfsilod.engine.steps.session import NoNode
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.chap import Chap
-from zfsilod.model.host_facts import Disk, Filesystem, SnapshotRef
+from zfsilod.model.host_facts import NO_LIMITS, Disk, Filesystem, IoLimits, SnapshotRef
 from zfsilod.model.names import host_nqn
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
@@ -51,6 +52,8 @@ VOLUME = Volume(
 )
 RENAMED = VOLUME.but(target=f"iqn.2026-01.org.zfsilo:nas:{UID}")
 SECRET = VOLUME.but(key_uid=UID)
+LIMITS = IoLimits(read_iops=500, write_bytes=20 << 20)
+LIMITED = VOLUME.but(state="PUBLISHED", limits=LIMITS)
 OTHER = VOLUME.but(id="other", uid="a" * 32, dataset="tank/other")
 COPY = VOLUME.but(id="copy", uid="b" * 32, dataset="tank/copy", capacity_bytes=2 * GIB, thin=False)
 SNAPSHOT_REFS = tuple(
@@ -135,6 +138,8 @@ def _server() -> tuple[Example, ...]:
     exported = (*created, *plans.export_steps(VOLUME, HOW))
     published = (*exported, *plans.grant(VOLUME, PUBLICATION, HOW, []))
     twice = (*published, *plans.grant(VOLUME, SECOND, HOW, [PUBLICATION]))
+    limited = _steps(plans.publish(LIMITED, PUBLICATION, HOW, []))
+    named = plans.named(LIMITED, HOW.prefix)
     return (
         Example(name="create", before=(), actions=plans.up(created)),
         Example(name="delete", before=created, actions=plans.down(created)),
@@ -211,6 +216,36 @@ def _server() -> tuple[Example, ...]:
         Example(name="not-newer", before=created, actions=plans.up([plans.not_newer(VOLUME)])),
         Example(
             name="publish", before=created, actions=plans.publish(VOLUME, PUBLICATION, HOW, [])
+        ),
+        Example(
+            name="publish-limited",
+            before=created,
+            actions=plans.publish(LIMITED, PUBLICATION, HOW, []),
+        ),
+        Example(
+            name="unpublish-limited",
+            before=(*created, *limited),
+            actions=plans.unpublish(LIMITED, PUBLICATION, HOW, []),
+        ),
+        Example(
+            name="limit",
+            before=published,
+            actions=plans.limits(named.but(limits=NO_LIMITS), LIMITS),
+        ),
+        Example(
+            name="limit-again",
+            before=(*created, *limited),
+            actions=plans.limits(named, LIMITS.but(read_iops=600)),
+        ),
+        Example(
+            name="remove-limits",
+            before=(*created, *limited),
+            actions=plans.limits(named, NO_LIMITS),
+        ),
+        Example(
+            name="limit-sessions",
+            before=(*created, *limited),
+            actions=plans.up([SessionsLimited()]),
         ),
         Example(
             name="publish-second",

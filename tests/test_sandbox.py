@@ -23,6 +23,7 @@ from tests.examples import steps
 from zfsilod import host
 from zfsilod.engine.step import HostStep
 from zfsilod.host.block import RealBlock
+from zfsilod.host.io_limits import GROUPS, RealIoLimits
 from zfsilod.host.iscsi import RealIscsi
 from zfsilod.host.keys import RealKeys
 from zfsilod.host.lio import RealLio
@@ -46,6 +47,7 @@ ADAPTERS = {
     "keys": RealKeys,
     "lio": RealLio,
     "nvmet": RealNvmet,
+    "limits": RealIoLimits,
     "iscsi": RealIscsi,
     "nvme": RealNvme,
     "block": RealBlock,
@@ -106,6 +108,8 @@ TOOL_NEEDS = {
     "xfs_repair": NOTHING,
 }
 MODULE_NEEDS = {
+    # Threads are moved, and limits are set, by writes.
+    "zfsilod.host.io_limits": Need(paths=(GROUPS,)),
     # configfs shows and takes secrets with this capability only.
     "zfsilod.host.configfs": Need(capabilities=("CAP_SYS_ADMIN",), paths=("/sys/kernel/config",)),
     # Mount points are made in directories of any user.
@@ -304,6 +308,8 @@ def lacking(need: Need, allowed: dict[str, str]) -> Iterator[str]:
     writable = [path.lstrip("-") for path in allowed.get("ReadWritePaths", "").split()]
     if "ProtectKernelTunables" not in allowed:
         writable += ["/proc", "/sys"]
+    if allowed.get("ProtectControlGroups") == "yes" and GROUPS in need.paths:
+        yield "ProtectControlGroups=no"
     writable.append("/dev")
     for path in need.paths if strict else ():
         if not any(Path(path).is_relative_to(place) for place in writable):
@@ -340,6 +346,7 @@ def test_no_part_has_a_permission_that_no_step_needs(part: SandboxPart) -> None:
         allowed = set(getattr(PERMISSIONS[part], field))
         assert allowed <= {name for need in needed for name in getattr(need, field)}
     assert PERMISSIONS[part].mounts == any(need.host_mounts for need in needed)
+    assert PERMISSIONS[part].groups == any(GROUPS in need.paths for need in needed)
 
 
 def test_a_permission_that_is_taken_away_is_missed() -> None:
@@ -347,6 +354,7 @@ def test_a_permission_that_is_taken_away_is_missed() -> None:
     mount = next(kind for kind in KINDS if kind.__name__ == "StagingMount")
     node = next(kind for kind in KINDS if kind.__name__ == "Node")
     portals = next(kind for kind in KINDS if kind.__name__ == "Portals")
+    limited = next(kind for kind in KINDS if kind.__name__ == "Limited")
     cases = [
         (zvol, settings(["POOL"]) | {"CapabilityBoundingSet": ""}, "CAP_SYS_ADMIN"),
         (mount, settings(["POOL"]), "@mount"),
@@ -354,6 +362,11 @@ def test_a_permission_that_is_taken_away_is_missed() -> None:
         (node, settings(["INITIATOR"]) | {"ReadWritePaths": " ".join(OWN_PATHS)}, "/etc/iscsi"),
         (node, settings(["POOL"]), "CAP_SYS_MODULE"),
         (portals, settings(["POOL"]), "AF_INET"),
+        (
+            limited,
+            settings(["TARGET"]) | {"ProtectControlGroups": "yes"},
+            "ProtectControlGroups=no",
+        ),
     ]
     for kind, allowed, text in cases:
         assert text in [lack for need in needs(kind).values() for lack in lacking(need, allowed)]

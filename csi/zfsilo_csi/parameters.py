@@ -5,12 +5,20 @@ thin              "true" (default) or "false"
 transport         "iscsi" (default) or "nvme"
 encrypt           "true" or "false" (default): encrypt it with a key that the server keeps
 schedule          the label `schedule` of the volume, by which a snapshot policy selects it
-zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
+limitReadIops     the most reads a second of the volume, "0" (default): no limit; over iSCSI only
+limitWriteIops    the most writes a second
+limitReadBytes    the most bytes that are read a second: "104857600", "100Mi"
+limitWriteBytes   the most bytes that are written a second
+zfs.PROPERTY      a ZFS property of the volume
+
+Limits and all properties but zfs.volblocksize can change later, by a VolumeAttributesClass; what it
+does not name stays as it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zfsilo.v1 import volume_pb2 as pb
 
@@ -26,9 +34,18 @@ MAX_CLAIM_KEY = 40
 SWITCH = {"true": True, "false": False}
 TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
 SCHEDULE = "schedule"  # the parameter, and the label
-KEYS = ("backend", "thin", "transport", "encrypt", SCHEDULE)
+LIMITS = {  # parameter: field of the volume
+    "limitReadIops": "limit_read_iops",
+    "limitWriteIops": "limit_write_iops",
+    "limitReadBytes": "limit_read_bytes",
+    "limitWriteBytes": "limit_write_bytes",
+}
+QUANTITY = re.compile(r"([0-9]{1,18})(|Ki|Mi|Gi|Ti)")
+UNITS = ("", "Ki", "Mi", "Gi", "Ti")
+KEYS = ("backend", "thin", "transport", "encrypt", SCHEDULE, *LIMITS)
 FIXED = "volblocksize"
 MAX_DIGITS = 9
+MAX_LIMIT = (1 << 63) - 1  # of a field of the volume
 
 
 class Parameters(NamedTuple):
@@ -39,7 +56,15 @@ class Parameters(NamedTuple):
     transport: pb.Transport
     encrypt: bool
     properties: dict[str, str]
+    limits: dict[str, Any]  # by the fields of the volume
     labels: dict[str, str]
+
+
+class Changes(NamedTuple):
+    """The parameters that can change: ZFS properties, and limits by the fields of the volume."""
+
+    properties: dict[str, str]
+    limits: dict[str, Any]
 
 
 def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameters:
@@ -49,17 +74,22 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
         elif key not in KEYS and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin, transport, encrypt, schedule or zfs.PROPERTY")
+            raise _unknown(key, f"use {', '.join(KEYS)} or zfs.PROPERTY")
     transport = parameters.get("transport", "iscsi")
     if transport not in TRANSPORTS:
         raise invalid(f"parameter transport is {transport[:40]!r}; use iscsi or nvme")
+    changed = changes(mutable)
+    limits = _limits(parameters) | changed.limits
+    if transport != "iscsi" and any(limits.values()):
+        raise invalid("limits need the transport iscsi; remove them, or use another transport")
     return Parameters(
         backend=parameters.get("backend", ""),
         thin=_switch(parameters, "thin", "true"),
         transport=TRANSPORTS[transport],
         encrypt=_switch(parameters, "encrypt", "false"),
         labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
-        properties=properties | changes(mutable),
+        properties=properties | changed.properties,
+        limits=limits,
     )
 
 
@@ -70,14 +100,33 @@ def _switch(parameters: Mapping[str, str], key: str, default: str) -> bool:
     return SWITCH[text]
 
 
-def changes(mutable: Mapping[str, str]) -> dict[str, str]:
-    """Return the ZFS properties of a VolumeAttributesClass, else raise INVALID_ARGUMENT."""
+def changes(mutable: Mapping[str, str]) -> Changes:
+    """Return the parameters of a VolumeAttributesClass, else raise INVALID_ARGUMENT."""
     for key in mutable:
-        if not key.startswith(PROPERTY):
-            raise _unknown(key, "use zfs.PROPERTY")
+        if not key.startswith(PROPERTY) and key not in LIMITS:
+            raise _unknown(key, f"use {', '.join(LIMITS)} or zfs.PROPERTY")
         if key == PROPERTY + FIXED:
             raise invalid(f"parameter {key} is fixed at creation; set it in the StorageClass")
-    return {key.removeprefix(PROPERTY): value for key, value in mutable.items()}
+    named = {key: value for key, value in mutable.items() if key.startswith(PROPERTY)}
+    return Changes(
+        properties={key.removeprefix(PROPERTY): value for key, value in named.items()},
+        limits=_limits(mutable),
+    )
+
+
+def _limits(parameters: Mapping[str, str]) -> dict[str, int]:
+    """Return the limits among parameters, by the fields of the volume."""
+    return {LIMITS[key]: _quantity(key, text) for key, text in parameters.items() if key in LIMITS}
+
+
+def _quantity(key: str, text: str) -> int:
+    match = QUANTITY.fullmatch(text)
+    if match is None:
+        raise invalid(f"parameter {key} is {text[:40]!r}; use a number such as 500 or 100Mi")
+    number: int = int(match[1]) << (10 * UNITS.index(match[2]))
+    if number > MAX_LIMIT:
+        raise invalid(f"parameter {key} is {text[:40]!r}, which is too large")
+    return number
 
 
 def only_labels(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -243,6 +243,7 @@ def _daemon_request(wanted: RequestedVolume) -> pb.CreateVolumeRequest:
             transport=wanted.parameters.transport,
             encrypted=wanted.parameters.encrypt,
             properties=wanted.parameters.properties,
+            **wanted.parameters.limits,
             mode=wanted.mode,
             access_modes=wanted.access_modes,
             labels=wanted.parameters.labels | {ids.NAME_LABEL: wanted.name},

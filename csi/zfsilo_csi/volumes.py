@@ -164,7 +164,7 @@ class VolumeController:
             )
         if size > volume.capacity_bytes:
             change = pb.Volume(name=volume.name, capacity_bytes=size)
-            volume = await _update(backend, change, "capacity_bytes", call, limit_bytes=limit)
+            volume = await _update(backend, change, ("capacity_bytes",), call, limit_bytes=limit)
         return csi.ControllerExpandVolumeResponse(
             capacity_bytes=volume.capacity_bytes, node_expansion_required=True
         )
@@ -173,12 +173,13 @@ class VolumeController:
         self, request: csi.ControllerModifyVolumeRequest, call: CsiCall
     ) -> csi.ControllerModifyVolumeResponse:
         handle = ids.need_handle(request.volume_id, "volume")
-        properties = parameters.changes(request.mutable_parameters)
+        changes = parameters.changes(request.mutable_parameters)
         backend = self._backends.get(handle.backend)
         volume = await backend.get_volume(handle, call)
-        if properties:
-            change = pb.Volume(name=volume.name, properties=properties)
-            await _update(backend, change, "properties", call)
+        fields = (*(("properties",) if changes.properties else ()), *changes.limits)
+        if fields:
+            change = pb.Volume(name=volume.name, properties=changes.properties, **changes.limits)
+            await _update(backend, change, fields, call)
         return csi.ControllerModifyVolumeResponse()
 
 
@@ -212,9 +213,14 @@ async def _current_problems(backend: Backend, volume: pb.Volume, call: CsiCall) 
 
 
 async def _update(
-    backend: Backend, change: pb.Volume, field: str, call: CsiCall, *, limit_bytes: int = 0
+    backend: Backend,
+    change: pb.Volume,
+    fields: tuple[str, ...],
+    call: CsiCall,
+    *,
+    limit_bytes: int = 0,
 ) -> pb.Volume:
-    mask = FieldMask(paths=[field])
+    mask = FieldMask(paths=fields)
     daemon_request = pb.UpdateVolumeRequest(
         volume=change, update_mask=mask, limit_bytes=limit_bytes
     )

@@ -111,6 +111,18 @@ async def test_life_of_a_volume(fixture: BusFixture) -> None:
     assert {n: v for n, v in facts.items() if not n.startswith("content:")} == before
 
 
+async def test_limits_of_a_volume(fixture: BusFixture) -> None:
+    client = await fixture.client()
+    asked = options(limit_read_iops=("t", 500), limit_write_bytes=("t", 20 << 20))
+    await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, asked)
+    assert await client.get(DATA, "LimitReadIops") == 500
+    assert await client.get(DATA, "LimitWriteBytes") == 20 << 20
+    assert await client.get(DATA, "LimitReadBytes") == 0
+    await client.done(DATA, VOLUME, "Update", "a{sv}", options(limit_read_iops=("t", 0)))
+    assert await client.get(DATA, "LimitReadIops") == 0
+    assert await client.get(DATA, "LimitWriteBytes") == 20 << 20
+
+
 async def test_busctl(fixture: BusFixture) -> None:
     """Calls by busctl work, and print what a person needs."""
     client = await fixture.client()

@@ -416,3 +416,20 @@ async def test_block_and_thick_volumes(front: Front) -> None:
     assert (made.mode, made.thin) == (pb.MODE_BLOCK, False)
     with refused("RESOURCE_EXHAUSTED", "POOL_FULL"):
         await volumes.CreateVolume(create("huge", thin=False, capacity_bytes=1 << 50))
+
+
+async def test_limits(front: Front) -> None:
+    volumes = front.root().volumes
+    limited = create(limit_read_iops=500, limit_write_bytes=20 << 20)
+    volume = (await volumes.CreateVolume(limited)).volume
+    assert (volume.limit_read_iops, volume.limit_write_bytes) == (500, 20 << 20)
+    change = pb.Volume(name=DATA, limit_read_iops=0, limit_write_iops=900)
+    mask = FieldMask(paths=["limit_read_iops", "limit_write_iops"])
+    request = pb.UpdateVolumeRequest(volume=change, update_mask=mask)
+    volume = (await volumes.UpdateVolume(request)).volume
+    assert (volume.limit_read_iops, volume.limit_write_iops) == (0, 900)
+    assert volume.limit_write_bytes == 20 << 20
+    with refused("INVALID_ARGUMENT", "NVME_LIMITS"):
+        await volumes.PublishVolume(publish(transport=pb.TRANSPORT_NVME))
+    with refused("INVALID_ARGUMENT", "BAD_LIMIT"):
+        await volumes.CreateVolume(create("slow", limit_read_iops=1))

@@ -89,9 +89,10 @@ def test_the_life_of_a_volume(page: CockpitPage) -> None:
 
 
 def test_the_key_of_an_encrypted_volume_is_replaced(sd: SystemdHost, page: CockpitPage) -> None:
-    ctl(sd, "volume", "create", "data", "1G", "--encrypt")
+    limits = ("--limit-read-iops", "500", "--limit-write-bytes", "20M")
+    ctl(sd, "volume", "create", "data", "1G", "--encrypt", *limits)
     page.open("/volumes/data")
-    page.see("Encrypted")
+    page.see("Encrypted", "500 reads/s, 20.0 MiB/s written")
     page.choose("data", "Replace key")
     page.confirm("Replace")
     assert [one["title"] for one in operations(sd)][-1] == "new key for data"

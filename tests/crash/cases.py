@@ -21,6 +21,7 @@ from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, EndSession, EndWait, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.io_limits import LimitSessions
 from zfsilod.requests.open_ports import OpenPorts
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish
@@ -74,6 +75,9 @@ TWO_PUBLISHED = (*PUBLISHED, CREATE.but(id="more"), PUBLISH.but(volume="more"))
 CONNECTED = (*PUBLISHED, CONNECT)
 STAGED = (*CONNECTED, STAGE)
 MOUNTED = (*STAGED, MOUNT)
+FAST = CREATE.but(limit_read_iops=500)
+FAST_CONNECTED = (HOST, FAST, PUBLISH, CONNECT)
+FASTER = UpdateVolume(id="data", mask=("limit_read_iops",), limit_read_iops=900)
 LARGER = UpdateVolume(id="data", mask=("capacity_bytes",), capacity_bytes=2 * GIB)
 BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
 SNAP = CreateSnapshot(id="monday", volume="data")
@@ -135,6 +139,8 @@ EPOCH = (  # counted up and never reused, also by an operation that is rolled ba
     r"record volume \S+ epoch",
 )
 
+UNLIMITED = (r"fact session:.* limited",)
+"""What a rollback leaves: limits apply to a session, although they did not before."""
 LOADED = (r"fact key:.*",)  # a key stays loaded
 
 
@@ -424,6 +430,14 @@ SERVER = (
         prerequisite=UNPUBLISH.but(host="take", fence=True, grace_s=0),
     ),
     Case("fence", CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
+    Case("publish-limited", (HOST, FAST), PUBLISH),
+    Case("unpublish-limited", (HOST, FAST, PUBLISH), UNPUBLISH),
+    Case("fence-limited", FAST_CONNECTED, UNPUBLISH.but(fence=True, grace_s=0)),
+    Case("limit", CONNECTED, FASTER),
+    Case("limit-again", FAST_CONNECTED, FASTER, UNLIMITED),
+    Case("remove-limits", FAST_CONNECTED, FASTER.but(limit_read_iops=0), UNLIMITED),
+    Case("limit-sessions", FAST_CONNECTED, LimitSessions(), UNLIMITED),
+    Case("adopt-limited", (HOST, FAST), ADOPT, damage=lose_records, find=adopt_zvol),
     Case("report", PUBLISHED, REPORT),
     Case("report-ready", (*PUBLISHED, REPORT), REPORT.but(state="READY", operation="")),
 )
@@ -483,6 +497,13 @@ BOTH = (
         may_remain=OPENED,
     ),
     Case(
+        "sync-limited",
+        FAST_CONNECTED,
+        SYNC,
+        lost=("limit:",),
+        may_remain=(*OPENED, *UNLIMITED),
+    ),
+    Case(
         "sync-all",
         TWO_PUBLISHED,
         SYNC,
@@ -492,6 +513,13 @@ BOTH = (
     Case(
         "remove-orphans",
         MOUNTED,
+        orphans.RemoveOrphans(names=()),
+        damage=lose_records,
+        find=remove_all,
+    ),
+    Case(
+        "remove-limited-orphans",
+        (HOST, FAST, PUBLISH),
         orphans.RemoveOrphans(names=()),
         damage=lose_records,
         find=remove_all,

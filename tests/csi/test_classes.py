@@ -16,6 +16,7 @@ from zfsilo_csi.backends import ZONE_KEY
 from zfsilo_csi.parameters import KEYS
 
 from tests.csi.plugin_client import fails, mount, take_away, up
+from zfsilod.model.host_facts import IoLimits
 from zfsilod.model.records import Volume
 from zfsilod.requests.volumes import CreateVolume
 
@@ -125,6 +126,41 @@ async def test_an_encrypted_class(cluster: Cluster) -> None:
         await cluster.plugin.create(parameters=CLAIM)
     with fails("INVALID_ARGUMENT", "encrypt"):
         await cluster.plugin.create("wrong", parameters={"encrypt": "yes"})
+
+
+async def test_limits_of_a_class_change_live(cluster: Cluster) -> None:
+    async def modify(**parameters: str) -> IoLimits:
+        await plugin.controller.ControllerModifyVolume(
+            csi.ControllerModifyVolumeRequest(
+                volume_id=volume.volume_id, mutable_parameters=parameters
+            )
+        )
+        return limits()
+
+    def limits() -> IoLimits:
+        with cluster.give.service.context.read() as txn:
+            record = txn.get(Volume, volume.volume_id.rpartition("/")[2])
+        assert record is not None
+        return record.limits
+
+    plugin = cluster.plugin
+    slow = {"limitReadIops": "500", "limitWriteBytes": "50Mi"} | CLAIM
+    volume = await plugin.create(parameters=slow, mutable_parameters={"limitReadIops": "900"})
+    assert limits() == IoLimits(read_iops=900, write_bytes=50 << 20)
+    await plugin.create(parameters=slow)  # repeated; limits may have changed since
+    assert await modify(limitWriteIops="30") == limits().but(write_iops=30)
+    assert await modify(limitReadIops="0", limitWriteBytes="0") == IoLimits(write_iops=30)
+    for value in ("fast", "1.5", "-1", "50M", "9"):
+        with fails("INVALID_ARGUMENT", "limit"):
+            await modify(limitReadIops=value)
+    with fails("INVALID_ARGUMENT", "iscsi"):
+        await plugin.create("nvme", parameters={"transport": "nvme", "limitReadIops": "500"})
+    with fails("INVALID_ARGUMENT", "limitReadIops"):
+        await plugin.controller.ControllerModifyVolume(
+            csi.ControllerModifyVolumeRequest(
+                volume_id=volume.volume_id, mutable_parameters={"thin": "true"}
+            )
+        )
 
 
 @of_kind("VolumeAttributesClass")

@@ -90,6 +90,21 @@ def test_members_of_a_group_are_named_after_it(ctl: Shell) -> None:
     assert ctl.ok("snapshot list -q --filter 'group = pair'") == "pair-left\npair-right\n"
 
 
+def test_limits(ctl: Shell) -> None:
+    ctl.ok("volume create fast 1G --limit-read-iops 500 --limit-write-bytes 20M")
+    assert "500 reads/s, 20.0 MiB/s written" in ctl.ok("volume show fast")
+    ctl.ok("volume update fast --limit-read-iops 0 --limit-read-bytes 1.5G")
+    assert "Limits:" in ctl.ok("volume show fast")
+    assert "1.5 GiB/s read, 20.0 MiB/s written" in ctl.ok("volume show fast")
+    ctl.ok("volume update fast --limit-read-bytes 0 --limit-write-bytes 0")
+    assert "Limits:" not in ctl.ok("volume show fast")
+    assert "10 to 4294967294" in ctl.fails(2, "volume update fast --limit-read-iops 9")
+    assert "--limit-read-iops" in ctl.fails(2, "volume update fast")
+    assert "use iscsi" in ctl.fails(
+        2, "volume create other 1G --transport nvme --limit-read-iops 500"
+    )
+
+
 def test_update_changes_only_the_named_values(ctl: Shell) -> None:
     ctl.ok("volume create keep 1G -l app=db -l rack=7 -o compression=zstd --host take")
     ctl.ok("volume update keep -l rack=8 -l row=2 -l app- --host other -o compression-")

@@ -31,6 +31,7 @@ from zfsilod.engine.steps.export import (
 )
 from zfsilod.engine.steps.filesystem import FilesystemGrown
 from zfsilod.engine.steps.keys import KeyCarried, KeyLoaded
+from zfsilod.engine.steps.limits import SessionsLimited
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.nvme import ControllerPortal, QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
@@ -62,6 +63,7 @@ FOREIGN_NQN = "nqn.2024-01.lab.foreign:host"
 MAX_EFFECTS = 40
 GUARDS = (
     ControllerPortal,
+    SessionsLimited,
     Reopened,
     SessionPortal,
     NoOtherPath,

@@ -25,6 +25,7 @@ from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.host import nvme_paths
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.fake.keys import MadeUpKeys
+from zfsilod.host.io_limits import UNIT_GROUP
 from zfsilod.host.nvme_disks import NvmeController
 from zfsilod.host.real import real_host
 from zfsilod.host.run import Runner
@@ -42,6 +43,7 @@ def real_inventory() -> list[str]:
         for folder, below, _files in os.walk(configfs):
             objects += [path for name in below if UID in (path := f"{folder}/{name}")]
     root = Path("/")
+    objects += [str(path) for path in root.glob(f"sys/fs/cgroup/{UNIT_GROUP}/**/")]
     objects += [str(path) for path in root.glob("sys/kernel/config/nvmet/ports/*")]
     objects += [p.read_text() for p in root.glob("sys/class/nvme/*/subsysnqn")]
     objects += [str(path) for path in root.glob("etc/iscsi/nodes/*/*")]

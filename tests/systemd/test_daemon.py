@@ -62,7 +62,7 @@ def no_volumes(sd: SystemdHost) -> Iterator[None]:
 def test_systemd_analyze_accepts_the_units(sd: SystemdHost) -> None:
     sockets = [f"zfsilod{name}.socket" for name in ("", "-tcp", "-csi", "-metrics", "-relay")]
     units = ["zfsilod.service", "zfsilod-gateway.service", *sockets, "zfsilo.slice"]
-    units += ["zfsilo-renew.service", "zfsilo-renew.timer"]
+    units += ["zfsilo-renew.service", "zfsilo-renew.timer", "zfsilo-limits.service"]
     instances = ("rollback", "snapshot", "volume")
     templates = [f"zfsilo-{name}@x.service" for name in instances]
     paths = [f"/usr/lib/systemd/system/{name}" for name in (*units, *templates)]

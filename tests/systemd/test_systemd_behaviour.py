@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.systemd.namespace import SystemdHost
+from zfsilod.systemd.sandbox import OWN_PATHS, settings
 
+UNITS = Path(__file__).parents[2] / "units"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 ROLLBACK = """\
 [Unit]
@@ -49,6 +52,15 @@ polkit.addRule(function(action, subject) {
             && /^zfsilo-(pool|target)@[0-9a-z]{26}[.]service$/.test(action.lookup("unit")))
         return polkit.Result.YES;
 });
+"""
+# What zfsilod/host/io_limits.py does with the unit of limits, without the controller io, in the
+# sandbox of a worker. The second process is in the place of the threads of the kernel.
+LIMITS_GROUP = "/sys/fs/cgroup/zfsilo.slice/zfsilo-limits.service"
+KEEP_GROUP = f"""
+set -e
+mkdir {LIMITS_GROUP}/keeper {LIMITS_GROUP}/volumes
+cat {LIMITS_GROUP}/cgroup.procs > {LIMITS_GROUP}/keeper/cgroup.procs
+echo $1 > {LIMITS_GROUP}/volumes/cgroup.procs
 """
 OPERATION = (
     "systemd-run --collect --wait --unit=zfsilo-op-x.service -p Type=oneshot -p Slice=zfsilo.slice"
@@ -197,3 +209,28 @@ def test_on_failure_during_shutdown_needs_no_default_dependencies_anywhere(
     host.reboot()
     assert host.exists("/var/lib/ran") == ran
     assert host.exists("/var/lib/rolled-back-x") == rolled_back
+
+
+def test_a_unit_keeps_the_groups_below_its_own_while_it_has_a_process(host: SystemdHost) -> None:
+    for name in ("zfsilo-limits.service", "zfsilo.slice"):
+        host.write(f"/etc/systemd/system/{name}", (UNITS / name).read_text())
+    host.run("mkdir", "-p", *OWN_PATHS)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "zfsilo-limits.service")
+    other = host.run("systemctl", "show", "-P", "MainPID", "dbus.service").stdout.strip()
+    home = host.run("cat", f"/proc/{other}/cgroup").stdout.rpartition("0::")[2].strip()
+    for part in ("POOL", "TARGET"):
+        sandbox = [
+            word for name, value in settings((part,)).items() for word in ("-p", f"{name}={value}")
+        ]
+        words = (*sandbox, "sh", "-c", KEEP_GROUP, "sh", other)
+        done = host.run("systemd-run", "--wait", "--collect", "-q", "--pipe", *words, check=False)
+        refused = "" if part == "TARGET" else "Read-only file system"
+        assert (done.rc == 0, refused in done.stderr) == (not refused, True), done.stderr
+    assert host.run("cat", f"{LIMITS_GROUP}/volumes/cgroup.procs").stdout.split() == [other]
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "daemon-reexec")
+    assert host.exists(f"{LIMITS_GROUP}/volumes")
+    host.run("sh", "-c", f"echo {other} > /sys/fs/cgroup{home}/cgroup.procs")
+    host.run("systemctl", "stop", "zfsilo-limits.service")
+    assert not host.exists(LIMITS_GROUP)

@@ -120,6 +120,17 @@ def repeatable(*names: str, metavar: str, text: str, **options: Any) -> Argument
     )
 
 
+LIMITS = (
+    Argument("--limit-read-iops", metavar="N", type=parse_number,
+             text="most reads a second of all clients together (0: no limit)"),
+    Argument("--limit-write-iops", metavar="N", type=parse_number,
+             text="most writes a second (0: no limit)"),
+    Argument("--limit-read-bytes", metavar="SIZE",
+             text="most bytes read a second, such as 100M (0: no limit)"),
+    Argument("--limit-write-bytes", metavar="SIZE",
+             text="most bytes written a second (0: no limit)"),
+)  # fmt: skip
+
 VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the volume")
 SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
 GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
@@ -212,6 +223,7 @@ COMMANDS = (
                        text="allow this access mode (single_node_writer)"),
             Argument("--transport", metavar="TRANSPORT", choices=TRANSPORTS, offer=TRANSPORTS,
                      text="transport of publications that name none (iscsi)"),
+            *LIMITS,
             flag("--encrypt", text="encrypt its data with a key that zfsilo keeps"),
             Argument("--from-snapshot", metavar="SNAPSHOT", default="", offer="snapshots",
                      text="clone this snapshot"),
@@ -223,13 +235,14 @@ COMMANDS = (
             Argument("path", metavar="PATH", offer="files", text="mount point"),
             SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY, TRANSPORT),
     Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
-    Command("volume update", "volume:update", "change properties, labels or hosts of a volume",
-            VOLUME,
+    Command("volume update", "volume:update",
+            "change properties, labels, hosts or limits of a volume", VOLUME,
             repeatable("-o", "--property", metavar="NAME=VALUE",
                        text="set a ZFS property, or inherit it again with NAME-"),
             LABEL_CHANGE,
             repeatable("--host", metavar="HOST", offer="hosts",
                        text="allow this host to publish the volume to itself; HOST- revokes it"),
+            *LIMITS,
             ETAG, changes=True),
     Command("volume resize", "volume:resize", "enlarge a volume on its server",
             VOLUME,

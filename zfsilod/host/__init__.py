@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.host.server_protocols import (
         KeyAdapter,
         KeyStore,
+        LimitAdapter,
         LioAdapter,
         NvmetAdapter,
         SnapshotAdapter,
@@ -43,6 +44,8 @@ class HostAdapters(Protocol):
     def lio(self) -> LioAdapter: ...
     @property
     def nvmet(self) -> NvmetAdapter: ...
+    @property
+    def limits(self) -> LimitAdapter: ...
     @property
     def iscsi(self) -> IscsiAdapter: ...
     @property

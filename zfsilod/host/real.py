@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import HostAdapters
     from zfsilod.host.block import RealBlock
+    from zfsilod.host.io_limits import RealIoLimits
     from zfsilod.host.iscsi import RealIscsi
     from zfsilod.host.keys import RealKeys
     from zfsilod.host.lio import RealLio
@@ -36,6 +37,7 @@ class RealHost:
     keys: RealKeys
     lio: RealLio
     nvmet: RealNvmet
+    limits: RealIoLimits
     iscsi: RealIscsi
     nvme: RealNvme
     block: RealBlock
@@ -45,6 +47,7 @@ class RealHost:
         self.chap = chap
         self.key_store = key_store
         self._run = run
+        self._surveyed = False
 
     def __getattr__(self, name: str) -> object:
         """Make an adapter at its first use, and keep it as an attribute."""
@@ -71,6 +74,7 @@ class RealHost:
         zfs = SurveyedZfs(self._run, datasets)
         copy = RealHost(self.chap, self.key_store, zfs.run)
         copy.zfs = zfs
+        copy._surveyed = True
         return copy
 
     def _make(self, name: str) -> object:
@@ -98,6 +102,13 @@ class RealHost:
 
                 fs = Configfs(NVMET, "the kernel's NVMe target")
                 return RealNvmet(self._run, self.zfs.device, fs)
+            case "limits":
+                from zfsilod.host.configfs import Configfs
+                from zfsilod.host.io_limits import GROUPS, RealIoLimits
+
+                groups = Configfs(GROUPS, "the kernel's control groups")
+                surveyed = self._surveyed
+                return RealIoLimits(self._run, groups, Configfs(CONFIGFS), surveyed=surveyed)
             case "iscsi":
                 from zfsilod.host.disks import Disks
                 from zfsilod.host.iscsi import RealIscsi

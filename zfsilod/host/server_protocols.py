@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
     from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.errors import ZfsiloError
-    from zfsilod.model.host_facts import BlockRange, ListedSnapshot, ListedZvol, SnapshotRef
+    from zfsilod.model.host_facts import (
+        BlockRange,
+        IoLimits,
+        ListedSnapshot,
+        ListedZvol,
+        SnapshotRef,
+    )
     from zfsilod.model.record import Pairs
 
 
@@ -282,6 +288,33 @@ class LioAdapter(TargetAdapter, Protocol):
     def unmap_lun(self, target: str, initiator: str) -> None: ...
     def list_backstores(self) -> list[str]:
         """Return the names of all iblock backstores, including those of other programs."""
+
+
+class LimitAdapter(Protocol):
+    """The limits of the I/O of volumes that are exported over iSCSI.
+
+    A limit is of all sessions of the volume together, and applies to the I/O of sessions only.
+    """
+
+    def has_limits(self, backstore: str, limits: IoLimits, *, dataset: str) -> bool:
+        """Tell whether exactly these limits are set for the device of a backstore.
+
+        `dataset`: its zvol, which tells the device when the backstore is gone.
+        """
+
+    def set_limits(self, backstore: str, limits: IoLimits, *, dataset: str = "") -> None:
+        """Set the limits for the device of a backstore, and apply them to all present sessions.
+
+        Raises FailedPrecondition (NO_IO_LIMITS) where the kernel cannot.
+        """
+
+    def has_all_sessions(self) -> bool:
+        """Tell whether limits apply to every session; a new one begins without. True when there
+        are no limits.
+        """
+
+    def take_sessions(self) -> None:
+        """Apply the limits to all present sessions."""
 
 
 class NvmetAdapter(TargetAdapter, Protocol):

@@ -69,6 +69,15 @@ def dataset_of(path: str) -> str:
     return name.partition(b"\0")[0].decode()
 
 
+def number(dataset: str) -> str:
+    """Return the number of the device of a zvol, such as "230:0"; "" when there is none."""
+    try:
+        device = os.stat(link(dataset)).st_rdev
+    except OSError:
+        return ""
+    return f"{os.major(device)}:{os.minor(device)}"
+
+
 def linked(number: str, udev: AnyPath = UDEV) -> list[str]:
     """Return the datasets that a device number such as "230:0" has links of, as udev knows them."""
     lines = read(f"{os.fspath(udev)}/b{number}").split("\n")

@@ -24,6 +24,8 @@ SECTIONS = {
     "Namespace": "export",
     "Portals": "export",
     "Enabled": "export",
+    "Limited": "export",
+    "SessionsLimited": "export",
     "NoUnknownAcls": "export",
     "Acl": "access",
     "MappedLun": "access",
@@ -99,6 +101,25 @@ class Filesystem(Record, tag="Filesystem"):
     operation: str = ""  # FORMATTING: operation of the client that may run mkfs
     host: str = ""
     origin: str = ""  # CLONED: UUID of its source, until it gets its own
+
+
+class IoLimits(Record, tag="IoLimits"):
+    """The most I/O of a volume, a second: requests, and bytes; 0: no limit."""
+
+    read_iops: int = 0
+    write_iops: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return any(self._values())
+
+    def __str__(self) -> str:
+        figures = zip(self.FIELDS, self._values(), strict=True)
+        return ", ".join(f"{name} {value}" for name, value in figures if value) or "none"
+
+
+NO_LIMITS = IoLimits()
 
 
 def furthest(older: Filesystem, newer: Filesystem) -> Filesystem:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 
-from zfsilod.model.host_facts import Disk, Filesystem
+from zfsilod.model.host_facts import NO_LIMITS, Disk, Filesystem, IoLimits
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
@@ -55,6 +55,7 @@ class Volume(Stored, tag="Volume"):
     target: str = ""  # names of its export since it was made, until it is removed; "": derived
     backstore: str = ""
     transport: Transport = "ISCSI"  # of a publication that names none
+    limits: IoLimits = NO_LIMITS  # of all its clients together
     source_snapshot: str = ""  # ids of its source at its creation
     source_volume: str = ""
     origin: str = ""  # uid of the volume whose snapshot it is a clone of

@@ -9,6 +9,7 @@ from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact, show_size
 
 if TYPE_CHECKING:
+    from zfsilod.model.host_facts import IoLimits
     from zfsilod.model.record import Pairs
 
 ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
@@ -32,6 +33,8 @@ MAX_LABELS_BYTES = 8192  # all names and values together
 ETAG = "the record changed since it was read (etag {asked}, now {now}); read it again"
 MIN_BYTES = 1 << 20
 MAX_BYTES = 1 << 60
+MIN_IOPS, MAX_IOPS = 10, (1 << 32) - 2
+MIN_RATE = 2 << 20  # bytes a second
 MAX_HOSTS = 256
 MAX_MARK = 8000  # a user property has at most 8191 characters: zfsprops(7)
 BLOCK_SIZES = tuple(1 << power for power in range(9, 18))
@@ -113,6 +116,21 @@ def check_block_size(properties: dict[str, str], default: int) -> int:
             property="volblocksize",
         )
     return size
+
+
+def check_limits(limits: IoLimits) -> IoLimits:
+    """Return valid limits of I/O, else raise InvalidArgument. See docs/limits.md for the least."""
+    bounds = {"iops": (MIN_IOPS, MAX_IOPS), "bytes": (MIN_RATE, MAX_BYTES)}
+    for name in limits.FIELDS:
+        value = getattr(limits, name)
+        least, most = bounds[name.rpartition("_")[2]]
+        if value and not least <= value <= most:
+            raise InvalidArgument(
+                f"invalid limit_{name} {value}: use {least} to {most} a second, or 0 for no limit",
+                reason="BAD_LIMIT",
+                field=f"limit_{name}",
+            )
+    return limits
 
 
 def check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:

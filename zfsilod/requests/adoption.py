@@ -17,12 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from zfsilod.engine import plans
-from zfsilod.model.errors import AlreadyExists, FailedPrecondition
-from zfsilod.model.host_facts import Filesystem, ListedZvol
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.host_facts import NO_LIMITS, Filesystem, IoLimits, ListedZvol
 from zfsilod.model.marks import parse_epoch
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Publication, Trashed, Volume
-from zfsilod.model.validation import check_id
+from zfsilod.model.validation import check_id, check_limits
 from zfsilod.model.words import AccessMode, FilesystemState, Mode
 from zfsilod.requests.clones import origin_kept
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
@@ -167,6 +167,7 @@ class AdoptVolume(Request[None]):
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=access_modes or ("SINGLE_NODE_WRITER",),
             transport="NVME" if marks.get("transport") == "NVME" else "ISCSI",
+            limits=parse_limits_mark(marks.get("limits", "")),
             state="CREATED",
             guid=self.zvol.guid,
             filesystem=parse_filesystem_mark(marks.get("filesystem", "")),
@@ -206,6 +207,15 @@ def parse_labels(mark: str) -> dict[str, str]:
         return {}
     plain = isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
     return labels if plain else {}
+
+
+def parse_limits_mark(mark: str) -> IoLimits:
+    """Return the limits of a mark that plans.marks wrote; none for any other text."""
+    values = dict(re.findall(r"(\w+)=([0-9]{1,19})(?:,|$)", mark))
+    try:
+        return check_limits(IoLimits(**{name: int(value) for name, value in values.items()}))
+    except (InvalidArgument, TypeError):
+        return NO_LIMITS
 
 
 def parse_filesystem_mark(mark: str) -> Filesystem:

@@ -19,6 +19,7 @@ from zfsilod.model.errors import (
 from zfsilod.model.records import Action, Host, Publication, Volume
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import Transport
+from zfsilod.requests.io_limits import check_limits_apply
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
 from zfsilod.requests.volumes import check_volume_etag, need_volume
@@ -229,6 +230,8 @@ class Publish(Request[None]):
                 reason="NVME_READONLY",
                 volume=volume.id,
             )
+        assert self.transport, "see _resolved"
+        check_limits_apply(volume, self.transport)
         obstacle = self._obstacle(others) if others else ""
         if obstacle:
             holder = others[0].host

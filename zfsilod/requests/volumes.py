@@ -24,6 +24,7 @@ from zfsilod.model.validation import (
     check_hosts,
     check_id,
     check_labels,
+    check_limits,
     check_size,
     round_up,
 )
@@ -35,6 +36,7 @@ from zfsilod.requests.clones import (
     snapshot_source,
     volume_source,
 )
+from zfsilod.requests.io_limits import LIMITS, check_limits_apply, limits_of, transport_in_use
 from zfsilod.requests.request import Growth, Plan, Request, View, drop_secret, put
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from zfsilod.model.words import AccessMode, Mode, Transport
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
+
+
+CHANGEABLE = ("capacity_bytes", "properties", "labels", "hosts", *LIMITS)
 
 
 class CreateVolume(Request[PoolSpace]):
@@ -60,6 +65,10 @@ class CreateVolume(Request[PoolSpace]):
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
     transport: Transport = "ISCSI"  # of publications that name none
+    limit_read_iops: int = 0  # a second, of all clients together; 0: no limit
+    limit_write_iops: int = 0
+    limit_read_bytes: int = 0
+    limit_write_bytes: int = 0
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
     encrypt: bool = False  # with a key that zfsilo keeps; a clone has the key of its source
@@ -123,6 +132,7 @@ class CreateVolume(Request[PoolSpace]):
             "hosts": (existing.hosts, self.hosts),
             "access_modes": (existing.access_modes, self.access_modes),
             "transport": (existing.transport, self.transport),
+            "limits": (existing.limits, limits_of(self)),
             "source": (
                 (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
@@ -179,17 +189,19 @@ class CreateVolume(Request[PoolSpace]):
             hosts=check_hosts(self.hosts),
             access_modes=self.access_modes,
             transport=self.transport,
+            limits=check_limits(limits_of(self)),
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
             key_uid=key,
             created_at=view.now,
             updated_at=view.now,
         )
+        check_limits_apply(volume, self.transport)
         return _check_marks(as_clone(volume, source, asked_block) if source else volume)
 
 
 class UpdateVolume(Request["PoolSpace | None"]):
-    """Change the fields in `mask`: capacity_bytes, properties, labels, hosts.
+    """Change the fields in `mask`, of CHANGEABLE.
 
     Input: the space of the root, when the volume is to grow.
     """
@@ -202,14 +214,18 @@ class UpdateVolume(Request["PoolSpace | None"]):
     properties: Pairs = ()
     labels: Pairs = ()
     hosts: tuple[str, ...] = ()
+    limit_read_iops: int = 0  # as in CreateVolume
+    limit_write_iops: int = 0
+    limit_read_bytes: int = 0
+    limit_write_bytes: int = 0
     etag: str = ""
 
     async def gather(self, context: Context, operation_id: str) -> PoolSpace | None:
-        unknown = set(self.mask) - {"capacity_bytes", "properties", "labels", "hosts"}
+        unknown = set(self.mask) - set(CHANGEABLE)
         if unknown or not self.mask:
             raise InvalidArgument(
                 f"invalid update mask {', '.join(sorted(unknown)) or '(empty)'}: allowed are "
-                "capacity_bytes, properties, labels, hosts",
+                f"{', '.join(CHANGEABLE)}",
                 reason="BAD_MASK",
             )
         return await space(context) if "capacity_bytes" in self.mask else None
@@ -228,6 +244,11 @@ class UpdateVolume(Request["PoolSpace | None"]):
             actions += plans.properties(volume, values)
             kept = {n: v for n, v in (dict(volume.properties) | values).items() if v}
             new = new.but(properties=tuple(sorted(kept.items())))
+        limits = {LIMITS[name]: getattr(self, name) for name in self.mask if name in LIMITS}
+        if limits:
+            new = new.but(limits=check_limits(volume.limits.but(**limits)))
+            check_limits_apply(new, transport_in_use(new))
+            actions += plans.limits(volume, new.limits)
         actions += plans.mark_changes(volume, _check_marks(new))
         if "capacity_bytes" in self.mask:
             assert inputs is not None

@@ -19,6 +19,7 @@ from zfsilod.model.errors import FailedPrecondition, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Attachment, journal_fields
 from zfsilod.requests.detach import EndSession
+from zfsilod.service.session_limits import SessionLimits
 
 if TYPE_CHECKING:
     from zfsilod.service.service import Service
@@ -49,6 +50,7 @@ class HostWatch:
         self._context = service.context
         self._known: dict[str, Problems] | None = None  # None: before the first look
         self._retries: dict[str, float] = {}  # volumes with a problem, and the next repair
+        self._limits = SessionLimits(service)
         self._asked = 0.0
         self._asking: asyncio.Task[None] | None = None
 
@@ -60,6 +62,7 @@ class HostWatch:
             while True:
                 try:
                     await self.look()
+                    await self._limits.look()
                 except ZfsiloError as error:
                     log.warning("cannot look at sessions and mounts: %s", error.message)
                 if await _wait(woken, HEARTBEAT_S):

@@ -31,6 +31,7 @@ class Permissions(Record):
     paths: tuple[str, ...] = ()  # writable, beyond OWN_PATHS
     families: tuple[str, ...] = ()  # of sockets, beyond FAMILIES
     mounts: bool = False  # in the host's mount namespace
+    groups: bool = False  # control groups are changed
 
 
 # Every part sees which processes have a device open: the folder of their descriptors is readable by
@@ -39,10 +40,12 @@ SEE_USERS = ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 PERMISSIONS: dict[SandboxPart, Permissions] = {
     "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", *SEE_USERS)),
     # The kernel shows secrets to CAP_SYS_ADMIN only. bind(2) tells which addresses this host has.
+    # The threads of sessions are moved to the control group of limits.
     "TARGET": Permissions(
         capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
         calls=("@module",),
         families=("AF_INET", "AF_INET6"),
+        groups=True,
     ),
     # The kernel tells iscsiadm the handle of a transport with CAP_SYS_ADMIN only: without it a
     # logout finds no session and reports success. The secrets of sessions need it too.
@@ -109,6 +112,8 @@ def settings(parts: Iterable[SandboxPart]) -> dict[str, str]:
         return allowed | {"RestrictNamespaces": "mnt"}  # to replay the journal of a clone
     paths = [*OWN_PATHS, *(f"-{path}" for permissions in needed for path in permissions.paths)]
     allowed |= NAMESPACED | {"RestrictNamespaces": "yes", "ReadWritePaths": " ".join(paths)}
+    if any(permissions.groups for permissions in needed):
+        del allowed["ProtectControlGroups"]
     if "CAP_SYS_MODULE" not in capabilities:
         allowed["ProtectKernelModules"] = "yes"
     return allowed

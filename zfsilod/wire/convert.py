@@ -108,6 +108,10 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "filesystem": filesystem(record.filesystem),
         "transport": enums.TRANSPORTS.number(record.transport),
         "source": source,
+        "limit_read_iops": record.limits.read_iops,
+        "limit_write_iops": record.limits.write_iops,
+        "limit_read_bytes": record.limits.read_bytes,
+        "limit_write_bytes": record.limits.write_bytes,
         "encrypted": bool(record.key_uid),
     }
 

@@ -20,6 +20,10 @@ export interface Volume {
     Mode: string;
     Thin: boolean;
     Encrypted: boolean;
+    LimitReadIops: number;
+    LimitWriteIops: number;
+    LimitReadBytes: number;
+    LimitWriteBytes: number;
     Dataset: string;
     Properties: Record<string, string>;
     Labels: Record<string, string>;

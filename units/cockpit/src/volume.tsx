@@ -73,6 +73,7 @@ function Details({ volume }: { volume: Volume }) {
                 ["Filesystem", state === "NONE" ? "none" : `${type} ${word(state)} ${uuid}`],
                 ["Dataset", volume.Dataset],
                 ["Encrypted", volume.Encrypted ? "yes" : ""],
+                ["Limits", limitsOf(volume)],
                 ["Properties", labelsOf(volume.Properties)],
                 ["Labels", labelsOf(volume.Labels)],
                 ["Clients that may publish", volume.Hosts.join(", ")],
@@ -89,6 +90,16 @@ function Details({ volume }: { volume: Volume }) {
             ]} />
         </Section>
     );
+}
+
+/** The limits of reads and writes a second; "" without one. */
+function limitsOf(volume: Volume): string {
+    return [
+        volume.LimitReadIops ? `${volume.LimitReadIops} reads/s` : "",
+        volume.LimitWriteIops ? `${volume.LimitWriteIops} writes/s` : "",
+        volume.LimitReadBytes ? `${size(volume.LimitReadBytes)}/s read` : "",
+        volume.LimitWriteBytes ? `${size(volume.LimitWriteBytes)}/s written` : "",
+    ].filter(Boolean).join(", ");
 }
 
 /** The facts on the host by section, with those that differ from the records marked. */

@@ -10,6 +10,7 @@ from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
+from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.rotate_secrets import RotateSecrets
@@ -54,6 +55,7 @@ MUTATIONS = {
             "hosts",
             "access_modes",
             "transport",
+            *LIMITS,
             "encrypt",
             "source_snapshot",
             "source_volume",
@@ -112,7 +114,7 @@ MUTATIONS = {
     f"{VOLUME}.Update": Mutation(
         UpdateVolume,
         ("id",),
-        ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", "etag"),
+        ("capacity_bytes", "limit_bytes", "properties", "labels", "hosts", *LIMITS, "etag"),
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(

@@ -96,6 +96,11 @@ def _of(side: str, name: str, *, default: Any = "") -> Callable[[VolumeView], An
     return read
 
 
+def _limit(name: str) -> Callable[[VolumeView], int]:
+    """Return a reader of a limit of the I/O of a volume; 0 on a client, and without a limit."""
+    return lambda view: getattr(view.volume.limits, name) if view.volume else 0
+
+
 def _either(name: str) -> Callable[[VolumeView], Any]:
     """Return a reader of a field that volume and attachment have; the volume has precedence."""
     return lambda view: getattr(view.volume or view.attachment, name)
@@ -133,6 +138,10 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Hosts": _of("volume", "hosts", default=()),
         "AccessModes": _of("volume", "access_modes", default=()),
         "Transport": _of("volume", "transport"),
+        "LimitReadIops": _limit("read_iops"),
+        "LimitWriteIops": _limit("write_iops"),
+        "LimitReadBytes": _limit("read_bytes"),
+        "LimitWriteBytes": _limit("write_bytes"),
         "Encrypted": lambda view: bool(view.volume and view.volume.key_uid),
         "Filesystem": _filesystem,
         "Publications": lambda view: {p.host: _publication(p) for p in view.publications},

@@ -15,6 +15,7 @@ from zfsilod.model.errors import NotFound
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, Mode
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
+from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.rights import visible_to
 from zfsilod.requests.volumes import CreateVolume, UpdateVolume
 from zfsilod.service import pool_import, pool_scan
@@ -153,6 +154,7 @@ class VolumeMethods:
             hosts=tuple(volume.hosts),
             access_modes=modes or ("SINGLE_NODE_WRITER",),
             transport=enums.TRANSPORTS.name(volume.transport, "ISCSI"),
+            **{name: getattr(volume, name) for name in LIMITS},
             source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
             source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
             encrypt=volume.encrypted,
@@ -171,6 +173,7 @@ class VolumeMethods:
             properties=convert.as_pairs(volume.properties),
             labels=convert.as_pairs(volume.labels),
             hosts=tuple(volume.hosts),
+            **{name: getattr(volume, name) for name in LIMITS},
             etag=message.etag,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)

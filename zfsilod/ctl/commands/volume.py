@@ -161,6 +161,7 @@ def create(args: Namespace) -> None:
         hosts=host_ids(args.host),
         access_modes=[access_mode(mode) for mode in args.access_mode],
         encrypted=args.encrypt,
+        **limits(args),
     )
     if args.transport:
         volume.transport = transport(args.transport)
@@ -177,10 +178,12 @@ def create(args: Namespace) -> None:
 
 
 def update(args: Namespace) -> None:
-    """Change properties, labels or hosts of a volume."""
-    if not (args.property or args.label or args.host):
+    """Change properties, labels, hosts or limits of a volume."""
+    wanted = limits(args)
+    if not (args.property or args.label or args.host or wanted):
         raise InvalidArgument(
-            "nothing to change; pass --property, --label or --host",
+            "nothing to change; pass --property, --label, --host or one of --limit-read-iops, "
+            "--limit-write-iops, --limit-read-bytes, --limit-write-bytes",
             reason="USAGE",
             usage="zfsiloctl volume update --help",
         )
@@ -200,8 +203,26 @@ def update(args: Namespace) -> None:
         if args.host:
             request.volume.hosts.extend(changed_hosts(list(volume.hosts), args.host))
             request.update_mask.append("hosts")
+        for name, value in wanted.items():
+            setattr(request.volume, name, value)
+            request.update_mask.append(name)
         change(args, server, "UpdateVolume", request)
         say_unregistered(args, server, args.host)
+
+
+def limits(args: Namespace) -> dict[str, int]:
+    """Return the limits that the options name, by their fields in messages; 0 removes one."""
+    wanted = {
+        "limit_read_iops": args.limit_read_iops,
+        "limit_write_iops": args.limit_write_iops,
+        "limit_read_bytes": _rate(args.limit_read_bytes),
+        "limit_write_bytes": _rate(args.limit_write_bytes),
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _rate(text: str | None) -> int | None:
+    return None if text is None else parse_size(text)
 
 
 def resize(args: Namespace) -> None:

@@ -142,11 +142,24 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
             commas(word(mode, "ACCESS_MODE_") for mode in volume.access_modes),
         ),
         ("Transport", word(volume.transport, "TRANSPORT_")),
+        ("Limits", limits(volume)),
         ("Uid", volume.uid),
         ("Etag", volume.etag),
         ("Created", when(volume.create_time)),
         ("Updated", when(volume.update_time) if volume.update_time != volume.create_time else ""),
     ]
+
+
+def limits(volume: Any) -> str:
+    """Return the limits of the I/O of a volume: "500 reads/s, 100 MiB/s written"; "": none."""
+    iops = ((volume.limit_read_iops, "reads/s"), (volume.limit_write_iops, "writes/s"))
+    rates = ((volume.limit_read_bytes, "read"), (volume.limit_write_bytes, "written"))
+    return commas(
+        [
+            *(f"{value} {name}" for value, name in iops if value),
+            *(f"{show_size(value)}/s {name}" for value, name in rates if value),
+        ]
+    )
 
 
 def encryption(volume: Any) -> str:

@@ -9,12 +9,14 @@ from zfsilod.engine.plans.actions import down, up
 from zfsilod.engine.plans.transports import (
     FABRICS,
     backstore_name,
+    limited,
     own_targets,
     steps_of,
 )
 from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, NoUnknownAcls
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
 from zfsilod.engine.steps.keys import KeyAdded, KeyCarried, KeyChanged, KeyLoaded
+from zfsilod.engine.steps.limits import Limited, SessionsLimited
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -32,7 +34,7 @@ from zfsilod.model.zfs_properties import HIDDEN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zfsilod.model.host_facts import ExportPath, Filesystem, SnapshotRef
+    from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits, SnapshotRef
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
     from zfsilod.model.settings import Export
     from zfsilod.model.words import Transport
@@ -174,6 +176,14 @@ def properties(volume: Volume, values: dict[str, str]) -> tuple[Action, ...]:
     )
 
 
+def limits(volume: Volume, after: IoLimits) -> tuple[Action, ...]:
+    """Return the change of the limits of a volume; they apply to its export over iSCSI only."""
+    exported = volume.state == "PUBLISHED" and transport_of(volume.target) == "ISCSI"
+    if after == volume.limits or not exported:
+        return ()
+    return up([limited(volume, after, volume.limits)])
+
+
 def in_trash(volume: Volume, home: str, trash: str) -> InTrash:
     """Return the step that moves a volume's zvol from its home into the trash."""
     return InTrash(dataset=home, trash=trash, uid=volume.uid, guid=volume.guid)
@@ -226,9 +236,16 @@ def marks(volume: Volume) -> dict[str, str]:
         "source_snapshot": volume.source_snapshot,
         "source_volume": volume.source_volume,
         "transport": volume.transport if volume.transport != "ISCSI" else "",
+        "limits": limits_mark(volume.limits),
         "key": volume.key_uid,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
+
+
+def limits_mark(limits: IoLimits) -> str:
+    """Return limits as the text of a ZFS user property: "read_iops=500,write_bytes=1048576"."""
+    values = {name: getattr(limits, name) for name in limits.FIELDS}
+    return ",".join(f"{name}={value}" for name, value in values.items() if value)
 
 
 def mark_changes(before: Volume, after: Volume) -> tuple[Action, ...]:
@@ -522,7 +539,9 @@ def server_facts(
         *_durability(volume),
     ]
     if publications:
-        return up([*steps, *published(volume, publications, export)])
+        steps += published(volume, publications, export)
+        is_limited = any(isinstance(step, Limited) for step in steps)
+        return up([*steps, *([SessionsLimited()] if is_limited else [])])
     absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
     steps += [NoUnknownAcls(target=named.target) for named in absent]
     exports = (down(export_steps(named, export)) for named in absent)

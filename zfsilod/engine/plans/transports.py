@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from zfsilod.engine.steps.access import Acl, MappedLun
 from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Namespace, Portals, Target
+from zfsilod.engine.steps.limits import Limited
 from zfsilod.engine.steps.nvme import Controller, ControllerPortal, QueueLimit
 from zfsilod.engine.steps.session import LossWait, Node, Session, SessionPortal
+from zfsilod.model.host_facts import NO_LIMITS
 from zfsilod.model.names import host_nqn, target_of, transport_of
 from zfsilod.model.words import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from zfsilod.model.host_facts import IoLimits
     from zfsilod.model.records import Attachment, Publication, Step, Volume
     from zfsilod.model.settings import Export
 
@@ -67,11 +70,22 @@ def _iscsi_export(volume: Volume, target: str, export: Export) -> list[Step]:
     backstore = backstore_name(volume)
     return [
         Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
+        *([limited(volume, volume.limits, NO_LIMITS)] if volume.limits else []),
         Target(target=target),
         Lun(target=target, backstore=backstore),
         Portals(target=target, portals=export.portals),
         Enabled(target=target),
     ]
+
+
+def limited(volume: Volume, limits: IoLimits, previous: IoLimits) -> Limited:
+    """Return the change of the limits of the I/O of a volume, which is exported over iSCSI."""
+    return Limited(
+        dataset=volume.dataset,
+        backstore=backstore_name(volume),
+        limits=limits,
+        previous_limits=previous,
+    )
 
 
 def _iscsi_access(target: str, publication: Publication, others: tuple[str, ...]) -> list[Step]:

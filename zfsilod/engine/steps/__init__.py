@@ -14,6 +14,7 @@ MODULES = {
     "NoExport NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
     "engine.steps.keys": "KeyLoaded KeyChanged KeyAdded KeyCarried",
+    "engine.steps.limits": "Limited SessionsLimited",
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
     "engine.steps.nvme": "Controller ControllerPortal QueueLimit",
     "engine.steps.ownership": "PoolOwned",

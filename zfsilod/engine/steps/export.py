@@ -8,6 +8,7 @@ from __future__ import annotations
 from zfsilod.engine.step import Guard, HostStep, OneWay
 from zfsilod.host.transports import export_paths, target_adapter
 from zfsilod.model.errors import FailedPrecondition
+from zfsilod.model.host_facts import NO_LIMITS
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import transport_of
 from zfsilod.model.records import Resources
@@ -276,7 +277,7 @@ class Enabled(HostStep, tag="Enabled", part="TARGET"):
 
 
 class NoExport(OneWay, tag="NoExport", part="TARGET"):
-    """Nothing of an export exists: target, ACLs, LUN, backstore. For orphans only.
+    """Nothing of an export exists: target, ACLs, LUN, backstore, limits. For orphans only.
 
     One-way: without a record there is nothing to create it from.
     """
@@ -293,6 +294,8 @@ class NoExport(OneWay, tag="NoExport", part="TARGET"):
         return self.backstore not in host.lio.list_backstores()
 
     def do(self, host: HostAdapters) -> None:
+        if self.backstore:  # it tells the device that has the limits
+            host.limits.set_limits(self.backstore, NO_LIMITS)
         if transport_of(self.target) == "ISCSI":
             host.lio.remove_export(self.target, self.backstore or None)
             return

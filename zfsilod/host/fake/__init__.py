@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from zfsilod.host.fake.block import FakeBlock
 from zfsilod.host.fake.facts import VOLATILE, Facts
+from zfsilod.host.fake.io_limits import FakeIoLimits
 from zfsilod.host.fake.iscsi import FakeIscsi
 from zfsilod.host.fake.keys import FakeKeys, MadeUpKeys
 from zfsilod.host.fake.lio import FakeLio
@@ -62,6 +63,7 @@ class FakeHost:
         self.keys = FakeKeys(self.zfs)
         self.lio = FakeLio(self.facts)
         self.nvmet = FakeNvmet(self.facts)
+        self.limits = FakeIoLimits(self.facts)
         self.iscsi = FakeIscsi(self.facts)
         self.nvme = FakeNvme(self.facts)
         self.block = FakeBlock(self.facts)

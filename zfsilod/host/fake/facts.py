@@ -30,6 +30,7 @@ VOLATILE = (
     "enabled",
     "acl",
     "mapped",
+    "limit",
     "session",
     "mount",
     "outdated",
