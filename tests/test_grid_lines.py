@@ -19,7 +19,7 @@ from tests.test_lost_snapshots import (
     server,
 )
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import Snapshot, SnapshotGroup, SnapshotPolicy, Trashed
+from zfsilod.model.records import PolicyOutcome, Snapshot, SnapshotGroup, SnapshotPolicy, Trashed
 from zfsilod.model.retention_grid import ordered_times, parse_grid
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.snapshot_policies import DeleteSnapshotPolicy, UpdateSnapshotPolicy
@@ -154,6 +154,8 @@ async def test_a_policy_of_a_former_name_deletes_nothing_of_the_former_one(
     await pruned(server)
     assert kept < in_pool(server)
     assert len(in_pool(server)) == len(kept) + 1
+    (outcome,) = all_of(server, PolicyOutcome)
+    assert outcome.prune_failures == ()  # the pruner submits nothing that is refused
     kind = DeleteSnapshotGroup if grouped else DeleteSnapshot
     with pytest.raises(FailedPrecondition) as refused:
         await server.do(kind(id=former.id, pruned_by="nightly"))
