@@ -77,7 +77,7 @@ STATUS = {
 TIMEOUT = {
     "name": "Zfsilo-Timeout",
     "in": "header",
-    "description": "The deadline in seconds; the default is 10 minutes.",
+    "description": "The deadline in seconds. A change without one has 10 minutes.",
     "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 86400},
 }
 

@@ -118,6 +118,7 @@ async def test_refusals_are_json(
         b'{"nothing": 1}',
         b'{"labels": {"a": "\\ud800"}}',
         b'{"labels": {"a": 5}}',
+        b'{"labels": {"a": null}}',
         b'{"labels": 5}',
         b'{"hosts": "take"}',
         b'{"hosts": [null]}',
@@ -227,6 +228,38 @@ async def test_slow_clients_are_closed_and_hold_nobody_up(
     await eventually(lambda: front.gateway.connections == 0)
 
 
+async def test_a_client_that_sends_nothing_more_gets_its_response(front: Front) -> None:
+    async with local(front.path) as client:
+        body = b'{"capacity_bytes": "1073741824"}'
+        client.writer.write(POST + b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        client.writer.write_eof()
+        response = await client.response()
+        assert (response.status, response.json["volume"]["name"]) == (200, "volumes/a")
+        assert await client.reader.read() == b""
+    await eventually(lambda: not front.server.connections)
+
+
+async def test_the_end_of_a_client_ends_its_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch has nothing to send, so that no write tells that its client is gone."""
+    monkeypatch.setattr("zfsilod.gateway.relay.LINGER_S", 0.2)
+    async with local(front.path) as client:
+        client.writer.write(b"GET /v1/operations:watch HTTP/1.1\r\nhost: x\r\n\r\n")
+        await eventually(lambda: front.server.connections)
+        client.writer.close()
+    await eventually(lambda: not front.server.connections)
+
+
+async def test_a_value_of_another_type_is_said_to_be_one(front: Front) -> None:
+    async with local(front.path) as client:
+        body = {"labels": {"a": None}}
+        response = await client.ask("POST", "/v1/volumes?volume_id=x", body)
+        assert response.json["message"] == (
+            "malformed request: a value has another type than its field"
+        )
+
+
 async def test_a_slow_drip_does_not_renew_the_time(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +285,7 @@ async def test_a_client_that_does_not_read_is_closed(
         transport: Any = client.writer.transport
         transport.pause_reading()
         client.writer.write((GET + b"\r\n") * 40)
+        await eventually(lambda: front.server.connections)
         await eventually(lambda: not front.server.connections)
 
 

@@ -268,6 +268,8 @@ def test_data_is_never_markup(sd: SystemdHost, page: CockpitPage) -> None:
     page.open("/volumes/data")
     page.see(f"note={MARKUP}")
     assert page.browser.title == "ZFS volumes"
+    page.open("/volumes/%zz")
+    page.see("%zz does not exist")
 
 
 def test_the_keyboard_reaches_everything(page: CockpitPage) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from csi.v1 import csi_pb2 as csi
@@ -18,8 +20,6 @@ from zfsilod.model.reasons import REASONS
 from zfsilod.model.records import Condition, Volume
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
     from tests.api.running import Front
@@ -317,6 +317,16 @@ def test_statuses_are_of_reasons_that_exist() -> None:
         assert status in (DEGRADED, INACCESSIBLE, DATA_LOSS)
         assert reason.isalpha()
         assert reason[0].isupper()
+
+
+def test_the_documented_table_is_the_one_in_use() -> None:
+    lines = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text().splitlines()
+    for status in (DEGRADED, INACCESSIBLE, DATA_LOSS):
+        name = csi.VolumeHealthErrorType.Name(status)
+        (row,) = (line for line in lines if line.startswith(f"| `{name}` |"))
+        documented = re.findall(r"[A-Z][A-Za-z]+", row.removeprefix(f"| `{name}` |"))
+        used = [reason for one, reason in health.STATUSES.values() if one == status]
+        assert sorted(documented) == sorted(set(used)), name
 
 
 def test_a_reply_of_an_older_or_hostile_zfsilod_is_limited() -> None:

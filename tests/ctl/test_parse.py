@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zfsilod.ctl.parse import LARGEST, assignments, bare, changes, parse_size, resource
+from zfsilod.api.http.context import TIMEOUT_HEADER, timeout_in
+from zfsilod.ctl.parse import (
+    LARGEST,
+    assignments,
+    bare,
+    changes,
+    parse_size,
+    parse_timeout,
+    resource,
+)
 from zfsilod.ctl.times import show_age
+from zfsilod.model.deadlines import LONGEST_S, SHORTEST_S
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.sizes import UNITS, show_exact, show_size
 
@@ -135,3 +145,12 @@ def test_assignments_and_removals() -> None:
     for wrong in ("a", "=1", "-"):
         with pytest.raises(InvalidArgument):
             changes([wrong], "label")
+
+
+def test_a_timeout_is_one_that_the_daemon_takes() -> None:
+    for text, expected in (("100000", LONGEST_S), ("0.0004", SHORTEST_S), ("12.5", 12.5)):
+        seconds = parse_timeout(text)
+        assert seconds == expected
+        assert timeout_in({TIMEOUT_HEADER: f"{seconds:.3f}"}) == expected
+    with pytest.raises(InvalidArgument):
+        parse_timeout("0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from zfsilod.model import deadlines
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.sizes import UNITS
 
@@ -44,11 +45,11 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_timeout(text: str) -> float:
-    """Return a timeout in seconds, for argparse: more than 0."""
+    """Return a timeout in seconds, for argparse: more than 0, and as the daemon takes it."""
     seconds = parse_seconds(text)
     if not seconds:
         raise InvalidArgument("invalid timeout 0: it must be more than 0 seconds", reason="USAGE")
-    return seconds
+    return min(max(seconds, deadlines.SHORTEST_S), deadlines.LONGEST_S)
 
 
 def parse_days(text: str) -> int:

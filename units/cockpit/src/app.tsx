@@ -16,8 +16,18 @@ const PAGES = [
     ["operations", "Operations"],
 ] as const;
 
+/** Returns a part of the address; one that is badly escaped stays as it is, and names nothing. */
+function decoded(part: string): string {
+    try {
+        return decodeURIComponent(part);
+    } catch (error) {
+        if (error instanceof URIError) return part;
+        throw error;
+    }
+}
+
 function useAddress(): string[] {
-    const read = () => window.location.hash.split("/").slice(1).map(decodeURIComponent);
+    const read = () => window.location.hash.split("/").slice(1).map(decoded);
     const [address, setAddress] = useState(read);
     useEffect(() => {
         const changed = () => setAddress(read());

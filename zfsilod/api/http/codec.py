@@ -38,7 +38,15 @@ def request_of(route: Route, path: str, query: str, body: bytes) -> Message:
     try:
         return ParseDict(fields, GetMessageClass(kind)(), max_recursion_depth=MAX_DEPTH)
     except (ParseError, ValueError, TypeError, AttributeError) as error:
-        raise _malformed(str(error)) from None
+        raise _malformed(_words(error)) from None
+
+
+def _words(error: Exception) -> str:
+    """Return what is wrong with a request; of null in a map, protobuf tells about its own types."""
+    while error.__context__ is not None:
+        error = error.__context__  # type: ignore[assignment] # an Exception, as the outer one
+    wrong_type = isinstance(error, TypeError | AttributeError)
+    return "a value has another type than its field" if wrong_type else str(error)
 
 
 def parse_json(body: bytes) -> Any:

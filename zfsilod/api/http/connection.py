@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -174,11 +175,15 @@ class HttpConnection:
         return bool(data)
 
     async def _gone(self) -> None:
-        """Return when the client ends the connection; what else it sends, is kept."""
+        """Return when the client ends the connection; what else it sends, is kept.
+
+        A client that only says that it sends nothing more, as `nc -N` does, waits for the response.
+        """
         await self._received.wait()
         if data := await self._reader.read(READ_BYTES):
             self._protocol.receive_data(data)
             await asyncio.get_running_loop().create_future()  # more is not read until the response
+        await _hung_up(self._writer.get_extra_info("socket").fileno())
 
     def _next_cycle(self) -> bool:
         if (self._protocol.our_state, self._protocol.their_state) != (h11.DONE, h11.DONE):
@@ -218,3 +223,18 @@ class HttpConnection:
             why = f"the client has not read for {wait_s:g} s"
             log.info("closed a connection of %s: %s", self.peer, why)
             raise ConnectionAbortedError(why) from None
+
+
+async def _hung_up(descriptor: int) -> None:
+    """Return when the other side has ended both directions of a unix connection: unix(7).
+
+    The event loop does not tell it of a connection at whose end it reads nothing.
+    """
+    loop, hung_up = asyncio.get_running_loop(), asyncio.Event()
+    with select.epoll() as poll:
+        poll.register(descriptor, 0)  # a hangup is told always
+        loop.add_reader(poll, hung_up.set)
+        try:
+            await hung_up.wait()
+        finally:
+            loop.remove_reader(poll)

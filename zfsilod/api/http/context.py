@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.api.http.codec import request_of
 from zfsilod.api.http.refusals import check_body_type
 from zfsilod.api.rpc.call import OPERATION_METADATA
+from zfsilod.model.deadlines import LONGEST_S
 from zfsilod.model.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from zfsilod.api.http.routes import Route
 
 TIMEOUT_HEADER = "zfsilo-timeout"
-LONGEST_S = 86400.0
 LARGE_BYTES = 8192  # parsed in a thread: protobuf's parser of JSON is Python
 
 
