@@ -60,6 +60,7 @@ def message(
     signature: str = "",
     kind: int = CALL,
     flags: int = 0,
+    serial: int = 7,
     more: bytes = b"",
 ) -> bytes:
     """Return a message; `more`: header fields at the end."""
@@ -77,7 +78,7 @@ def message(
         fields += signature.encode() + b"\0"
     if more:
         fields = _padded(fields) + more
-    head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), 7, len(fields))
+    head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), serial, len(fields))
     return _padded(head + fields) + body
 
 
