@@ -218,16 +218,6 @@ def _server() -> tuple[Example, ...]:
             name="publish", before=created, actions=plans.publish(VOLUME, PUBLICATION, HOW, [])
         ),
         Example(
-            name="publish-limited",
-            before=created,
-            actions=plans.publish(LIMITED, PUBLICATION, HOW, []),
-        ),
-        Example(
-            name="unpublish-limited",
-            before=(*created, *limited),
-            actions=plans.unpublish(LIMITED, PUBLICATION, HOW, []),
-        ),
-        Example(
             name="limit",
             before=published,
             actions=plans.limits(named.but(limits=NO_LIMITS), LIMITS),

@@ -20,7 +20,7 @@ UNIT = "/sys/fs/cgroup/zfsilo.slice/zfsilo-limits.service"
 GROUP = f"{UNIT}/volumes"
 DISK = "/dev/sd?"  # the only one of take
 SECONDS = 20
-# The figures of the only device of a group in SECONDS, as counted by the kernel, from the first I/O.
+# What the kernel counts a second for the only device of a group, from the first I/O on.
 COUNT = f"""
 import json, sys, time
 def figures():
@@ -35,8 +35,8 @@ took, after = time.monotonic() - began, figures()
 print(json.dumps({{key: (after[key] - before[key]) / took for key in after}}))
 """
 LOAD = (
-    "systemd-run -q --collect --unit=load fio --name=load --filename=$(ls {disk}) --rw={how} --bs={block} "
-    "--iodepth=8 --ioengine=libaio --direct=1 --time_based --runtime=600 --size=48M"
+    "systemd-run -q --collect --unit=load fio --name=load --filename=$(ls {disk}) --rw={how} "
+    "--bs={block} --iodepth=8 --ioengine=libaio --direct=1 --time_based --runtime=600 --size=48M"
 )
 # Where the threads of sessions are: a line for each.
 THREADS = "for id in $(pgrep -x 'iscsi_(trx|ttx)'); do cat /proc/$id/cgroup; done"

@@ -155,8 +155,9 @@ class RealIoLimits:
             raise Unavailable(f"the control group {GROUP} has threads that do not leave it")
         self._groups.remove(GROUP)
         self._run(["systemctl", "stop", UNIT], timeout_s=UNIT_TIMEOUT_S)
-        for group in (KEEPER, UNIT_GROUP):  # systemd leaves those of a unit that ended before
-            self._groups.remove(group)
+        for group in (KEEPER, UNIT_GROUP):
+            if self._groups.has(group):  # systemd leaves those of a unit that ended before
+                self._groups.remove(group)
 
     def _is_empty(self) -> bool:
         events = self._groups.read(f"{GROUP}/cgroup.events")
