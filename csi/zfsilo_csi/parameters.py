@@ -3,6 +3,7 @@
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
 transport         "iscsi" (default) or "nvme"
+tls               "true" or "false" (default): TLS 1.3, with the transport nvme
 encrypt           "true" or "false" (default): encrypt it with a key that the server keeps
 schedule          the label `schedule` of the volume, by which a snapshot policy selects it
 zfs.PROPERTY      a ZFS property of the volume; all but zfs.volblocksize can change later
@@ -26,7 +27,7 @@ MAX_CLAIM_KEY = 40
 SWITCH = {"true": True, "false": False}
 TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
 SCHEDULE = "schedule"  # the parameter, and the label
-KEYS = ("backend", "thin", "transport", "encrypt", SCHEDULE)
+KEYS = ("backend", "thin", "transport", "tls", "encrypt", SCHEDULE)
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 
@@ -37,6 +38,7 @@ class Parameters(NamedTuple):
     backend: str
     thin: bool
     transport: pb.Transport
+    tls: bool
     encrypt: bool
     properties: dict[str, str]
     labels: dict[str, str]
@@ -49,14 +51,18 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
         if key.startswith(PROPERTY):
             properties[key.removeprefix(PROPERTY)] = value
         elif key not in KEYS and not key.startswith(CLAIM):
-            raise _unknown(key, "use backend, thin, transport, encrypt, schedule or zfs.PROPERTY")
+            raise _unknown(key, f"use {', '.join(KEYS)} or zfs.PROPERTY")
     transport = parameters.get("transport", "iscsi")
     if transport not in TRANSPORTS:
         raise invalid(f"parameter transport is {transport[:40]!r}; use iscsi or nvme")
+    tls = _switch(parameters, "tls", "false")
+    if tls and transport != "nvme":
+        raise invalid("parameter tls needs the transport nvme")
     return Parameters(
         backend=parameters.get("backend", ""),
         thin=_switch(parameters, "thin", "true"),
         transport=TRANSPORTS[transport],
+        tls=tls,
         encrypt=_switch(parameters, "encrypt", "false"),
         labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
         properties=properties | changes(mutable),

@@ -100,7 +100,7 @@ async def test_the_portals_of_a_server_cost_no_secret(front: Front) -> None:
     records: list[object] = []
     front.service.audit.write = lambda *record: records.append(record)
     servers = front.service.context.servers
-    portals = await servers.nvme_portals("give")
+    portals = await servers.nvme_portals("give", tls=False)
     assert portals == front.service.context.settings.export.nvme_portals
     assert records == []
     await front.root().volumes.CreateVolume(create())

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.doubles import UID, ScriptedRunner
+from tests.host.doubles import UID, FakeKeyCalls, ScriptedRunner
 from zfsilod.host.all_disks import AllDisks
 from zfsilod.host.nvme import RealNvme
 from zfsilod.host.nvme_disks import NvmeDisks
 from zfsilod.host.nvme_fabrics import send_options
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvme_paths import MAX_KB
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
@@ -47,8 +48,16 @@ class FakeKernel:
         self.multipath.parent.mkdir(parents=True)
         self.multipath.write_text("Y\n")
         self.disks = NvmeDisks(self.sys, self.dev, self.run)
+        self.keys = FakeKeyCalls(root / "proc")
+        self.keyring = NvmeKeyring(self.keys.proc, self.keys)
+        self.target_hosts = root / "nvmet/hosts"
         self.adapter = RealNvme(
-            ScriptedRunner(), self.disks, fabrics=self.fabrics, marks=self.marks
+            ScriptedRunner(),
+            self.disks,
+            fabrics=self.fabrics,
+            marks=self.marks,
+            keyring=self.keyring,
+            target_hosts=self.target_hosts,
         )
 
     def connect(
@@ -105,6 +114,8 @@ class FakeKernel:
                 folder = self.connect(len(seen), portal=portal)
                 for name in ("dhchap_secret", "dhchap_ctrl_secret"):
                     (folder / name).write_text(f"{text[name]}\n")
+                if "tls" in text:  # with the first PSK that the kernel finds
+                    (folder / "tls_key").write_text(f"{next(iter(self.keys.payloads)):08x}\n")
             return number
 
         monkeypatch.setattr("zfsilod.host.nvme_paths.send_options", send)

@@ -14,6 +14,7 @@ from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvme_paths import NvmePaths, is_limited, limit_requests
 from zfsilod.host.portals import canonical
 from zfsilod.model.connection import foreign_target
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 MARKS = "/run/zfsilo/nvme"  # a file for each subsystem with a controller: the name of its server
+TARGET_HOSTS = "/sys/kernel/config/nvmet/hosts"  # of the target of this host
 MODPROBE_TIMEOUT_S = 30
 DISK_DEADLINE_S = 30
 END_DEADLINE_S = 30
@@ -48,12 +50,16 @@ class RealNvme:
         disks: NvmeDisks,
         fabrics: AnyPath = FABRICS,
         marks: AnyPath = MARKS,
+        keyring: NvmeKeyring | None = None,
+        target_hosts: AnyPath = TARGET_HOSTS,
     ) -> None:
         self._run = run
         self._disks = disks
         self._fabrics = os.fspath(fabrics)
         self._marks = os.fspath(marks)
-        self._paths = NvmePaths(disks, self._fabrics)
+        self._keyring = keyring or NvmeKeyring()
+        self._target_hosts = os.fspath(target_hosts)
+        self._paths = NvmePaths(disks, self._fabrics, self._keyring)
 
     def owner(self, target: str) -> str | None:
         controllers = self._disks.controllers(target)
@@ -81,7 +87,9 @@ class RealNvme:
 
     # Controllers
 
-    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+    def has_controller(
+        self, disk: Disk, portals: tuple[str, ...], *, server: str, tls: Chap | None = None
+    ) -> bool:
         self._check_owner(disk.target, server)
         if not self._paths.is_live(disk.target):
             for controller in self._disks.controllers(disk.target):
@@ -91,7 +99,7 @@ class RealNvme:
         device = self._disks.ready(disk.target)
         if device:
             check_serial(device, disk)
-        return device is not None
+        return device is not None and (tls is None or self._keyring.has(tls))
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         target = disk.target
@@ -115,7 +123,11 @@ class RealNvme:
         self._load()
         make_folder(self._marks)
         write_private(f"{self._marks}/{target}", f"{server}\n".encode())
+        if chap.has_tls:
+            self._keyring.put(chap)
         self._paths.connect(target, portals, chap, lost_session_s)
+        if chap.has_tls:
+            self._check_tls(target)
         device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
@@ -131,6 +143,17 @@ class RealNvme:
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
 
+    def _check_tls(self, target: str) -> None:
+        """End each live controller without TLS, of which there should be none."""
+        for controller in self._disks.controllers(target):
+            if controller.state == LIVE and not controller.tls_key:
+                controller.delete()
+                raise Unavailable(
+                    f"the kernel connected to {target} at {controller.portal} without TLS",
+                    reason="NO_LOGIN",
+                    target=target,
+                )
+
     def logout(self, disk: Disk) -> None:
         controllers = self._disks.controllers(disk.target)
         device = self._disks.find(disk.target)
@@ -140,6 +163,7 @@ class RealNvme:
         self.drop(disk)
 
     def drop(self, disk: Disk) -> None:
+        self._forget_psk(disk.target)  # first: a controller that is left shows that it was begun
         for controller in self._disks.controllers(disk.target):
             controller.delete()
         if not wait_for(lambda: not self._disks.controllers(disk.target), END_DEADLINE_S):
@@ -149,6 +173,12 @@ class RealNvme:
                 target=disk.target,
             )
         remove_file(f"{self._marks}/{nqn(disk.target)}")
+
+    def _forget_psk(self, target: str) -> None:
+        """Remove the PSK of a subsystem; a target of this host still needs its own."""
+        for host in self._keyring.hosts(target):
+            if not exists(f"{self._target_hosts}/{host}"):
+                self._keyring.remove(host, target)
 
     def has_any_session(self, disk: Disk) -> bool:
         return bool(self._disks.controllers(disk.target))
@@ -219,7 +249,7 @@ class RealNvme:
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         return all(
-            controller.has_secrets(chap)
+            self._paths.uses(controller, chap) and (not chap.has_tls or self._keyring.has(chap))
             for target, chap in chaps.items()
             for controller in self._disks.controllers(target)
         )

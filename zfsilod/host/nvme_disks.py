@@ -72,6 +72,11 @@ class NvmeController:
             read(f"{self.folder}/{name}") == secret for name, secret in secret_options(chap).items()
         )
 
+    @property
+    def tls_key(self) -> int:
+        """The serial number of the PSK of its connection; 0: it has no TLS."""
+        return int(read(f"{self.folder}/tls_key") or "0", 16)
+
     def hide_secrets(self) -> None:
         """Let only root read its keys; sysfs shows them to any user otherwise."""
         for name in SECRETS:

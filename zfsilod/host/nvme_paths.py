@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.host.nvme_disks import NvmeController, NvmeDisks
+    from zfsilod.host.nvme_keyring import NvmeKeyring
     from zfsilod.model.chap import Chap
 
 JOIN_DEADLINE_S = 10  # from the connect of a controller to its path
@@ -38,9 +39,10 @@ when it finds no memory for them: the client would see I/O errors."""
 class NvmePaths:
     """The controllers of this host as paths to disks."""
 
-    def __init__(self, disks: NvmeDisks, fabrics: str) -> None:
+    def __init__(self, disks: NvmeDisks, fabrics: str, keyring: NvmeKeyring) -> None:
         self._disks = disks
         self._fabrics = fabrics
+        self._keyring = keyring
         self._answers = Answers()
 
     @property
@@ -98,7 +100,7 @@ class NvmePaths:
             number = send_options(self._fabrics, options)
             connected = connected or number in (0, errno.EALREADY)
             if number not in (0, errno.EALREADY):
-                error = connect_error(number, target, portal)
+                error = connect_error(number, target, portal, tls=chap.has_tls)
                 if isinstance(error, PermissionDenied):
                     break
         if not connected and not self.is_live(target):
@@ -109,16 +111,25 @@ class NvmePaths:
     def _have_paths(self, target: str) -> bool:
         return all(one.paths for one in self._disks.controllers(target) if one.state == LIVE)
 
+    def uses(self, controller: NvmeController, chap: Chap) -> bool:
+        """Tell whether a controller has these keys, and a live one the PSK if there is one."""
+        if not controller.has_secrets(chap) or not chap.has_tls:
+            return controller.has_secrets(chap)
+        return controller.state != LIVE or controller.tls_key == self._keyring.serial(chap)
+
     def renew(self, target: str, chap: Chap) -> None:
         """Let the controllers of a subsystem use new keys.
 
         The kernel authenticates a live controller again as soon as one of its two keys is written,
         with the other one as it was: both sides then end the connection. So another controller,
         which has both, joins the disk before the former one is removed. A lost controller reads
-        its keys when it connects again.
+        its keys when it connects again. So it is with the PSK, which is looked up at each connect.
         """
-        for controller in self._disks.controllers(target):
-            if controller.has_secrets(chap):
+        controllers = self._disks.controllers(target)
+        if controllers and chap.has_tls:
+            self._keyring.put(chap)
+        for controller in controllers:
+            if self.uses(controller, chap):
                 continue
             if controller.state == LIVE and self._joined_beside(controller, chap):
                 controller.delete()
@@ -134,7 +145,7 @@ class NvmePaths:
             return [
                 one
                 for one in self._disks.controllers(target)
-                if (one.state, one.portal) == (LIVE, portal) and one.paths and one.has_secrets(chap)
+                if (one.state, one.portal) == (LIVE, portal) and one.paths and self.uses(one, chap)
             ]
 
         if not self.is_joined:

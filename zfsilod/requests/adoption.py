@@ -167,6 +167,7 @@ class AdoptVolume(Request[None]):
             hosts=tuple(filter(None, marks.get("hosts", "").split(","))),
             access_modes=access_modes or ("SINGLE_NODE_WRITER",),
             transport="NVME" if marks.get("transport") == "NVME" else "ISCSI",
+            tls=marks.get("tls") == "yes",
             state="CREATED",
             guid=self.zvol.guid,
             filesystem=parse_filesystem_mark(marks.get("filesystem", "")),

@@ -60,6 +60,7 @@ class CreateVolume(Request[PoolSpace]):
     hosts: tuple[str, ...] = ()
     access_modes: tuple[AccessMode, ...] = ("SINGLE_NODE_WRITER",)
     transport: Transport = "ISCSI"  # of publications that name none
+    tls: bool = False  # every publication has TLS
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
     encrypt: bool = False  # with a key that zfsilo keeps; a clone has the key of its source
@@ -123,6 +124,7 @@ class CreateVolume(Request[PoolSpace]):
             "hosts": (existing.hosts, self.hosts),
             "access_modes": (existing.access_modes, self.access_modes),
             "transport": (existing.transport, self.transport),
+            "tls": (existing.tls, self.tls),
             "source": (
                 (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
@@ -166,6 +168,8 @@ class CreateVolume(Request[PoolSpace]):
                 f"{self.id} cannot be encrypted: a clone is encrypted only if its source is",
                 reason="BAD_SOURCE",
             )
+        if self.tls and self.transport != "NVME":
+            raise tls_needs_nvme(self.id)
         volume = Volume(
             id=self.id,
             uid=uid,
@@ -179,6 +183,7 @@ class CreateVolume(Request[PoolSpace]):
             hosts=check_hosts(self.hosts),
             access_modes=self.access_modes,
             transport=self.transport,
+            tls=self.tls,
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
             key_uid=key,
@@ -361,3 +366,12 @@ def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publicat
             host=host_id,
         )
     return publication
+
+
+def tls_needs_nvme(volume: str) -> InvalidArgument:
+    """Return the error for TLS over another transport."""
+    return InvalidArgument(
+        f"{volume} cannot have TLS over iscsi: use the transport nvme",
+        reason="TLS_NEEDS_NVME",
+        volume=volume,
+    )

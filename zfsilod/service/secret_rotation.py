@@ -99,11 +99,14 @@ class SecretRotation:
         """
         joined = list(filter(_is_nvme, live))
         try:
-            portals = await self._context.servers.nvme_portals(server) if joined else ()
+            portals = {
+                tls: await self._context.servers.nvme_portals(server, tls=tls)
+                for tls in {one.tls for one in joined}
+            }
         except ZfsiloError as error:
             log.info("the portals of %s are not known: %s", server, error.message)
             return []
-        return [one for one in joined if portals and one.portals != portals][:AT_ONCE]
+        return [one for one in joined if one.portals != (portals[one.tls] or one.portals)][:AT_ONCE]
 
     async def _behind(
         self, live: set[str], known: Sequence[tuple[Attachment, Publication]]

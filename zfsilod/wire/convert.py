@@ -107,6 +107,7 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "access_modes": [enums.ACCESS_MODES.number(mode) for mode in record.access_modes],
         "filesystem": filesystem(record.filesystem),
         "transport": enums.TRANSPORTS.number(record.transport),
+        "tls": record.tls,
         "source": source,
         "encrypted": bool(record.key_uid),
     }
@@ -184,6 +185,7 @@ def publication(record: Publication) -> volume_pb2.Publication:
         host=f"hosts/{record.host}",
         initiator=record.initiator,
         transport=enums.TRANSPORTS.number(record.transport),
+        tls=record.tls,
         access_mode=enums.ACCESS_MODES.number(record.access_mode),
         readonly=record.readonly,
         epoch=record.epoch,
@@ -217,6 +219,7 @@ def attachment(record: Attachment) -> volume_pb2.Attachment:
         state=enums.VOLUME_STATES.number(record.state),
         disk=volume_pb2.Disk(target=disk.target, serial=disk.serial, size_bytes=disk.size_bytes),
         portals=record.portals,
+        tls=record.tls,
         mode=enums.MODES.number(record.mode),
         epoch=record.epoch,
         readonly=record.readonly,

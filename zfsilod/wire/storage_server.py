@@ -82,7 +82,8 @@ class StorageServers:
         answer = await self.call(server, self._api(server).volumes.FetchConnection, request)
         connection = check_connection(server, volume, answer, self._config(server).iqn_prefix)
         portals = await self.usable_portals(server, connection.portals)
-        return connection.but(portals=portals), check_chap(server, volume, answer.chap)
+        chap = check_chap(server, volume, answer.chap, tls=connection.tls)
+        return connection.but(portals=portals), chap
 
     async def publish(
         self,
@@ -91,10 +92,11 @@ class StorageServers:
         *,
         client_operation: str,
         transport: Transport | Literal[""] = "",
+        tls: bool = False,
     ) -> None:
         """Publish a volume to this host, on behalf of an operation of this host."""
         message = volume_pb2.PublishVolumeRequest(
-            name=f"volumes/{volume}", client_operation=client_operation
+            name=f"volumes/{volume}", client_operation=client_operation, tls=tls
         )
         if transport:
             message.transport = enums.TRANSPORTS.number(transport)
@@ -139,11 +141,15 @@ class StorageServers:
                 break
         return publications
 
-    async def nvme_portals(self, server: str) -> tuple[str, ...]:
-        """Return the present portals of a server over NVMe; () of one that does not name them."""
+    async def nvme_portals(self, server: str, *, tls: bool) -> tuple[str, ...]:
+        """Return the present portals of a server over NVMe, with TLS or without.
+
+        () of one that does not name them.
+        """
         request = service_pb2.GetServerInfoRequest()
         answer = await self.call(server, self._api(server).service.GetServerInfo, request)
-        return await self.usable_portals(server, check_portals(server, answer.nvme_portals))
+        named = answer.nvme_tls_portals if tls else answer.nvme_portals
+        return await self.usable_portals(server, check_portals(server, named))
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

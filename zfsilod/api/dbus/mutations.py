@@ -54,6 +54,7 @@ MUTATIONS = {
             "hosts",
             "access_modes",
             "transport",
+            "tls",
             "encrypt",
             "source_snapshot",
             "source_volume",
@@ -70,6 +71,7 @@ MUTATIONS = {
             "restore",
             "publish_if_needed",
             "transport",
+            "tls",
             "epoch",
             "staging_path",
             "fs_type",
@@ -80,7 +82,7 @@ MUTATIONS = {
     f"{MANAGER}.Connect": Mutation(
         Connect,
         ("server", "volume"),
-        ("local_name", "restore", "publish_if_needed", "transport", "epoch"),
+        ("local_name", "restore", "publish_if_needed", "transport", "tls", "epoch"),
     ),
     f"{MANAGER}.RegisterHost": Mutation(
         CreateHost,
@@ -116,7 +118,7 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(
-        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force")
+        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "tls", "force")
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),

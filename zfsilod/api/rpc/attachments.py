@@ -45,6 +45,7 @@ class AttachmentMethods:
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
+            tls=message.tls,
             epoch=message.epoch,
             staging_path=message.staging_path,
             fs_type=message.fs_type,
@@ -75,6 +76,7 @@ class AttachmentMethods:
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
+            tls=message.tls,
             epoch=message.epoch,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)

@@ -188,6 +188,7 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         max_attachments=settings.max_attachments,
         portals=settings.export.portals if settings.root else (),
         nvme_portals=settings.export.nvme_portals if settings.root else (),
+        nvme_tls_portals=settings.export.portals_of("NVME", tls=True) if settings.root else (),
         holds=[
             service_pb2.Hold(reason=hold.reason, sentence=hold.sentence, command=hold.command)
             for hold in call.service.context.ownership.holds

@@ -153,6 +153,7 @@ class VolumeMethods:
             hosts=tuple(volume.hosts),
             access_modes=modes or ("SINGLE_NODE_WRITER",),
             transport=enums.TRANSPORTS.name(volume.transport, "ISCSI"),
+            tls=volume.tls,
             source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
             source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
             encrypt=volume.encrypted,

@@ -22,6 +22,7 @@ def connect(args: Namespace) -> None:
         publish_if_needed=not args.no_publish,
         epoch=args.epoch,
         restore=pb.RESTORE_BOOT if args.restore == "boot" else pb.RESTORE_NEVER,
+        tls=args.tls,
     )
     if args.transport:
         request.transport = transport(args.transport)

@@ -107,6 +107,7 @@ def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
         mount_options=file.mount_options,
         readonly=file.readonly,
         path=file.mount_path,
+        tls=file.tls,
     )
     if file.transport:
         request.transport = transport(file.transport)
@@ -152,6 +153,7 @@ def publications_for(volume: Any) -> list[Any]:
             readonly=host in existing and existing[host].readonly,
             access_mode=existing[host].access_mode if host in existing else default,
             transport=existing[host].transport if host in existing else volume.transport,
+            tls=existing[host].tls if host in existing else volume.tls,
         )
         for host in hosts
     ]

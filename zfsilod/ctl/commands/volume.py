@@ -161,6 +161,7 @@ def create(args: Namespace) -> None:
         hosts=host_ids(args.host),
         access_modes=[access_mode(mode) for mode in args.access_mode],
         encrypted=args.encrypt,
+        tls=args.tls,
     )
     if args.transport:
         volume.transport = transport(args.transport)
@@ -279,6 +280,7 @@ def publish(args: Namespace) -> None:
         readonly=args.readonly,
         etag=args.etag,
         force=args.force,
+        tls=args.tls,
     )
     if args.access_mode:
         request.access_mode = access_mode(args.access_mode)

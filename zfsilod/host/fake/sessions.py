@@ -37,8 +37,7 @@ class FakeSessions:
                 raise Busy(f"the disk of {disk.target} is mounted at {path}", path=path)
         if names := self.users_beside(disk, ()):
             raise Busy(f"the disk of {disk.target} is in use by {', '.join(names)}")
-        if self.facts.get(f"session:{disk.target}") is not None:
-            self.facts.effect(f"session:{disk.target}", None)
+        self.drop(disk)
 
     def has_any_session(self, disk: Disk) -> bool:
         return self.facts.get(f"session:{disk.target}") is not None

@@ -1,0 +1,223 @@
+"""PSKs of TLS for NVMe/TCP in the kernel's keyring `.nvme`, where kernel and tlshd look them up.
+
+drivers/nvme/common/keyring.c of the kernel makes the keyring and the key type `psk`; a key is found
+by its description, the identity of the PSK. The system calls are those of keyctl(2) and add_key(2),
+so that no key is in an argument. Like the keyring, a key is gone after a reboot.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.model.lean import TYPE_CHECKING, contextmanager
+from zfsilod.storage.paths import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from zfsilod.model.chap import Chap
+    from zfsilod.storage.paths import AnyPath
+
+KEYRING, TYPE = ".nvme", "psk"
+IDENTITY = "NVMe1R01"  # of a retained PSK for SHA-256, with a hash of the PSK
+# linux/keyctl.h, asm/unistd_64.h and asm-generic/unistd.h
+KEYCTL_DESCRIBE, KEYCTL_UNLINK, KEYCTL_READ = 6, 9, 11
+CALLS = {"x86_64": (248, 250)}  # add_key, keyctl
+GENERIC_CALLS = (217, 219)
+SERIAL_BYTES = 4
+DESCRIPTION_BYTES = 4096  # type;uid;gid;mode;description
+
+
+class KeyCalls:
+    """The system calls on keys. Each raises OSError."""
+
+    def __init__(self, kind: str = TYPE) -> None:
+        """`kind`: the type of the keys."""
+        self._kind = kind
+
+    def add(self, keyring: int, description: str, payload: bytes) -> int:
+        """Add a key to a keyring, in place of one with the same description; return its serial."""
+        number = CALLS.get(os.uname().machine, GENERIC_CALLS)[0]
+        kind, name = self._kind.encode(), description.encode()
+        return _call(number, kind, name, payload, len(payload), keyring)
+
+    def unlink(self, keyring: int, serial: int) -> None:
+        """Remove a key from a keyring; the kernel forgets a key that is in none."""
+        self._keyctl(KEYCTL_UNLINK, serial, keyring)
+
+    def serials(self, keyring: int) -> list[int]:
+        """Return the keys in a keyring."""
+        content = self._read(KEYCTL_READ, keyring, self._keyctl(KEYCTL_READ, keyring, None, 0))
+        starts = range(0, len(content), SERIAL_BYTES)
+        return [_number(content[start : start + SERIAL_BYTES]) for start in starts]
+
+    def describe(self, serial: int) -> tuple[str, str]:
+        """Return type and description of a key."""
+        text = self._read(KEYCTL_DESCRIBE, serial, DESCRIPTION_BYTES).rstrip(b"\0").decode()
+        kind, _uid, _gid, _mode, description = text.split(";", 4)
+        return kind, description
+
+    def _read(self, command: int, serial: int, size: int) -> bytes:
+        import ctypes  # takes 4 ms, in a worker with TLS
+
+        content = ctypes.create_string_buffer(size)
+        length = self._keyctl(command, serial, content, size)
+        return content.raw[: min(length, size)]
+
+    def _keyctl(self, *arguments: Any) -> int:
+        return _call(CALLS.get(os.uname().machine, GENERIC_CALLS)[1], *arguments)
+
+
+class NvmeKeyring:
+    """The PSKs of this host, as a client or as a server."""
+
+    def __init__(self, proc: AnyPath = "/proc", calls: KeyCalls | None = None) -> None:
+        self._proc = os.fspath(proc)
+        self._calls = calls or KeyCalls()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the kernel has made the keyring: nvme-tcp and nvmet-tcp load its module."""
+        return self._find() is not None
+
+    def has(self, chap: Chap) -> bool:
+        """Tell whether the keyring has the PSK of a connection, and no other one for it.
+
+        True if it cannot be seen: the daemon has ProcSubset=pid. A worker sees it.
+        """
+        keyring = self._find()
+        if keyring is None:
+            return not self._is_visible()
+        return list(self._keys(keyring, chap).values()) == [_derived_psk(chap)[0]]
+
+    def serial(self, chap: Chap) -> int | None:
+        """Return the serial number of the PSK of a connection."""
+        keyring = self._find()
+        identity = _derived_psk(chap)[0]
+        keys = {} if keyring is None else self._keys(keyring, chap)
+        return next((serial for serial, other in keys.items() if other == identity), None)
+
+    def put(self, chap: Chap) -> None:
+        """Add the PSK of a connection, then remove others of its host and subsystem.
+
+        The new one comes first: a controller that connects again meanwhile finds a key, without
+        which the kernel gives it up. Raises FailedPrecondition (NO_NVME_TLS).
+        """
+        keyring = self._find()
+        if keyring is None:
+            raise FailedPrecondition(
+                "the kernel of this host has no keyring for TLS over NVMe/TCP: it needs "
+                "CONFIG_NVME_TCP_TLS, on a server CONFIG_NVME_TARGET_TCP_TLS",
+                reason="NO_NVME_TLS",
+            )
+        identity, psk = _derived_psk(chap)
+        present = self._keys(keyring, chap)
+        if identity not in present.values():
+            with _typed_errors("add a key"):
+                self._calls.add(keyring, identity, psk)
+        for serial, other in present.items():
+            if other != identity:
+                self._unlink(keyring, serial)
+
+    def remove(self, host: str, subsystem: str) -> None:
+        """Remove each PSK of a host and a subsystem."""
+        keyring = self._find()
+        if keyring is not None:
+            for serial in self._listed(keyring, _pair(host, subsystem)):
+                self._unlink(keyring, serial)
+
+    def hosts(self, subsystem: str) -> list[str]:
+        """Return the hosts that have a PSK for a subsystem."""
+        keyring = self._find()
+        keys = {} if keyring is None else self._listed(keyring, "")
+        words = [identity.split(" ") for identity in keys.values()]
+        return sorted({word[1] for word in words if len(word) > 2 and word[2] == subsystem})
+
+    def _keys(self, keyring: int, chap: Chap) -> dict[int, str]:
+        """Return the PSKs of a host and a subsystem: serials and identities."""
+        return self._listed(keyring, _pair(chap.username, chap.mutual_username))
+
+    def _listed(self, keyring: int, prefix: str) -> dict[int, str]:
+        keys = {}
+        with _typed_errors("list the keys"):
+            for serial in self._calls.serials(keyring):
+                try:
+                    kind, identity = self._calls.describe(serial)
+                except OSError as error:
+                    if error.errno in (errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED):
+                        continue  # it was removed meanwhile
+                    raise
+                if kind == TYPE and identity.startswith(prefix):
+                    keys[serial] = identity
+        return keys
+
+    def _unlink(self, keyring: int, serial: int) -> None:
+        with _typed_errors("remove a key"):
+            try:
+                self._calls.unlink(keyring, serial)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOKEY):
+                    raise
+
+    def _is_visible(self) -> bool:
+        return os.access(f"{self._proc}/keys", os.R_OK)
+
+    def _find(self) -> int | None:
+        """Return the serial number of the keyring: proc_keys(5)."""
+        if not self._is_visible():
+            return None
+        for line in read_text(f"{self._proc}/keys").splitlines():
+            words = line.split(None, 8)
+            if len(words) == 9 and words[7] == "keyring" and words[8].startswith(f"{KEYRING}:"):
+                return int(words[0], 16)
+        return None
+
+
+def _derived_psk(chap: Chap) -> tuple[str, bytes]:
+    from zfsilod.host.nvme_psk import derived_psk  # only a worker with TLS needs it
+
+    return derived_psk(chap)
+
+
+def _pair(host: str, subsystem: str) -> str:
+    """Return the beginning of the identity of any PSK of a host and a subsystem."""
+    return f"{IDENTITY} {host} {subsystem} "
+
+
+@contextmanager
+def _typed_errors(what: str) -> Iterator[None]:
+    """Raise Unavailable for an OSError of a system call on keys."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"cannot {what} of TLS in the keyring {KEYRING}: {error.strerror}"
+        ) from error
+
+
+def _call(number: int, *arguments: Any) -> int:
+    """Make a system call. Raises OSError."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    result = libc.syscall(ctypes.c_long(number), *map(_argument, arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def _argument(value: Any) -> Any:
+    import ctypes
+
+    return ctypes.c_long(value) if isinstance(value, int) else value
+
+
+def _number(raw: bytes) -> int:
+    import sys
+
+    return int.from_bytes(raw, sys.byteorder)
