@@ -120,6 +120,20 @@ async def test_an_encrypted_class(cluster: Cluster) -> None:
         await cluster.plugin.create("wrong", parameters={"encrypt": "yes"})
 
 
+async def test_a_class_with_tls(cluster: Cluster) -> None:
+    with_tls = {"transport": "nvme", "tls": "true"} | CLAIM
+    volume = await cluster.plugin.create(parameters=with_tls)
+    with cluster.give.service.context.read() as txn:
+        record = txn.get(Volume, volume.volume_id.rpartition("/")[2])
+    assert record is not None
+    assert (record.transport, record.tls) == ("NVME", True)
+    await cluster.plugin.create(parameters=with_tls)  # repeated
+    with fails("ALREADY_EXISTS", "tls"):
+        await cluster.plugin.create(parameters={"transport": "nvme"} | CLAIM)
+    with fails("INVALID_ARGUMENT", "needs the transport nvme"):
+        await cluster.plugin.create("wrong", parameters={"tls": "true"})
+
+
 @of_kind("VolumeAttributesClass")
 async def test_a_volume_attributes_class(example: ShippedClass, cluster: Cluster) -> None:
     plugin = cluster.plugin
