@@ -238,7 +238,7 @@ class FakeKeyCalls(KeyCalls):
     def __init__(self, proc: Path) -> None:
         super().__init__()
         self.proc = proc
-        self.keys = proc / "keys"
+        self.keys, self.note = proc / "keys", proc / "run/note"
         proc.mkdir(parents=True, exist_ok=True)
         self.keys.write_text(
             "21c82087 I--Q---     1 perm 0c030000     0 65534 keyring   .user_reg: 4\n"
@@ -270,6 +270,8 @@ class FakeKeyCalls(KeyCalls):
     def describe(self, serial: int) -> tuple[str, str]:
         if number := self.fail.get("describe"):
             raise OSError(number, os.strerror(number))
+        if serial == self.KEYRING:
+            return "keyring", ".nvme"
         return "psk", self.descriptions[serial]
 
     def _answer(self, call: str, keyring: int, serial: int = 0) -> None:

@@ -49,15 +49,14 @@ class FakeKernel:
         self.multipath.write_text("Y\n")
         self.disks = NvmeDisks(self.sys, self.dev, self.run)
         self.keys = FakeKeyCalls(root / "proc")
-        self.keyring = NvmeKeyring(self.keys.proc, self.keys)
         self.target_hosts = root / "nvmet/hosts"
+        self.keyring = NvmeKeyring(self.keys.proc, self.keys, self.keys.note, self.target_hosts)
         self.adapter = RealNvme(
             ScriptedRunner(),
             self.disks,
             fabrics=self.fabrics,
             marks=self.marks,
             keyring=self.keyring,
-            target_hosts=self.target_hosts,
         )
 
     def connect(

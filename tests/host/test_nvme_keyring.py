@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,7 @@ def calls(tmp_path: Path) -> FakeKeyCalls:
 
 @pytest.fixture
 def keyring(calls: FakeKeyCalls) -> NvmeKeyring:
-    return NvmeKeyring(calls.proc, calls)
+    return NvmeKeyring(calls.proc, calls, calls.note)
 
 
 def test_a_psk_is_put_found_and_removed(calls: FakeKeyCalls, keyring: NvmeKeyring) -> None:
@@ -114,10 +115,81 @@ def test_a_kernel_without_the_keyring_is_told(calls: FakeKeyCalls, keyring: Nvme
     assert refused.value.reason == "NO_NVME_TLS"
 
 
-def test_what_the_daemon_cannot_see_is_assumed(calls: FakeKeyCalls, keyring: NvmeKeyring) -> None:
+def test_a_process_without_proc_finds_the_keyring_that_a_worker_noted(
+    calls: FakeKeyCalls, keyring: NvmeKeyring
+) -> None:
+    """The daemon has ProcSubset=pid."""
+    one, other = keys(), keys(OTHER)
+    keyring.put(one)
     calls.keys.unlink()
-    assert keyring.has(keys())
-    assert keyring.hosts(TARGET) == []
+    assert keyring.has(one)
+    assert not keyring.has(other)
+    calls.payloads.clear()
+    assert not keyring.has(one)
+
+
+def test_what_cannot_be_seen_is_neither_there_nor_missing(
+    calls: FakeKeyCalls, keyring: NvmeKeyring
+) -> None:
+    calls.keys.unlink()
+    for read in (keyring.has, keyring.serial):
+        with pytest.raises(Unavailable, match="cannot be seen"):
+            read(keys())
+    (calls.proc / "version").touch()  # so it is not hidden: the kernel has no keyrings
+    assert not keyring.has(keys())
+
+
+@pytest.mark.parametrize("loaded_again", [True, False])
+def test_a_noted_keyring_that_is_gone_has_no_key(
+    calls: FakeKeyCalls, keyring: NvmeKeyring, *, loaded_again: bool
+) -> None:
+    """The module was unloaded; the number may be that of another key then."""
+    chap = keys()
+    keyring.put(chap)
+    calls.keys.unlink()
+    calls.KEYRING += 1
+    if loaded_again:
+        calls.descriptions[calls.KEYRING - 1] = "another key"
+    else:
+        calls.fail = {"describe": errno.ENOKEY}
+    assert not keyring.has(chap)
+
+
+@pytest.mark.parametrize(("machine", "bits"), [("s390x", 64), ("x86_64", 32)])
+def test_a_machine_whose_system_calls_are_not_known_is_told(
+    calls: FakeKeyCalls, monkeypatch: pytest.MonkeyPatch, machine: str, bits: int
+) -> None:
+    """The number of a system call is that of another one there."""
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=machine))
+    monkeypatch.setattr("sys.maxsize", 2 ** (bits - 1) - 1)
+    with pytest.raises(Unavailable, match=f"does not know the system calls of {machine}"):
+        NvmeKeyring(calls.proc, KeyCalls(), calls.note).put(keys())
+
+
+def test_a_client_leaves_the_psks_of_the_target_of_its_host(
+    calls: FakeKeyCalls, keyring: NvmeKeyring, tmp_path: Path
+) -> None:
+    """Both have one PSK, which a rotation replaces for the target first."""
+    hosts = tmp_path / "nvmet/hosts"
+    client = NvmeKeyring(calls.proc, calls, calls.note, target_hosts=hosts)
+    former, new = keys(), keys()
+    (hosts / TAKE).mkdir(parents=True)
+    keyring.put(former)
+    client.put(former)
+    assert keyring.has(former)
+    keyring.put(new)
+    client.put(former)  # with its secrets from before
+    assert client.has(former)
+    assert keyring.serial(new)
+    client.put(new)
+    assert client.has(new)
+    keyring.put(new)
+    assert keyring.has(new)
+    client.forget(TARGET)
+    assert keyring.has(new)
+    (hosts / TAKE).rmdir()
+    client.forget(TARGET)
+    assert calls.payloads == {}
 
 
 def test_the_system_calls_work_on_a_key_of_another_type() -> None:

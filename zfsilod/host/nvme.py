@@ -51,14 +51,12 @@ class RealNvme:
         fabrics: AnyPath = FABRICS,
         marks: AnyPath = MARKS,
         keyring: NvmeKeyring | None = None,
-        target_hosts: AnyPath = TARGET_HOSTS,
     ) -> None:
         self._run = run
         self._disks = disks
         self._fabrics = os.fspath(fabrics)
         self._marks = os.fspath(marks)
-        self._keyring = keyring or NvmeKeyring()
-        self._target_hosts = os.fspath(target_hosts)
+        self._keyring = keyring or NvmeKeyring(target_hosts=TARGET_HOSTS)
         self._paths = NvmePaths(disks, self._fabrics, self._keyring)
 
     def owner(self, target: str) -> str | None:
@@ -99,7 +97,9 @@ class RealNvme:
         device = self._disks.ready(disk.target)
         if device:
             check_serial(device, disk)
-        return device is not None and (tls is None or self._keyring.has(tls))
+        if device is None or tls is None:
+            return device is not None
+        return not self._paths.without_tls(disk.target) and self._keyring.has(tls)
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         target = disk.target
@@ -127,7 +127,7 @@ class RealNvme:
             self._keyring.put(chap)
         self._paths.connect(target, portals, chap, lost_session_s)
         if chap.has_tls:
-            self._check_tls(target)
+            self._check_tls(target, portals)
         device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
@@ -143,10 +143,10 @@ class RealNvme:
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
 
-    def _check_tls(self, target: str) -> None:
-        """End each live controller without TLS, of which there should be none."""
-        for controller in self._disks.controllers(target):
-            if controller.state == LIVE and not controller.tls_key:
+    def _check_tls(self, target: str, portals: tuple[str, ...]) -> None:
+        """End a live controller without TLS at these portals, of which there should be none."""
+        for controller in self._paths.without_tls(target):
+            if controller.portal in canonical(portals):  # the others are stale
                 controller.delete()
                 raise Unavailable(
                     f"the kernel connected to {target} at {controller.portal} without TLS",
@@ -163,7 +163,8 @@ class RealNvme:
         self.drop(disk)
 
     def drop(self, disk: Disk) -> None:
-        self._forget_psk(disk.target)  # first: a controller that is left shows that it was begun
+        # First of all: a controller that is left shows that this was begun.
+        self._keyring.forget(disk.target)
         for controller in self._disks.controllers(disk.target):
             controller.delete()
         if not wait_for(lambda: not self._disks.controllers(disk.target), END_DEADLINE_S):
@@ -173,12 +174,6 @@ class RealNvme:
                 target=disk.target,
             )
         remove_file(f"{self._marks}/{nqn(disk.target)}")
-
-    def _forget_psk(self, target: str) -> None:
-        """Remove the PSK of a subsystem; a target of this host still needs its own."""
-        for host in self._keyring.hosts(target):
-            if not exists(f"{self._target_hosts}/{host}"):
-                self._keyring.remove(host, target)
 
     def has_any_session(self, disk: Disk) -> bool:
         return bool(self._disks.controllers(disk.target))

@@ -94,11 +94,13 @@ def connect_error(number: int, target: str, portal: str, *, tls: bool = False) -
             reason="NO_TLSHD",
             **facts,
         )
-    if tls and number not in (*REFUSED, *UNREACHABLE):
+    if tls and number not in (errno.EKEYREJECTED, *UNREACHABLE):
+        # Kernels before the middle of 2026 answer each failed handshake with EIO.
+        refused = f" or the target refused {REFUSED[number]}" if number in REFUSED else ""
         return Unavailable(
-            f"the handshake of TLS with {target} at {portal} failed ({os.strerror(number)}): the "
-            "journal of tlshd has the cause, on this host or on the server; its keys may differ, "
-            "or one side has no tlshd (zfsiloctl doctor)",
+            f"the handshake of TLS with {target} at {portal} failed{refused} "
+            f"({os.strerror(number)}): the journal of tlshd has the cause, on this host or on the "
+            "server; their keys may differ, or one of them has no tlshd (zfsiloctl doctor)",
             reason="NO_LOGIN",
             **facts,
         )

@@ -111,6 +111,11 @@ class NvmePaths:
     def _have_paths(self, target: str) -> bool:
         return all(one.paths for one in self._disks.controllers(target) if one.state == LIVE)
 
+    def without_tls(self, target: str) -> list[NvmeController]:
+        """Return the live controllers of a subsystem whose connection has no TLS."""
+        controllers = self._disks.controllers(target)
+        return [one for one in controllers if one.state == LIVE and not one.tls_key]
+
     def uses(self, controller: NvmeController, chap: Chap) -> bool:
         """Tell whether a controller has these keys, and a live one the PSK if there is one."""
         if not controller.has_secrets(chap) or not chap.has_tls:
@@ -124,6 +129,9 @@ class NvmePaths:
         with the other one as it was: both sides then end the connection. So another controller,
         which has both, joins the disk before the former one is removed. A lost controller reads
         its keys when it connects again. So it is with the PSK, which is looked up at each connect.
+
+        With TLS a live controller stays as it is when no other one can join: the end of its
+        connection would need a new handshake, which may fail as well. Raises then.
         """
         controllers = self._disks.controllers(target)
         if controllers and chap.has_tls:
@@ -133,12 +141,23 @@ class NvmePaths:
                 continue
             if controller.state == LIVE and self._joined_beside(controller, chap):
                 controller.delete()
+            elif controller.state == LIVE and chap.has_tls:
+                why = "did not join" if self.is_joined else "cannot join without native multipath"
+                raise Unavailable(
+                    f"the connection of {target} at {controller.portal} keeps its former keys: "
+                    f"another controller with the new ones {why}; detach and attach the volume",
+                    reason="NO_LOGIN",
+                    target=target,
+                )
             else:
                 for name, secret in secret_options(chap).items():
                     controller.set_attribute(name, secret)
 
     def _joined_beside(self, controller: NvmeController, chap: Chap) -> bool:
-        """Let a controller with these keys join at the same portal; tell whether it has a path."""
+        """Let a controller with these keys join at the same portal; tell whether it has a path.
+
+        Raises when its connect with TLS fails.
+        """
         target, portal = controller.target, controller.portal
 
         def joined() -> list[NvmeController]:
@@ -152,7 +171,9 @@ class NvmePaths:
             return False
         if not joined():
             options = connect_options(target, portal, chap, controller.loss_wait) | ANOTHER
-            if send_options(self._fabrics, options):
+            if number := send_options(self._fabrics, options):
+                if chap.has_tls:
+                    raise connect_error(number, target, portal, tls=True)
                 return False
         others = wait_for(joined, JOIN_DEADLINE_S) or []
         for other in others:
