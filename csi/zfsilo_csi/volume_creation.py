@@ -195,6 +195,8 @@ async def create(
     """Create the volume on the first backend with enough space."""
     daemon_request = _daemon_request(wanted)
     for backend in backends:
+        if wanted.parameters.tls:
+            await backend.check_tls(call)
         unfinished.begin(wanted.id, backend)
         try:
             response = await backend.volumes.CreateVolume(daemon_request, call)

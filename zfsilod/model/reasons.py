@@ -148,6 +148,7 @@ AREAS: dict[str, dict[str, str]] = {
         "NO_TLSHD": "no tlshd finishes the handshakes of TLS on this host",
         "TLS_NEEDS_NVME": "TLS is for publications over nvme only",
         "NO_TLS": "the volume is published without TLS",
+        "OLDER_VERSION": "that zfsilod is of a version without this",
         "NVME_READONLY": "the kernel's NVMe target has no write protection for a host",
         "PUBLISHED": "published; unpublish it first",
         "SESSION_LIVE": "a host is logged in",

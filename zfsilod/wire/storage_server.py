@@ -12,6 +12,7 @@ import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
 from zfsilod.model.errors import NotFound, Unauthenticated, Unavailable, ZfsiloError
+from zfsilod.model.features import TLS, check_feature
 from zfsilod.model.names import join_portal, portal_parts, split_address
 from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
@@ -94,7 +95,13 @@ class StorageServers:
         transport: Transport | Literal[""] = "",
         tls: bool = False,
     ) -> None:
-        """Publish a volume to this host, on behalf of an operation of this host."""
+        """Publish a volume to this host, on behalf of an operation of this host.
+
+        Raises FailedPrecondition (OLDER_VERSION) for TLS and a server that does not know it.
+        """
+        if tls:
+            info = await self._info(server)
+            check_feature(info.features, TLS, f"server {server}")
         message = volume_pb2.PublishVolumeRequest(
             name=f"volumes/{volume}", client_operation=client_operation, tls=tls
         )
@@ -146,10 +153,16 @@ class StorageServers:
 
         () of one that does not name them.
         """
-        request = service_pb2.GetServerInfoRequest()
-        answer = await self.call(server, self._api(server).service.GetServerInfo, request)
+        answer = await self._info(server)
         named = answer.nvme_tls_portals if tls else answer.nvme_portals
         return await self.usable_portals(server, check_portals(server, named))
+
+    async def _info(self, server: str) -> service_pb2.ServerInfo:
+        request = service_pb2.GetServerInfoRequest()
+        info: service_pb2.ServerInfo = await self.call(
+            server, self._api(server).service.GetServerInfo, request
+        )
+        return info
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

@@ -11,6 +11,7 @@ from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import PermissionDenied, Unavailable
+from zfsilod.model.features import TLS
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_new
 from zfsilod.requests import orphans
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 # Features that were added after the first version of v1.
-FEATURES = ("snapshots", "snapshot-groups", "clones", "trash", "snapshot-blocks")
+FEATURES = ("snapshots", "snapshot-groups", "clones", "trash", "snapshot-blocks", TLS)
 
 
 class ServiceMethods:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.features import check_tls
 from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource, transport
 from zfsilod.ctl.server_files import only_name
 from zfsilod.model.lean import TYPE_CHECKING
@@ -27,6 +28,7 @@ def connect(args: Namespace) -> None:
     if args.transport:
         request.transport = transport(args.transport)
     with dial(args) as server:
+        check_tls(server, wanted=args.tls)
         change(args, server, "ConnectVolume", request)
 
 

@@ -18,6 +18,7 @@ from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.commands.volume import get
 from zfsilod.ctl.failures import complain, unit_exit_code
+from zfsilod.ctl.features import check_tls
 from zfsilod.ctl.output.messages import dumps, plain
 from zfsilod.ctl.output.table import say
 from zfsilod.ctl.parse import bare, resource, transport
@@ -112,6 +113,7 @@ def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
     if file.transport:
         request.transport = transport(file.transport)
     with dial(args) as server:
+        check_tls(server, wanted=file.tls)
         return [_send(args, server, "AttachVolume", request)]
 
 
