@@ -293,7 +293,7 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         portal_parts(portal)[1]
         for portal in (*server.portals, *server.nvme_portals)
         if is_portal(portal)
-    } - {DEFAULT_NVME_TLS_PORT}  # which a configuration from before TLS may have
+    }
     return (
         (
             not server.root or is_dataset(server.root),
@@ -316,7 +316,7 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         ),
         (
             0 < server.nvme_tls_port < 65536 and server.nvme_tls_port not in used,
-            "server.nvme_tls_port: 1 to 65535, and not the port of another portal",
+            f"server.nvme_tls_port: {server.nvme_tls_port} is not a port, or that of other portals",
         ),
         (server.overcommit >= 1, "server.overcommit: 1 or more"),
         (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),
