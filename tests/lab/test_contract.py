@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import leak_check
 from tests.lab.install import PACKAGES
+from tests.lab.test_nvme_tls import TLSHD
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -102,6 +103,7 @@ class TestClient:
     @pytest.mark.long
     def test_step_contract_with_tls(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
+        pair.both(lambda machine: machine.sh(TLSHD))
         assert run(give, "server", "tls") >= MIN_TLS_CASES
         run(give, "prepare", "tls-unpublish")
         assert run(take, "client", "tls") >= MIN_TLS_CASES

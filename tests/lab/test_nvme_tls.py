@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.lab.pair import Pair
 
 # As docs/transports.md says.
-CONFIGURE = """
+TLSHD = """
 sed -i '/^keyrings/d; s/^\\[authenticate\\]$/&\\nkeyrings=.nvme/' /etc/tlshd.conf
 systemctl daemon-reload
 systemctl enable --quiet tlshd.service
@@ -37,6 +37,7 @@ PORTS = f"cat {NVMET}/ports/*/addr_trsvcid {NVMET}/ports/*/addr_treq"
 TLS_KEYS = "cat /sys/class/nvme/*/tls_key"
 SOFTWARE_TLS = "awk '/TlsTxSw/ {print $2}' /proc/net/tls_stat"
 CHANGED = "until ! grep -qx {before} /sys/class/nvme/*/tls_key; do sleep 0.5; done"
+FAILED_REFRESH = "until zfsiloctl operation list --json | grep -q NO_TLSHD; do sleep 0.5; done"
 PSK = "awk '/psk .*NVMe1R01/ {print \"0x\" $1}' /proc/keys"
 OTHER_PSK = f"""
 identity=$(sed -n 's/.*psk *\\(NVMe1R01.*\\): 32$/\\1/p' /proc/keys)
@@ -70,6 +71,15 @@ def publish(give: Machine, take: Machine) -> None:
     attach(take)
 
 
+def truth(machine: Machine, kind: str) -> str:
+    """Return what the daemon, in its sandbox, finds of a fact of the volume."""
+    words = ("volume", "probe", NAME, "--json")
+    done = machine.run("zfsiloctl", *words, timeout_s=STEP_S, check=False)
+    facts = json.loads(done.stdout)["facts"]
+    (found,) = (fact["truth"] for fact in facts if fact["kind"] == kind)
+    return str(found).removeprefix("TRUTH_")
+
+
 def psks(machine: Machine) -> int:
     """Return the number of PSKs in the kernel's keyrings."""
     return int(machine.sh(PSKS).stdout)
@@ -94,7 +104,7 @@ class TestTls:
 
     def test_it_is_mounted_and_written_with_tls(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        pair.both(lambda machine: machine.sh(CONFIGURE))
+        pair.both(lambda machine: machine.sh(TLSHD))
         assert "ok  TLS over nvme" in take.run("zfsiloctl", "doctor", check=False).stdout
         before = int(take.sh(SOFTWARE_TLS).stdout or 0)
         publish(give, take)
@@ -105,6 +115,7 @@ class TestTls:
         assert (psks(give), psks(take)) == (1, 1)
         shown = json.loads(give.run("zfsiloctl", "volume", "show", NAME, "--json").stdout)
         assert shown["publications"][0]["tls"]
+        assert (truth(give, "Acl"), truth(take, "Controller")) == ("PRESENT", "PRESENT")
         assert leak_check.secrets_shown(pair) == []
 
     def test_it_is_not_served_without_tls(self, pair: Pair) -> None:
@@ -124,6 +135,20 @@ class TestTls:
         ctl(take, "volume", "sync", NAME)
         assert (psks(give), psks(take)) == (1, 1)
         take.sh("systemctl is-active writer")
+
+    def test_a_rotation_without_tlshd_leaves_the_connection(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        take.sh("systemctl stop tlshd.service")
+        before = take.sh(TLS_KEYS).stdout.strip()
+        ctl(give, "rotate-secrets", NAME, "take", "--force")
+        take.sh(FAILED_REFRESH, timeout_s=RECOVERY_S)
+        assert take.sh(TLS_KEYS).stdout.strip() == before
+        assert controllers(take) == 1
+        take.sh("systemctl is-active writer")
+        take.sh("systemctl start tlshd.service")
+        take.sh(CHANGED.format(before=before), timeout_s=RECOVERY_S)
+        take.sh("systemctl is-active writer")
+        ctl(take, "volume", "sync", NAME)
 
     def test_a_power_cut_of_the_server_is_waited_out(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
@@ -148,6 +173,7 @@ class TestTls:
         assert "NVMeTLSkey" not in refused
         assert (controllers(take), psks(take)) == (0, 0)
         give.sh(f"keyctl unlink $({PSK}) %:.nvme")
+        assert truth(give, "Acl") == "ABSENT"
         ctl(give, "volume", "sync", NAME)  # it puts the key back
         attach(take)
         assert psks(give) == 1
