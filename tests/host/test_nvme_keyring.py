@@ -99,6 +99,26 @@ def test_a_key_that_goes_meanwhile_is_no_error(calls: FakeKeyCalls, keyring: Nvm
     keyring.remove(TAKE, TARGET)
 
 
+def test_each_key_is_read_once_for_many_volumes(
+    calls: FakeKeyCalls, keyring: NvmeKeyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chaps = [keys(host_nqn(f"host{number}", UID)) for number in range(5)]
+    for chap in chaps:
+        keyring.put(chap)
+    described: list[int] = []
+    describe = calls.describe
+
+    def count(serial: int) -> tuple[str, str]:
+        described.append(serial)
+        return describe(serial)
+
+    monkeypatch.setattr(calls, "describe", count)
+    assert all(map(keyring.has, chaps * 3))
+    assert len(described) == len(chaps)
+    keyring.remove(chaps[0].username, TARGET)
+    assert [keyring.has(chap) for chap in chaps] == [False, True, True, True, True]
+
+
 def test_keys_of_others_stay(calls: FakeKeyCalls, keyring: NvmeKeyring) -> None:
     foreign = calls.add(calls.KEYRING, f"NVMe1R01 nqn.foreign {TARGET} AAAA", b"x" * 32)
     keyring.put(keys())

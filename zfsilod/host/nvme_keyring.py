@@ -31,6 +31,8 @@ NOTE = "/run/zfsilo/nvme-keyring"  # its serial number; only root may create fil
 # linux/keyctl.h, asm/unistd_64.h and asm-generic/unistd.h
 KEYCTL_DESCRIBE, KEYCTL_UNLINK, KEYCTL_READ = 6, 9, 11
 CALLS = {"x86_64": (248, 250), "aarch64": (217, 219)}  # add_key, keyctl
+Psks = dict[tuple[str, str], dict[int, str]]
+"""Serials and identities by the host and the subsystem of the identity."""
 GONE = (errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED)
 SERIAL_BYTES = 4
 DESCRIPTION_BYTES = 4096  # type;uid;gid;mode;description
@@ -94,6 +96,7 @@ class NvmeKeyring:
         self._calls = calls or KeyCalls()
         self._note = os.fspath(note)
         self._target_hosts = os.fspath(target_hosts)
+        self._seen: tuple[list[int], Psks] = ([], {})
 
     @property
     def is_made(self) -> bool:
@@ -106,7 +109,7 @@ class NvmeKeyring:
         Raises Unavailable where the keyring cannot be seen.
         """
         keyring = self._find()
-        keys = [] if keyring is None else list(self._keys(keyring, chap).values())
+        keys = [] if keyring is None else list(self._keys_of(keyring, chap).values())
         identity = _derived_psk(chap)[0]
         return identity in keys if self._is_shared(chap.username) else keys == [identity]
 
@@ -117,7 +120,7 @@ class NvmeKeyring:
         """
         keyring = self._find()
         identity = _derived_psk(chap)[0]
-        keys = {} if keyring is None else self._keys(keyring, chap)
+        keys = {} if keyring is None else self._keys_of(keyring, chap)
         return next((serial for serial, other in keys.items() if other == identity), None)
 
     def put(self, chap: Chap) -> None:
@@ -136,7 +139,7 @@ class NvmeKeyring:
         make_folder(os.path.dirname(self._note))
         write_private(self._note, f"{keyring}\n".encode())
         identity, psk = _derived_psk(chap)
-        present = self._keys(keyring, chap)
+        present = self._keys_of(keyring, chap)
         if identity not in present.values():
             with _typed_errors("add a key"):
                 self._calls.add(keyring, identity, psk)
@@ -148,7 +151,7 @@ class NvmeKeyring:
         """Remove each PSK of a host and a subsystem."""
         keyring = self._find()
         if keyring is not None:
-            for serial in self._listed(keyring, _pair(host, subsystem)):
+            for serial in self._psks(keyring).get((host, subsystem), {}):
                 self._unlink(keyring, serial)
 
     def forget(self, subsystem: str) -> None:
@@ -164,22 +167,30 @@ class NvmeKeyring:
     def hosts(self, subsystem: str) -> list[str]:
         """Return the hosts that have a PSK for a subsystem."""
         keyring = self._find()
-        keys = {} if keyring is None else self._listed(keyring, "")
-        words = [identity.split(" ") for identity in keys.values()]
-        return sorted({word[1] for word in words if len(word) > 2 and word[2] == subsystem})
+        psks = {} if keyring is None else self._psks(keyring)
+        return sorted(host for host, other in psks if other == subsystem)
 
-    def _keys(self, keyring: int, chap: Chap) -> dict[int, str]:
+    def _keys_of(self, keyring: int, chap: Chap) -> dict[int, str]:
         """Return the PSKs of a host and a subsystem: serials and identities."""
-        return self._listed(keyring, _pair(chap.username, chap.mutual_username))
+        return self._psks(keyring).get((chap.username, chap.mutual_username), {})
 
-    def _listed(self, keyring: int, prefix: str) -> dict[int, str]:
-        keys = {}
+    def _psks(self, keyring: int) -> Psks:
+        """Return all PSKs; they are read once while the keyring has the same keys.
+
+        A comparison of many volumes asks for those of each.
+        """
         with _typed_errors("list the keys"):
-            for serial in self._calls.serials(keyring):
+            serials = self._calls.serials(keyring)
+            if serials == self._seen[0]:
+                return self._seen[1]
+            psks: Psks = {}
+            for serial in serials:
                 kind, identity = self._described(serial)  # ("", "") if it was removed meanwhile
-                if kind == TYPE and identity.startswith(prefix):
-                    keys[serial] = identity
-        return keys
+                words = identity.split(" ")
+                if kind == TYPE and len(words) == 4 and words[0] == IDENTITY:
+                    psks.setdefault((words[1], words[2]), {})[serial] = identity
+        self._seen = (serials, psks)
+        return psks
 
     def _described(self, serial: int) -> tuple[str, str]:
         """Return type and description of a key; empty ones if it does not exist."""
@@ -229,11 +240,6 @@ def _derived_psk(chap: Chap) -> tuple[str, bytes]:
     from zfsilod.host.nvme_psk import derived_psk  # only a worker with TLS needs it
 
     return derived_psk(chap)
-
-
-def _pair(host: str, subsystem: str) -> str:
-    """Return the beginning of the identity of any PSK of a host and a subsystem."""
-    return f"{IDENTITY} {host} {subsystem} "
 
 
 @contextmanager
