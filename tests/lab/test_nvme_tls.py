@@ -35,7 +35,8 @@ systemctl restart tlshd.service
 PSKS = "grep -c 'psk .*NVMe1R01' /proc/keys || true"
 PORTS = f"cat {NVMET}/ports/*/addr_trsvcid {NVMET}/ports/*/addr_treq"
 TLS_KEYS = "cat /sys/class/nvme/*/tls_key"
-SOFTWARE_TLS = "awk '/TlsTxSw/ {print $2}' /proc/net/tls_stat"
+# The file is there once the module `tls` is loaded, by the first connection.
+SOFTWARE_TLS = "cat /proc/net/tls_stat 2>/dev/null | awk '/TlsTxSw/ {print $2}'"
 CHANGED = "until ! grep -qx {before} /sys/class/nvme/*/tls_key; do sleep 0.5; done"
 REFRESHES = "zfsiloctl operation list --filter 'kind=\"refresh-secrets\"' --json"
 FAILED_REFRESH = f"until {REFRESHES} | grep -q NO_TLSHD; do sleep 0.5; done"
