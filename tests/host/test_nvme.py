@@ -151,6 +151,37 @@ def test_a_connect_writes_its_options_once(
     assert modes == {0o600}
 
 
+def modes_of_keys(kernel: FakeKernel) -> set[int]:
+    return {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
+
+
+def test_keys_are_hidden_before_anything_is_waited_for(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not appear left them readable for every user of the host."""
+    kernel.on_write(monkeypatch, 0)
+    seen: list[set[int]] = []
+
+    def waited(*_arguments: object) -> None:
+        seen.append(modes_of_keys(kernel))
+
+    monkeypatch.setattr("zfsilod.host.nvme.wait_for", waited)
+    monkeypatch.setattr("zfsilod.host.nvme_paths.wait_for", waited)
+    with pytest.raises(Unavailable, match="did not appear"):
+        connect(kernel)
+    assert seen == [{0o600}] * 2
+
+
+def test_keys_that_are_not_hidden_are_a_half_made_connect(kernel: FakeKernel) -> None:
+    kernel.marks.mkdir()
+    kernel.connect()
+    (kernel.marks / TARGET).write_text("give\n")
+    assert not kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    connect(kernel)
+    assert kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert modes_of_keys(kernel) == {0o600}
+
+
 def test_each_publication_has_a_host_id_of_its_own(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

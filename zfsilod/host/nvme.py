@@ -97,9 +97,10 @@ class RealNvme:
         device = self._disks.ready(disk.target)
         if device:
             check_serial(device, disk)
+        hidden = all(one.hides_secrets for one in self._disks.controllers(disk.target))
         if device is None or tls is None:
-            return device is not None
-        return not self._paths.without_tls(disk.target) and self._keyring.has(tls)
+            return device is not None and hidden
+        return hidden and not self._paths.without_tls(disk.target) and self._keyring.has(tls)
 
     def follows(self, disk: Disk, portals: tuple[str, ...]) -> bool:
         target = disk.target
@@ -139,7 +140,7 @@ class RealNvme:
             if any(one.state == LIVE and one.paths for one in self._disks.controllers(target)):
                 controller.delete()  # the disk has another path
         for controller in self._disks.controllers(target):
-            controller.hide_secrets()
+            controller.hide_secrets()  # also of one whose worker was killed
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 LIVE = "live"
+OTHERS = 0o077  # in a mode: all but the owner
 NO_LIMIT = "off"  # of ctrl_loss_tmo: nvme_ctrl_loss_tmo_show()
 
 
@@ -84,6 +85,18 @@ class NvmeController:
                 os.chmod(f"{self.folder}/{name}", 0o600)
             except FileNotFoundError:
                 continue  # the controller is gone
+
+    @property
+    def hides_secrets(self) -> bool:
+        """Whether only root can read its keys."""
+        for name in SECRETS:
+            try:
+                mode = os.stat(f"{self.folder}/{name}").st_mode
+            except FileNotFoundError:
+                continue
+            if mode & OTHERS:
+                return False
+        return True
 
     @property
     def loss_wait(self) -> int:

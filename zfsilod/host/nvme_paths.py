@@ -97,7 +97,7 @@ class NvmePaths:
             if portal not in self.missing(target, (portal,)):
                 continue
             options = connect_options(target, portal, chap, lost_session_s)
-            number = send_options(self._fabrics, options)
+            number = self._send(target, options)
             connected = connected or number in (0, errno.EALREADY)
             if number not in (0, errno.EALREADY):
                 error = connect_error(number, target, portal, tls=chap.has_tls)
@@ -107,6 +107,13 @@ class NvmePaths:
             raise error
         # The path of a new controller appears after the write that has made it.
         wait_for(lambda: self._have_paths(target), JOIN_DEADLINE_S)
+
+    def _send(self, target: str, options: dict[str, str]) -> int:
+        """Make a controller, and hide its keys before anything is waited for; return the errno."""
+        number = send_options(self._fabrics, options)
+        for controller in self._disks.controllers(target):
+            controller.hide_secrets()
+        return number
 
     def _have_paths(self, target: str) -> bool:
         return all(one.paths for one in self._disks.controllers(target) if one.state == LIVE)
@@ -171,13 +178,12 @@ class NvmePaths:
             return False
         if not joined():
             options = connect_options(target, portal, chap, controller.loss_wait) | ANOTHER
-            if number := send_options(self._fabrics, options):
+            if number := self._send(target, options):
                 if chap.has_tls:
                     raise connect_error(number, target, portal, tls=True)
                 return False
         others = wait_for(joined, JOIN_DEADLINE_S) or []
         for other in others:
-            other.hide_secrets()
             limit_requests(other.paths)
         return bool(others)
 
