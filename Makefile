@@ -216,6 +216,7 @@ install-files: docs
 	install -D -m 644 units/host/59-zfsilo.rules \
 		$(DESTDIR)$(PREFIX)/lib/udev/rules.d/59-zfsilo.rules
 	install -m 755 units/host/zfsilo-zvol $(DESTDIR)$(PREFIX)/lib/udev/zfsilo-zvol
+	install -D -m 644 units/host/tlshd.conf $(DESTDIR)$(UNITS)/tlshd.service.d/zfsilo.conf
 	install -D -m 644 units/host/multipath.conf $(DESTDIR)$(ETC)/multipath/conf.d/zfsilo.conf
 	install -D -m 644 dbus/org.zfsilo1.conf $(DESTDIR)$(DATA)/dbus-1/system.d/org.zfsilo1.conf
 	install -D -m 644 dbus/org.zfsilo1.service \

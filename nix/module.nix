@@ -15,6 +15,7 @@ let
       // table "server" (lib.optionalAttrs cfg.server.enable (nonDefault {
         inherit (cfg.server) root portals overcommit;
         nvme_portals = cfg.server.nvmePortals;
+        nvme_tls_port = cfg.server.nvmeTlsPort;
         iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
@@ -27,6 +28,7 @@ let
       mount_options = volume.mountOptions;
       readonly = if volume.readOnly then true else null;
       transport = volume.transport;
+      tls = if volume.tls then true else null;
     });
   };
   volumeUnit = name: _volume: lib.nameValuePair "zfsilo-volume@${name}" {
@@ -84,6 +86,7 @@ let
       fsType = mkOption { type = types.nullOr (types.enum [ "ext4" "xfs" ]); default = null; description = "The filesystem that is created on an empty volume."; };
       mountOptions = mkOption { type = types.listOf mountOption; default = [ ]; description = "Mount options."; };
       transport = mkOption { type = types.nullOr (types.enum [ "iscsi" "nvme" ]); default = null; description = "The transport, if the volume has to be published; null: that of the volume."; };
+      tls = mkOption { type = types.bool; default = false; description = "Whether to connect with TLS 1.3 only, over nvme; tlshd (ktls-utils) has to run."; };
       readOnly = mkOption { type = types.bool; default = false; description = "Whether the volume is attached read-only."; };
     };
   };
@@ -112,6 +115,7 @@ in
       root = mkOption { type = types.nullOr dataset; default = null; example = "tank/zfsilo"; description = "The parent dataset of all volumes. It must exist."; };
       portals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
       nvmePortals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:4420" ]; description = "Addresses and ports of the NVMe/TCP targets."; };
+      nvmeTlsPort = mkOption { type = types.nullOr types.port; default = null; description = "Port of the NVMe/TCP targets that require TLS 1.3, which tlshd (ktls-utils) serves; null: 4421, which is not opened in the firewall."; };
       iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
       schedules = mkOption { type = types.attrsOf schedule; default = { }; description = "Snapshot policies by name. One that is removed here stays until `zfsiloctl schedule delete`."; };
@@ -190,7 +194,8 @@ in
       ];
       boot.kernelModules = [ "target_core_mod" "target_core_iblock" "iscsi_target_mod" "nvmet" "nvmet-tcp" ];
       networking.firewall.allowedTCPPorts = lib.mkIf cfg.server.openFirewall
-        (lib.unique (map portOf (cfg.server.portals ++ cfg.server.nvmePortals)) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address));
+        (lib.unique (map portOf (cfg.server.portals ++ cfg.server.nvmePortals)) ++ lib.optional cfg.tls.enable (portOf cfg.tls.address)
+          ++ lib.optional (cfg.server.nvmeTlsPort != null) cfg.server.nvmeTlsPort);
     })
 
     (lib.mkIf cfg.client.enable {

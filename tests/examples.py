@@ -112,11 +112,29 @@ NVME_PUBLICATION, NVME_SECOND = (
 NVME_ATTACHMENT = ATTACHMENT.but(
     id="nvme", disk=ATTACHMENT.disk.but(target=NVME_TARGET), portals=("10.77.0.1:4420",)
 )
+TLS_PUBLICATION, TLS_SECOND = (
+    publication.but(id=f"tls/{publication.host}", tls=True)
+    for publication in (NVME_PUBLICATION, NVME_SECOND)
+)
+TLS_ATTACHMENT = NVME_ATTACHMENT.but(id="tls", portals=("10.77.0.1:4421",), tls=True)
+TLS_KEYS = (  # configured PSKs of 32 equal bytes, of the first and of the second rotation
+    "NVMeTLSkey-1:01:ERERERERERERERERERERERERERERERERERERERERERHYIEm8:",
+    "NVMeTLSkey-1:01:IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIGuf2I:",
+)
 BLOCK = ATTACHMENT.but(mode="BLOCK", mounts=(Mount(path="/dev-data", made_path=True),))
 
 
 def chap(name: str) -> Chap:
     """Return made-up secrets, the same for the same name."""
+    owner, _hash, rotation = name.partition("#")
+    if owner.startswith("tls"):
+        return Chap(
+            username=host_nqn(owner.partition("/")[2] or "take", UID),
+            password=f"secret-in-{rotation}",
+            mutual_username=NVME_TARGET,
+            mutual_password=f"secret-out-{rotation}",
+            tls_key=TLS_KEYS[bool(rotation)],
+        )
     return Chap(
         username=TAKE,
         password=f"secret-in-{name}",
@@ -374,8 +392,12 @@ def _client() -> tuple[Example, ...]:
     )
 
 
-def _nvme_server() -> tuple[Example, ...]:
-    volume, publication, second = NVME_VOLUME, NVME_PUBLICATION, NVME_SECOND
+def _all_portals(*, tls: bool) -> AllPortals:
+    return AllPortals(targets=(NVME_TARGET,), portals=HOW.portals_of("NVME", tls=tls), tls=tls)
+
+
+def _nvme_server(publication: Publication, second: Publication) -> tuple[Example, ...]:
+    volume = NVME_VOLUME
     created = (plans.zvol(volume),)
     published = (*created, *_steps(plans.publish(volume, publication, HOW, [])))
     twice = (*published, *plans.grant(volume, second, HOW, [publication]))
@@ -393,7 +415,7 @@ def _nvme_server() -> tuple[Example, ...]:
         Example(
             name="nvme-open-ports",
             before=tuple(step for step in published if not isinstance(step, Portals)),
-            actions=plans.up([AllPortals(targets=(NVME_TARGET,), portals=HOW.nvme_portals)]),
+            actions=plans.up([_all_portals(tls=publication.tls)]),
         ),
         Example(
             name="nvme-unpublish",
@@ -440,8 +462,7 @@ def _nvme_server() -> tuple[Example, ...]:
     )
 
 
-def _nvme_client() -> tuple[Example, ...]:
-    attachment = NVME_ATTACHMENT
+def _nvme_client(attachment: Attachment) -> tuple[Example, ...]:
     connected = tuple(plans.connection_steps(attachment))
     down = tuple(plans.disconnecting(attachment))
     staged = (*connected, *plans.staging_steps(attachment))
@@ -491,7 +512,34 @@ def _pool() -> tuple[Example, ...]:
     )
 
 
-PLANS = (*_server(), *_nvme_server(), *_pool(), *_client(), *_nvme_client())
+def _tls() -> tuple[Example, ...]:
+    """Return the examples whose effects are others with TLS."""
+    examples = (*_nvme_server(TLS_PUBLICATION, TLS_SECOND), *_nvme_client(TLS_ATTACHMENT))
+    named = [one.but(name=one.name.replace("nvme-", "tls-", 1)) for one in examples]
+    return tuple(example for example in named if example.name in OVER_TLS)
+
+
+OVER_TLS = (
+    "tls-publish",
+    "tls-open-ports",
+    "tls-unpublish",
+    "tls-unpublish-one",
+    "tls-fence",
+    "tls-rotate-secrets",
+    "tls-remove-export",
+    "tls-connect",
+    "tls-disconnect",
+    "tls-refresh-secrets",
+    "tls-sync",
+)
+PLANS = (
+    *_server(),
+    *_nvme_server(NVME_PUBLICATION, NVME_SECOND),
+    *_pool(),
+    *_client(),
+    *_nvme_client(NVME_ATTACHMENT),
+    *_tls(),
+)
 
 
 def steps() -> list[HostStep]:

@@ -190,7 +190,8 @@ class LocalServer:
         connection = Connection(
             volume=volume,
             target=plans.target_name(export.prefix, record),
-            portals=export.portals_of(publication.transport),
+            portals=export.portals_of(publication.transport, tls=publication.tls),
+            tls=publication.tls,
             serial=record.uid,
             size_bytes=record.capacity_bytes,
             mode=record.mode,
@@ -220,9 +221,10 @@ class LocalServer:
         *,
         client_operation: str,
         transport: Transport | Literal[""] = "",
+        tls: bool = False,
     ) -> None:
         request = Publish(volume=volume, host="take", client_operation=client_operation)
-        await self._do(request.but(transport=transport))
+        await self._do(request.but(transport=transport, tls=tls))
 
     async def release(self, _server: str, volume: str, *, client_operation: str) -> None:
         await self._do(Unpublish(volume=volume, host="take", client_operation=client_operation))
@@ -252,9 +254,11 @@ class LocalServer:
         with self.service.context.store.read() as txn:
             return [record for record in txn.scan(Publication) if record.host == "take"]
 
-    async def portals(self, _server: str, transport: Transport) -> tuple[str, ...]:
+    async def portals(
+        self, _server: str, transport: Transport, *, tls: bool
+    ) -> tuple[str, ...]:
         self._reach()
-        return self.service.context.settings.export.portals_of(transport)
+        return self.service.context.settings.export.portals_of(transport, tls=tls)
 
     async def rotate(self, _server: str, volume: str) -> None:
         await self._do(RotateSecrets(volume=volume, host="take", force=True))

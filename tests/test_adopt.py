@@ -61,6 +61,7 @@ FULL = Volume(
     labels=LABELS,
     hosts=("take",),
     transport="NVME",
+    tls=True,
     source_snapshot="earlier@one",
     source_volume="earlier",
     key_uid="0" * 32,

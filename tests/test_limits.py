@@ -226,6 +226,19 @@ def test_a_target_listens_at_the_configured_portals_only(limits: WorkerLimits) -
     limits.check(plans.down(steps))  # the portals that are removed may be those of before
 
 
+def test_tls_has_the_configured_port_only(limits: WorkerLimits) -> None:
+    """A step of one kind may not use a portal of the other, in either direction."""
+    volume, publication = examples.NVME_VOLUME, examples.TLS_PUBLICATION
+    limits.check(plans.publish(volume, publication, examples.HOW, []))
+    for port in (4420, 4422):
+        other = examples.HOW.but(nvme_tls_port=port)
+        actions = plans.publish(volume, publication, other, [])
+        assert "server.nvme_tls_port" in refused(limits, actions)
+    plain = examples.HOW.but(nvme_portals=("10.77.0.1:4421",))
+    actions = plans.publish(volume, examples.NVME_PUBLICATION, plain, [])
+    assert "server.nvme_portals" in refused(limits, actions)
+
+
 def test_the_targets_of_a_server_have_its_prefix(limits: WorkerLimits, tmp_path: Path) -> None:
     file = tmp_path / "etc/servers.d/give.toml"
     node = plans.connection_steps(examples.ATTACHMENT)[0]
@@ -452,6 +465,7 @@ def test_defaults_are_those_of_the_daemon(tmp_path: Path) -> None:
     assert limits.root == settings.root
     assert limits.portals == settings.export.portals
     assert limits.nvme_portals == settings.export.nvme_portals
+    assert limits.nvme_tls_port == settings.export.nvme_tls_port
     assert limits.folders == settings.node_paths
 
 

@@ -192,6 +192,23 @@ def test_the_kernels_counters(tmp_path: Path) -> None:
     assert counters.own_sessions() == 1
 
 
+def test_the_counters_of_a_namespace_are_those_of_its_zvol(tmp_path: Path) -> None:
+    namespace = tmp_path / "kernel/config/nvmet/subsystems/nqn.x:77/namespaces/1"
+    namespace.mkdir(parents=True)
+    (namespace / "device_path").write_text("/dev/zd16\n")
+    (tmp_path / "block/zd16").mkdir(parents=True)
+    (tmp_path / "block/zd16/stat").write_text("  10 0 16 5  4 0 8 5 0 7 9 0 0 0 0\n")
+    counters = Counters(tmp_path)
+    assert counters.volume("77", "nqn.x:77") == (14, 16 * 512, 8 * 512)
+    assert counters.volume("78", "nqn.x:78") is None
+    (tmp_path / "block/zd16/stat").write_text("")
+    assert counters.volume("77", "nqn.x:77") is None
+    for name, transport in (("nvme0", "pcie"), ("nvme1", "tcp")):
+        (tmp_path / f"class/nvme/{name}").mkdir(parents=True)
+        (tmp_path / f"class/nvme/{name}/transport").write_text(f"{transport}\n")
+    assert counters.own_sessions() == 1, "a local disk is no session"
+
+
 async def test_the_table_the_alerts_and_the_dashboard_name_what_there_is(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, metrics, _path):
         await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))

@@ -311,10 +311,10 @@ async def test_a_target_that_cannot_listen_leaves_the_others_alone(
     (first, _second) = (one.target for one in volumes(fixture))
     add = nvmet.add_portals
 
-    def refused(target: str, portals: tuple[str, ...]) -> None:
+    def refused(target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
         if target == first:
             raise Conflict("port 1 of the kernel's NVMe target requires TLS")
-        add(target, portals)
+        add(target, portals, tls=tls)
 
     monkeypatch.setattr(nvmet, "add_portals", refused)
     report = await fixture.service.reconciler.sync_all(caller=administrator("boot"))

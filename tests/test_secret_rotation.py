@@ -121,7 +121,8 @@ async def test_portals_that_are_not_told_stop_no_rotation(
     await fixture.do(UP[0], PUBLISH.but(transport="NVME"), *UP[2:], ROTATE.but(force=False))
     asked = []
 
-    async def refuse(server: str, _transport: Transport) -> tuple[str, ...]:
+    async def refuse(server: str, _transport: Transport, *, tls: bool) -> tuple[str, ...]:
+        assert not tls
         asked.append(server)
         raise Unavailable("not now")
 

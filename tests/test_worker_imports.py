@@ -77,10 +77,10 @@ ADAPTERS = {
     "snapshots": f"{ZFS} host.snapshots",
     "lio": f"{ZFS} host.configfs host.export_paths host.lio host.portals",
     "iscsi": f"{DISKS} host.iscsi host.locks host.logins host.node_records model.connection",
-    "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvmet host.nvmet_ports "
-    "host.portals",
-    "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics host.nvme_paths host.portals "
-    "model.connection",
+    "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvme_keyring host.nvmet "
+    "host.nvmet_ports host.portals",
+    "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics host.nvme_keyring "
+    "host.nvme_paths host.portals model.connection",
     "block": f"{DISKS} host.all_disks host.block host.places host.superblock",
     "mounts": f"{DISKS} host.all_disks host.block host.filesystem_health host.mount "
     "host.mount_calls host.mountpoints host.places host.processes host.superblock",

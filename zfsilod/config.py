@@ -17,6 +17,7 @@ import tomli
 
 from zfsilod.engine.configuration import (
     DEFAULT_NVME_PORTALS,
+    DEFAULT_NVME_TLS_PORT,
     DEFAULT_PATHS,
     DEFAULT_PORTALS,
     DEFAULT_PREFIX,
@@ -26,7 +27,7 @@ from zfsilod.engine.configuration import (
 )
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.name_patterns import target_prefix
-from zfsilod.model.names import check_portal, is_dataset, is_portal
+from zfsilod.model.names import check_portal, is_dataset, is_portal, portal_parts
 from zfsilod.model.settings import Export, Settings
 from zfsilod.model.validation import BLOCK_SIZES, ID
 from zfsilod.security import kept_identity
@@ -45,6 +46,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     root: str = ""
     portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PORTALS])
     nvme_portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_NVME_PORTALS])
+    nvme_tls_port: int = DEFAULT_NVME_TLS_PORT
     iqn_prefix: str = ""
     adopt_from: list[str] = msgspec.field(default_factory=list)
     former_prefixes: list[str] = msgspec.field(default_factory=list)
@@ -137,7 +139,12 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
             host_id=host_id,
             root=self.server.root,
             adopt_from=tuple(self.server.adopt_from),
-            export=Export(prefix=prefix, portals=portals, nvme_portals=nvme_portals),
+            export=Export(
+                prefix=prefix,
+                portals=portals,
+                nvme_portals=nvme_portals,
+                nvme_tls_port=self.server.nvme_tls_port,
+            ),
             overcommit=self.server.overcommit,
             volblocksize=self.server.volblocksize,
             node_paths=tuple(self.csi.allowed_paths),
@@ -282,6 +289,11 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         key: next((portal for portal in portals if not is_portal(portal)), None)
         for key, portals in (("portals", server.portals), ("nvme_portals", server.nvme_portals))
     }
+    used = {
+        portal_parts(portal)[1]
+        for portal in (*server.portals, *server.nvme_portals)
+        if is_portal(portal)
+    }
     return (
         (
             not server.root or is_dataset(server.root),
@@ -301,6 +313,10 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         *(
             (portal is None, f"server.{key}: {portal!r} is not ADDRESS:PORT")
             for key, portal in wrong.items()
+        ),
+        (
+            0 < server.nvme_tls_port < 65536 and server.nvme_tls_port not in used,
+            f"server.nvme_tls_port: {server.nvme_tls_port} is not a port, or that of other portals",
         ),
         (server.overcommit >= 1, "server.overcommit: 1 or more"),
         (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),

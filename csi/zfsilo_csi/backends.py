@@ -11,6 +11,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from zfsilo_csi.errors import Code, CsiError, invalid
 from zfsilo_csi.ids import unknown
+from zfsilo_csi.service_capabilities import TLS
 from zfsilo_csi.stubs import Zfsilod
 
 if TYPE_CHECKING:
@@ -33,6 +34,19 @@ class Backend(Zfsilod):
         super().__init__(f"backend {name}", channel)
         self.key = name
         self.zones = tuple(config.zones)
+
+    async def check_tls(self, call: CsiCall) -> None:
+        """Raise FAILED_PRECONDITION if the zfsilod of this server is older than TLS.
+
+        It would drop the field, and create a volume without.
+        """
+        info = await self.service.GetServerInfo(service_pb2.GetServerInfoRequest(), call)
+        if TLS not in info.features:
+            raise CsiError(
+                Code.FAILED_PRECONDITION,
+                f"backend {self.key} has a zfsilod without TLS; update it, or use a StorageClass "
+                "without the parameter tls",
+            )
 
     async def get_volume(self, handle: Handle, call: CsiCall) -> pb.Volume:
         """Return a volume that this server stores, else raise NOT_FOUND.

@@ -3,6 +3,7 @@
 backend           the backend to create volumes on; without it, every backend may be chosen
 thin              "true" (default) or "false"
 transport         "iscsi" (default) or "nvme"
+tls               "true" or "false" (default): TLS 1.3, with the transport nvme
 encrypt           "true" or "false" (default): encrypt it with a key that the server keeps
 schedule          the label `schedule` of the volume, by which a snapshot policy selects it
 limitReadIops     the most reads a second of the volume, "0" (default): no limit; over iSCSI only
@@ -42,7 +43,7 @@ LIMITS = {  # parameter: field of the volume
 }
 QUANTITY = re.compile(r"([0-9]{1,18})(|Ki|Mi|Gi|Ti)")
 UNITS = ("", "Ki", "Mi", "Gi", "Ti")
-KEYS = ("backend", "thin", "transport", "encrypt", SCHEDULE, *LIMITS)
+KEYS = ("backend", "thin", "transport", "tls", "encrypt", SCHEDULE, *LIMITS)
 FIXED = "volblocksize"
 MAX_DIGITS = 9
 MAX_LIMIT = (1 << 63) - 1  # of a field of the volume
@@ -54,6 +55,7 @@ class Parameters(NamedTuple):
     backend: str
     thin: bool
     transport: pb.Transport
+    tls: bool
     encrypt: bool
     properties: dict[str, str]
     limits: dict[str, Any]  # by the fields of the volume
@@ -82,10 +84,14 @@ def read(parameters: Mapping[str, str], mutable: Mapping[str, str]) -> Parameter
     limits = _limits(parameters) | changed.limits
     if transport != "iscsi" and any(limits.values()):
         raise invalid("limits need the transport iscsi; remove them, or use another transport")
+    tls = _switch(parameters, "tls", "false")
+    if tls and transport != "nvme":
+        raise invalid("parameter tls needs the transport nvme")
     return Parameters(
         backend=parameters.get("backend", ""),
         thin=_switch(parameters, "thin", "true"),
         transport=TRANSPORTS[transport],
+        tls=tls,
         encrypt=_switch(parameters, "encrypt", "false"),
         labels=labels(parameters) | {k: v for k, v in parameters.items() if k == SCHEDULE and v},
         properties=properties | changed.properties,

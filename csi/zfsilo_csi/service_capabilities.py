@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 # Features of zfsilod.
 SNAPSHOTS, CLONES, GROUPS, BLOCKS = "snapshots", "clones", "snapshot-groups", "snapshot-blocks"
+TLS = "tls"
 
 Service = csi.PluginCapability.Service
 Expansion = csi.PluginCapability.VolumeExpansion

@@ -218,6 +218,8 @@ async def create(
     """Create the volume on the first backend with enough space."""
     daemon_request = _daemon_request(wanted)
     for backend in backends:
+        if wanted.parameters.tls:
+            await backend.check_tls(call)
         begun.begin(wanted.id, backend)
         try:
             response = await backend.volumes.CreateVolume(daemon_request, call)
@@ -241,6 +243,7 @@ def _daemon_request(wanted: RequestedVolume) -> pb.CreateVolumeRequest:
             capacity_bytes=wanted.size_bytes,
             thin=wanted.parameters.thin,
             transport=wanted.parameters.transport,
+            tls=wanted.parameters.tls,
             encrypted=wanted.parameters.encrypt,
             properties=wanted.parameters.properties,
             **wanted.parameters.limits,
@@ -264,6 +267,7 @@ def check_same(volume: pb.Volume, wanted: RequestedVolume) -> None:
         "source": volume.source != wanted.source_message,
         "thin": volume.thin != wanted.parameters.thin,
         "transport": (volume.transport or pb.TRANSPORT_ISCSI) != wanted.parameters.transport,
+        "tls": volume.tls != wanted.parameters.tls,
         # A clone is encrypted as its source is.
         "encryption": volume.encrypted != wanted.parameters.encrypt
         and (wanted.parameters.encrypt or wanted.source is None),

@@ -63,6 +63,7 @@ async def test_life_of_a_volume(fixture: BusFixture) -> None:
     assert {name: value.value for name, value in published.items()} | {"created_at": 0} == {
         "initiator": TAKE,
         "transport": "ISCSI",
+        "tls": False,
         "access_mode": "SINGLE_NODE_WRITER",
         "readonly": False,
         "epoch": 1,

@@ -110,6 +110,7 @@ def test_only_two_responses_contain_secrets() -> None:
         "zfsilo.v1.FetchConnectionResponse.chap",
         "zfsilo.v1.Chap.password",
         "zfsilo.v1.Chap.mutual_password",
+        "zfsilo.v1.Chap.tls_key",
         "zfsilo.v1.ExportVolumeKeyResponse.recovery_key",
     }
 

@@ -97,9 +97,20 @@ def test_secrets_that_would_add_lines_are_refused_and_not_quoted(field: str, bad
         ("username", "password", "mutual_username", "mutual_password"), "a-good-secret"
     )
     with pytest.raises(FailedPrecondition) as refused:
-        check_chap("give", "data", pb.Chap(**(fields | {field: bad})))
+        check_chap("give", "data", pb.Chap(**(fields | {field: bad})), tls=False)
     assert "a-good-secret" not in refused.value.message
     assert not bad or bad not in refused.value.message or bad == "a b"
+
+
+@pytest.mark.parametrize(("key", "tls"), [("", True), ("a-good-secret", False), ("a b", True)])
+def test_a_key_of_tls_is_there_with_tls_only(key: str, tls: bool) -> None:
+    """A server that forgets it does not make a client connect without TLS."""
+    names = ("username", "password", "mutual_username", "mutual_password")
+    fields = dict.fromkeys(names, "a-good-secret")
+    with pytest.raises(FailedPrecondition) as refused:
+        check_chap("give", "data", pb.Chap(**fields, tls_key=key), tls=tls)
+    assert "a-good-secret" not in refused.value.message
+    assert check_chap("give", "data", pb.Chap(**fields, tls_key="key"), tls=True).has_tls
 
 
 async def test_a_server_must_use_its_prefix(front: Front) -> None:

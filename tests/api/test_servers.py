@@ -48,6 +48,19 @@ async def test_fetching_a_connection(front: Front) -> None:
     assert connection.filesystem == volume.filesystem
 
 
+async def test_tls_is_not_asked_of_an_older_server(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would drop the field, and publish the volume without."""
+    await front.root().volumes.CreateVolume(create())
+    monkeypatch.setattr("zfsilod.api.rpc.service.FEATURES", ("clones",))
+    servers = front.service.context.servers
+    with pytest.raises(FailedPrecondition, match="server give has a zfsilod without") as raised:
+        await servers.publish("give", "data", client_operation=ULID, transport="NVME", tls=True)
+    assert raised.value.reason == "OLDER_VERSION"
+    assert front.read(lambda txn: txn.get(Publication, "data/take")) is None
+
+
 async def test_releasing_reverts_only_the_publication_of_that_operation(front: Front) -> None:
     await front.root().volumes.CreateVolume(create())
     servers = front.service.context.servers
@@ -100,7 +113,7 @@ async def test_the_portals_of_a_server_cost_no_secret(front: Front) -> None:
     records: list[object] = []
     front.service.audit.write = lambda *record: records.append(record)
     servers = front.service.context.servers
-    portals = await servers.portals("give", "NVME")
+    portals = await servers.portals("give", "NVME", tls=False)
     assert portals == front.service.context.settings.export.nvme_portals
     assert records == []
     await front.root().volumes.CreateVolume(create())

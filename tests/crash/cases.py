@@ -613,6 +613,41 @@ def over_nvme(case: Case) -> Case:
     )
 
 
+def with_tls(case: Case) -> Case:
+    """Return a case with its volumes published over NVMe with TLS."""
+
+    def created(request: Request[Any]) -> Request[Any]:
+        is_new = isinstance(request, CreateVolume)
+        return request.but(tls=True) if is_new else request
+
+    nvme = over_nvme(case)
+    return nvme._replace(
+        name=f"tls-{case.name}",
+        before=tuple(map(created, nvme.before)),
+        request=created(nvme.request),
+        lost=(*nvme.lost, "psk:") if "acl:" in nvme.lost else nvme.lost,
+    )
+
+
+WITH_TLS = (
+    "publish",
+    "open-ports",
+    "publish-repair",
+    "unpublish",
+    "fence",
+    "rotate-secrets-forced",
+    "rotate-secrets-due",
+    "connect",
+    "connect-publish",
+    "connect-repair",
+    "disconnect",
+    "disconnect-force",
+    "follow-server",
+    "refresh-secrets",
+    "clear",
+    "sync-all",
+)
+"""The cases whose effects are others with TLS."""
 ISCSI = (*SERVER, *CLIENT, *BOTH)
 NVME = tuple(
     map(over_nvme, (*(case for case in ISCSI if case.name in OVER_NVME), *SHARED_NVME, *PATHS))
@@ -648,7 +683,8 @@ def over_a_map(case: Case) -> Case:
 
 
 MAPS = tuple(map(over_a_map, (*(case for case in ISCSI if case.name in OVER_A_MAP), *PATHS)))
-CASES = (*ISCSI, *MAPS, *NVME)
+TLS = tuple(with_tls(case) for case in (*ISCSI, *SHARED_NVME) if case.name in WITH_TLS)
+CASES = (*ISCSI, *MAPS, *NVME, *TLS)
 
 
 def requests() -> Iterator[type[Request[Any]]]:

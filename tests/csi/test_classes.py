@@ -168,6 +168,31 @@ async def test_limits_of_a_class_change_live(cluster: Cluster) -> None:
         )
 
 
+async def test_a_class_with_tls(cluster: Cluster) -> None:
+    with_tls = {"transport": "nvme", "tls": "true"} | CLAIM
+    volume = await cluster.plugin.create(parameters=with_tls)
+    with cluster.give.service.context.read() as txn:
+        record = txn.get(Volume, volume.volume_id.rpartition("/")[2])
+    assert record is not None
+    assert (record.transport, record.tls) == ("NVME", True)
+    await cluster.plugin.create(parameters=with_tls)  # repeated
+    with fails("ALREADY_EXISTS", "tls"):
+        await cluster.plugin.create(parameters={"transport": "nvme"} | CLAIM)
+    with fails("INVALID_ARGUMENT", "needs the transport nvme"):
+        await cluster.plugin.create("wrong", parameters={"tls": "true"})
+
+
+async def test_tls_is_not_asked_of_an_older_server(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would drop the field, and create a volume without."""
+    monkeypatch.setattr("zfsilod.api.rpc.service.FEATURES", ("clones",))
+    with fails("FAILED_PRECONDITION", "has a zfsilod without TLS"):
+        await cluster.plugin.create(parameters={"transport": "nvme", "tls": "true"} | CLAIM)
+    with cluster.give.service.context.read() as txn:
+        assert list(txn.scan(Volume)) == []
+
+
 @of_kind("VolumeAttributesClass")
 async def test_a_volume_attributes_class(example: ShippedClass, cluster: Cluster) -> None:
     plugin = cluster.plugin

@@ -116,6 +116,29 @@ def test_a_client_without_multipathd_is_told(
     assert not any(item.problem for item in told), "one path works"
 
 
+KEYRING_OF_TLS = "lib/modules/6.1/modules.dep", "kernel/drivers/nvme/common/nvme-keyring.ko.xz:\n"
+TLSHD = {  # in the order in which an administrator finds what is missing, each with what is told
+    "does not have nvme_keyring": KEYRING_OF_TLS,
+    "apt install ktls-utils": ("usr/sbin/tlshd", ""),
+    "/etc/tlshd.conf does not name": (
+        "etc/tlshd.conf",
+        "[debug]\nkeyrings=.nvme\n[authenticate]\n#keyrings=.nvme\nkeyrings= a;.nvme\n",
+    ),
+    "enable --now tlshd": ("sys/fs/cgroup/system.slice/tlshd.service/cgroup.procs", "412\n"),
+}
+
+
+def test_what_tls_needs_is_told_one_after_the_other(tmp_path: Path) -> None:
+    """A host need not have it."""
+    for told, (path, text) in TLSHD.items():
+        without = doctor.tls(host(tmp_path, {}))
+        assert (without.problem, told in without.name) == ("", True), told
+        host(tmp_path, {path: text})
+    assert doctor.tls(host(tmp_path, {})).name == "TLS over nvme"
+    host(tmp_path, {"etc/tlshd.conf": "[debug]\nkeyrings=.nvme\n[authenticate]\n#keyrings=.nvme\n"})
+    assert "does not name" in doctor.tls(host(tmp_path, {})).name
+
+
 WRONG_SETTINGS = {
     "multipath config_dir": {
         "etc/multipath.conf": 'defaults {\n config_dir "/etc/multipath/own"\n}\n'

@@ -208,6 +208,7 @@ def test_json_is_stable() -> None:
   "readonly": false,
   "rotation": 0,
   "rotation_due": false,
+  "tls": false,
   "transport": "TRANSPORT_UNSPECIFIED",
   "volume": "volumes/ä"
 }"""

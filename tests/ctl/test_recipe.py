@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -10,6 +11,8 @@ import pytest
 
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.recipe import RECIPES, fits, recipe
+from zfsilod.host.nvme_psk import derived_psk
+from zfsilod.model.chap import Chap
 
 if TYPE_CHECKING:
     from tests.ctl.shell import Shell
@@ -40,6 +43,21 @@ def test_nvme_connects_at_each_portal() -> None:
     assert two[two.index("-a") + 1] == "fd00::1"
     assert {"--dhchap-secret=first", "--dhchap-ctrl-secret=second", f"{NQN}"} <= set(one)
     assert any("max_sectors_kb" in word for line in lines for word in line)
+
+
+def test_nvme_with_tls_puts_the_derived_key_into_the_keyring() -> None:
+    keys = Chap.make_keys(host="host-name", subsystem=NQN, tls=True)
+    answer = connection(NQN, *TWO, tls=True)
+    hidden = recipe(answer, "nvme")
+    answer.chap.tls_key = keys.tls_key.reveal()
+    lines = recipe(answer, "nvme")
+    identity, psk = derived_psk(keys)
+    (add,) = [line for line in lines if "keyctl" in line]
+    assert f"'{identity}'" in add
+    assert b64encode(psk).decode() in add
+    assert keys.tls_key.reveal() not in "".join(lines)
+    assert identity not in "".join(hidden)
+    assert sum(line.endswith(" --tls") for line in lines) == 2
 
 
 @pytest.mark.parametrize("tool", ["iscsiadm", "esxi"])

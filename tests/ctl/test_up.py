@@ -38,6 +38,24 @@ def test_up_and_down_on_a_client(ctl: Shell) -> None:
     assert ctl.ok("down near") == "near: already down\n"
 
 
+def test_tls_is_not_asked_of_an_older_daemon(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would drop the field, and connect without."""
+    ctl.ok("volume create old 1G --host take --transport nvme")
+    monkeypatch.setattr("zfsilod.api.rpc.service.FEATURES", ("clones",))
+    write_file(ctl, "older", 'server = "give"\nvolume = "old"\nstate = "CONNECTED"\ntls = true\n')
+    for command in (
+        "up older",
+        "volume create new 1G --transport nvme --tls",
+        "volume publish old take --tls",
+        "volume connect old --server give --tls",
+    ):
+        result = ctl(command)
+        assert result.code != 0
+        assert "without the feature tls" in result.err, command
+    assert ctl("volume show new").code == 3
+    assert not ctl("volume show old --json").json.get("publications")
+
+
 def test_up_to_a_configured_state(ctl: Shell) -> None:
     ctl.ok("volume create part 1G --host take")
     text = 'server = "give"\nstate = "STAGED"\nfs_type = "xfs"\nmount_options = ["noatime"]\n'

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.mountinfo import MountEntry
+from zfsilod.host.nvme_keyring import KeyCalls
 from zfsilod.host.run import Completed, Runner
 from zfsilod.model.chap import Chap
 
@@ -209,6 +210,7 @@ def _nvme_attributes(parts: list[str]) -> dict[str, str]:
             names = ("addr_trtype", "addr_adrfam", "addr_traddr", "addr_trsvcid")
             return {
                 "subsystems/.keep": "",
+                "addr_tsas": "none\n",
                 "addr_treq": "not specified\n",
             } | dict.fromkeys(names, "\n")
     return {}
@@ -226,6 +228,57 @@ class FakeNvmetfs(FakeConfigfs):
         """Let only root read an attribute."""
         self._count()
         super().protect(path)
+
+
+class FakeKeyCalls(KeyCalls):
+    """The keyring of NVMe/TCP, as its system calls and /proc/keys show it."""
+
+    KEYRING = 0x7A
+
+    def __init__(self, proc: Path) -> None:
+        super().__init__()
+        self.proc = proc
+        self.keys, self.note = proc / "keys", proc / "run/note"
+        proc.mkdir(parents=True, exist_ok=True)
+        self.keys.write_text(
+            "21c82087 I--Q---     1 perm 0c030000     0 65534 keyring   .user_reg: 4\n"
+            f"{self.KEYRING:08x} I------     1 perm 1f0f0000     0     0 keyring   .nvme: empty\n"
+        )
+        self.payloads: dict[int, bytes] = {}
+        self.descriptions: dict[int, str] = {}
+        self.log: list[tuple[str, int]] = []
+        self.fail: dict[str, int] = {}  # errno of a call
+
+    def hide_keyring(self) -> None:
+        """Be a kernel without the module."""
+        self.keys.write_text("")
+
+    def add(self, keyring: int, description: str, payload: bytes) -> int:
+        self._answer("add", keyring)
+        serial = len(self.descriptions) + 1
+        self.payloads[serial], self.descriptions[serial] = payload, description
+        return serial
+
+    def unlink(self, keyring: int, serial: int) -> None:
+        self._answer("unlink", keyring, serial)
+        del self.payloads[serial]
+
+    def serials(self, keyring: int) -> list[int]:
+        assert keyring == self.KEYRING
+        return list(self.payloads)
+
+    def describe(self, serial: int) -> tuple[str, str]:
+        if number := self.fail.get("describe"):
+            raise OSError(number, os.strerror(number))
+        if serial == self.KEYRING:
+            return "keyring", ".nvme"
+        return "psk", self.descriptions[serial]
+
+    def _answer(self, call: str, keyring: int, serial: int = 0) -> None:
+        assert keyring == self.KEYRING
+        self.log.append((call, serial))
+        if number := self.fail.get(call):
+            raise OSError(number, os.strerror(number))
 
 
 class NetlinkKernel:

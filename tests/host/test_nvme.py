@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.doubles import UID, ScriptedRunner
+from tests.host.doubles import UID, FakeKeyCalls, ScriptedRunner
 from zfsilod.host.all_disks import AllDisks
 from zfsilod.host.nvme import RealNvme
 from zfsilod.host.nvme_disks import NvmeDisks
 from zfsilod.host.nvme_fabrics import send_options
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvme_paths import MAX_KB
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
@@ -47,8 +48,15 @@ class FakeKernel:
         self.multipath.parent.mkdir(parents=True)
         self.multipath.write_text("Y\n")
         self.disks = NvmeDisks(self.sys, self.dev, self.run)
+        self.keys = FakeKeyCalls(root / "proc")
+        self.target_hosts = root / "nvmet/hosts"
+        self.keyring = NvmeKeyring(self.keys.proc, self.keys, self.keys.note, self.target_hosts)
         self.adapter = RealNvme(
-            ScriptedRunner(), self.disks, fabrics=self.fabrics, marks=self.marks
+            ScriptedRunner(),
+            self.disks,
+            fabrics=self.fabrics,
+            marks=self.marks,
+            keyring=self.keyring,
         )
 
     def connect(
@@ -105,6 +113,8 @@ class FakeKernel:
                 folder = self.connect(len(seen), portal=portal)
                 for name in ("dhchap_secret", "dhchap_ctrl_secret"):
                     (folder / name).write_text(f"{text[name]}\n")
+                if "tls" in text:  # with the first PSK that the kernel finds
+                    (folder / "tls_key").write_text(f"{next(iter(self.keys.payloads)):08x}\n")
             return number
 
         monkeypatch.setattr("zfsilod.host.nvme_paths.send_options", send)
@@ -139,6 +149,37 @@ def test_a_connect_writes_its_options_once(
     assert len(written) == 1, "it is connected"
     modes = {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
     assert modes == {0o600}
+
+
+def modes_of_keys(kernel: FakeKernel) -> set[int]:
+    return {path.stat().st_mode & 0o777 for path in kernel.sys.glob("class/nvme/*/dhchap_*")}
+
+
+def test_keys_are_hidden_before_anything_is_waited_for(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not appear left them readable for every user of the host."""
+    kernel.on_write(monkeypatch, 0)
+    seen: list[set[int]] = []
+
+    def waited(*_arguments: object) -> None:
+        seen.append(modes_of_keys(kernel))
+
+    monkeypatch.setattr("zfsilod.host.nvme.wait_for", waited)
+    monkeypatch.setattr("zfsilod.host.nvme_paths.wait_for", waited)
+    with pytest.raises(Unavailable, match="did not appear"):
+        connect(kernel)
+    assert seen == [{0o600}] * 2
+
+
+def test_keys_that_are_not_hidden_are_a_half_made_connect(kernel: FakeKernel) -> None:
+    kernel.marks.mkdir()
+    kernel.connect()
+    (kernel.marks / TARGET).write_text("give\n")
+    assert not kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    connect(kernel)
+    assert kernel.adapter.has_controller(DISK, (HERE,), server="give")
+    assert modes_of_keys(kernel) == {0o600}
 
 
 def test_each_publication_has_a_host_id_of_its_own(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.host.doubles import UID, FakeNvmetfs, ScriptedRunner
+from tests.host.doubles import UID, FakeKeyCalls, FakeNvmetfs, ScriptedRunner
 from tests.host.test_lio import interrupt
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvmet import RealNvmet
 from zfsilod.host.portals import has_address
 from zfsilod.model.chap import Chap
@@ -63,8 +64,9 @@ def nvmet(
     monkeypatch.setattr("zfsilod.host.portals.has_address", lambda _portal: True)
     devices = {dataset: path for path, dataset in datasets.items()}
     proc = sockets.parents[2]
-    lock = tmp_path / "lock"
-    return RealNvmet(ScriptedRunner(), devices.__getitem__, fs, proc=proc, lock=lock)
+    lock, runner = tmp_path / "lock", ScriptedRunner()
+    keyring = NvmeKeyring(proc, FakeKeyCalls(proc))
+    return RealNvmet(runner, devices.__getitem__, fs, proc=proc, lock=lock, keyring=keyring)
 
 
 def facts(

@@ -16,8 +16,10 @@ from pathlib import Path
 TARGET = "/sys/kernel/config/target"
 NVMET = "/sys/kernel/config/nvmet"
 NODE_SECRET = re.compile(r"auth\.password(?:_in)? = (\S+)")
+# A key of TLS in the kernel's keyring: the NQNs of host and subsystem.
+PSK = re.compile(r"psk +NVMe1R01 nqn\.\S+zfsilo\S+ (nqn\.\S+)")
 # zfsilod/model/chap.py
-MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}|DHHC-1:01:[A-Za-z0-9+/]{48}:")
+MADE = re.compile(rb"zfsilo-chap-[0-9a-f]{32}|(?:DHHC-1|NVMeTLSkey-1):01:[A-Za-z0-9+/]{48}:")
 # State files, and core dumps of killed processes: core(5), systemd-coredump(8).
 FILES = ("/var/lib/zfsilo/**/*", "/run/zfsilo/**/*", "/core*", "/var/lib/systemd/coredump/*")
 UNITS = ("zfsilo-op-*", "zfsilo-rollback@*")
@@ -97,6 +99,7 @@ def facts() -> dict[str, object]:
             for pattern in ("iscsi_session/*/targetname", "nvme/*/subsysnqn")
             for path in paths(f"/sys/class/{pattern}")
         ),
+        "psk": PSK.findall(Path("/proc/keys").read_text()),
         "node": names("/etc/iscsi/nodes/*"),
         "mount": mounts(),
         "staging": names("/var/lib/zfsilo/staging/*"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.examples import NVME_PUBLICATION, NVME_TARGET, PLANS, Example
+from tests.examples import NVME_PUBLICATION, NVME_TARGET, PLANS, TLS_KEYS, UID, Example
 from zfsilod.engine.steps.nvme import Controller
 from zfsilod.engine.steps.session import Node
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.chap import Chap
+from zfsilod.model.names import host_nqn
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Step
@@ -50,9 +51,18 @@ NVME_SECRETS, NVME_ROTATED = (
 
 def secrets(name: str) -> Chap:
     """Return the fixed secrets of a publication; a name of a rotation contains `#`."""
+    if name.startswith("tls"):
+        return _with_tls(name)
     if name.startswith("nvme"):
         return NVME_ROTATED if "#" in name else NVME_SECRETS
     return ROTATED if "#" in name else SECRETS
+
+
+def _with_tls(name: str) -> Chap:
+    owner, _hash, rotation = name.partition("#")
+    keys = (NVME_ROTATED if rotation else NVME_SECRETS).values()
+    host = host_nqn(owner.partition("/")[2] or "take", UID)
+    return Chap(**keys | {"username": host, "tls_key": TLS_KEYS[bool(rotation)]})
 
 
 def _placed(step: Step) -> Step:
@@ -92,4 +102,5 @@ AFTER_SERVER = (
     "refresh-secrets",
     "nvme-grow",
     "nvme-refresh-secrets",
+    "tls-refresh-secrets",
 )  # client examples that need an action of the server

@@ -10,7 +10,14 @@ import os
 import sys
 from pathlib import Path
 
-from tests.examples import NVME_PUBLICATION, NVME_TARGET, PUBLICATION, TARGET, UID
+from tests.examples import (
+    NVME_PUBLICATION,
+    NVME_TARGET,
+    PUBLICATION,
+    TARGET,
+    TLS_PUBLICATION,
+    UID,
+)
 from tests.lab.contract import DATASET, Contract, EffectInterrupter, steps_of
 from tests.lab.contract_examples import (
     AFTER_SERVER,
@@ -27,6 +34,7 @@ from zfsilod.host.configfs import Configfs
 from zfsilod.host.fake.keys import MadeUpKeys
 from zfsilod.host.io_limits import UNIT_GROUP
 from zfsilod.host.nvme_disks import NvmeController
+from zfsilod.host.nvme_keyring import KeyCalls, NvmeKeyring
 from zfsilod.host.real import real_host
 from zfsilod.host.run import Runner
 from zfsilod.model.errors import FailedPrecondition
@@ -46,6 +54,7 @@ def real_inventory() -> list[str]:
     objects += [str(path) for path in root.glob(f"sys/fs/cgroup/{UNIT_GROUP}/**/")]
     objects += [str(path) for path in root.glob("sys/kernel/config/nvmet/ports/*")]
     objects += [p.read_text() for p in root.glob("sys/class/nvme/*/subsysnqn")]
+    objects += NvmeKeyring().hosts(NVME_TARGET)
     objects += [str(path) for path in root.glob("etc/iscsi/nodes/*/*")]
     objects += [p.read_text() for p in root.glob("sys/class/iscsi_session/*/targetname")]
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -67,6 +76,8 @@ def real_contract() -> Contract:
     interrupter.count_calls(Runner, "__call__")
     interrupter.count_calls(nvme_paths, "send_options")
     interrupter.count_calls(NvmeController, "set_attribute")
+    interrupter.count_calls(KeyCalls, "add")
+    interrupter.count_calls(KeyCalls, "unlink")
     return Contract(real_host(secrets, MadeUpKeys()), interrupter, real_inventory, _print)
 
 
@@ -99,7 +110,8 @@ def live_session(contract: Contract) -> None:
 
 def is_over(name: str, transport: str) -> bool:
     """Return whether an example is over a transport; what is without one is over iscsi."""
-    return name.startswith("nvme-") == (transport == "nvme")
+    kind = name.partition("-")[0]
+    return (kind if kind in ("nvme", "tls") else "iscsi") == transport
 
 
 def main(words: list[str]) -> None:
@@ -112,7 +124,7 @@ def main(words: list[str]) -> None:
                     contract.example(name)
             if transport == "nvme":
                 contract.foreign_subsystem()
-            else:
+            elif transport == "iscsi":
                 contract.foreign_server()
                 bare_zvol(contract)
         case ["client", transport]:
@@ -128,6 +140,9 @@ def main(words: list[str]) -> None:
         case ["rotate", "nvme"]:
             initiator = NVME_PUBLICATION.initiator
             contract.host.nvmet.set_secrets(NVME_TARGET, initiator, chap=NVME_ROTATED)
+        case ["rotate", "tls"]:
+            keys = secrets(TLS_PUBLICATION.but(rotation=1).secret)
+            contract.host.nvmet.set_secrets(NVME_TARGET, TLS_PUBLICATION.initiator, chap=keys)
         case ["example", name]:
             contract.example(name)
         case ["prepare", name]:

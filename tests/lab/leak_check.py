@@ -59,6 +59,8 @@ def expected(volumes: list[dict[str, Any]]) -> dict[str, set[str]]:
         "acl": {publication["initiator"] for publication in publications},
         "port": PORTS if any(one["transport"] == NVME for one in publications) else set(),
         "session": serials,
+        "psk": {volume["uid"] for volume in published if volume["publications"][0].get("tls")}
+        | {item["disk"]["serial"] for item in attachments if item.get("tls")},
         "node": serials,
         "mount": {*paths, *staged},
         "staging": {path.rpartition("/")[2] for path in staged},

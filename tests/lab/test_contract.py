@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import leak_check
 from tests.lab.install import PACKAGES
+from tests.lab.test_nvme_tls import TLSHD
 
 if TYPE_CHECKING:
     from tests.lab.machine import Machine
@@ -35,6 +36,7 @@ PART_TIMEOUT_S = 1000  # both machines of two pairs at once, on two cores
 MIN_SERVER_CASES = 100
 MIN_CLIENT_CASES = 60
 MIN_NVME_CASES = 30
+MIN_TLS_CASES = 15
 
 
 def run(machine: Machine, *words: str) -> int:
@@ -96,4 +98,17 @@ class TestClient:
         run(give, "rotate", "nvme")
         run(take, "example", "nvme-refresh-secrets")
         run(give, "clean-up", "nvme-unpublish")
+        assert leak_check.leaks(pair) == []
+
+    @pytest.mark.long
+    def test_step_contract_with_tls(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        pair.both(lambda machine: machine.sh(TLSHD))
+        assert run(give, "server", "tls") >= MIN_TLS_CASES
+        run(give, "prepare", "tls-unpublish")
+        assert run(take, "client", "tls") >= MIN_TLS_CASES
+        run(take, "prepare", "tls-refresh-secrets")
+        run(give, "rotate", "tls")
+        run(take, "example", "tls-refresh-secrets")
+        run(give, "clean-up", "tls-unpublish")
         assert leak_check.leaks(pair) == []

@@ -188,6 +188,7 @@ TRANSPORT = Argument(
     offer=TRANSPORTS,
     text="iscsi or nvme, where it is published (that of the volume)",
 )
+TLS = flag("--tls", text="with TLS 1.3, over nvme; the volume may require it")
 IQN = Argument("--iqn", text="iSCSI initiator name of the host")
 NQN = Argument("--nqn", text="NVMe host name of the host")
 MAX = Argument(
@@ -224,6 +225,7 @@ COMMANDS = (
             Argument("--transport", metavar="TRANSPORT", choices=TRANSPORTS, offer=TRANSPORTS,
                      text="transport of publications that name none (iscsi)"),
             *LIMITS,
+            flag("--tls", text="with TLS 1.3 in each publication, over nvme"),
             flag("--encrypt", text="encrypt its data with a key that zfsilo keeps"),
             Argument("--from-snapshot", metavar="SNAPSHOT", default="", offer="snapshots",
                      text="clone this snapshot"),
@@ -233,7 +235,7 @@ COMMANDS = (
     Command("volume attach", "attach:attach", "connect, stage and mount a volume, now and at boot",
             REMOTE_VOLUME,
             Argument("path", metavar="PATH", offer="files", text="mount point"),
-            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY, TRANSPORT),
+            SERVER, LOCAL_NAME, FS_TYPE, MOUNT_OPTION, READONLY, TRANSPORT, TLS),
     Command("volume detach", "attach:detach", "undo volume attach, now and at boot", VOLUME),
     Command("volume update", "volume:update",
             "change properties, labels, hosts or limits of a volume", VOLUME,
@@ -270,6 +272,7 @@ COMMANDS = (
             Argument("--access-mode", metavar="MODE", choices=ACCESS_MODES, offer=ACCESS_MODES,
                      text="access mode of this host"),
             TRANSPORT,
+            TLS,
             READONLY,
             flag("--force", text="first end the publication, and the session, of another host"),
             ETAG, changes=True),
@@ -295,6 +298,7 @@ COMMANDS = (
                      offer=("never", "boot"), text="whether to restore it after a reboot (never)"),
             flag("--no-publish", text="fail unless it is already published to this host"),
             TRANSPORT,
+            TLS,
             Argument("--epoch", metavar="N", type=parse_number, default=0,
                      text="fail unless its publication has this epoch"),
             changes=True),

@@ -23,6 +23,7 @@ DIRECTORY = "/etc/zfsilo"
 DEFAULT_PREFIX = "iqn.2026-01.org.zfsilo:"  # then the host id; a target adds the volume's uid
 DEFAULT_PORTALS = ("0.0.0.0:3260",)
 DEFAULT_NVME_PORTALS = ("0.0.0.0:4420",)
+DEFAULT_NVME_TLS_PORT = 4421
 DEFAULT_PATHS = ("/var/lib/kubelet",)
 NUMBER = frozenset("0123456789_.+-")
 MULTILINE = '"""'

@@ -12,6 +12,7 @@ import os
 
 from zfsilod.engine.configuration import (
     DEFAULT_NVME_PORTALS,
+    DEFAULT_NVME_TLS_PORT,
     DEFAULT_PATHS,
     DEFAULT_PORTALS,
     DEFAULT_PREFIX,
@@ -50,6 +51,7 @@ class WorkerLimits(Record):
     former_prefixes: tuple[str, ...] = ()  # of targets that were made before it was changed
     portals: tuple[str, ...]  # at which targets may listen
     nvme_portals: tuple[str, ...] = DEFAULT_NVME_PORTALS
+    nvme_tls_port: int = DEFAULT_NVME_TLS_PORT
     folders: tuple[str, ...]  # of the CSI node, without links
 
     def check(self, actions: Iterable[Action]) -> None:
@@ -97,6 +99,7 @@ def read_limits(directory: AnyPath = DIRECTORY) -> WorkerLimits:
         former_prefixes=tuple(str(prefix).lower() for prefix in server.get("former_prefixes", ())),
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
         nvme_portals=tuple(server.get("nvme_portals", DEFAULT_NVME_PORTALS)),
+        nvme_tls_port=int(server.get("nvme_tls_port", DEFAULT_NVME_TLS_PORT)),
         folders=tuple(map(os.path.realpath, csi.get("allowed_paths", DEFAULT_PATHS))),
     )
 
@@ -244,7 +247,7 @@ def _backstore(_limits: WorkerLimits, value: Any, _action: Action) -> None:
 
 
 def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
-    from zfsilod.model.names import check_portal, is_portal
+    from zfsilod.model.names import at_port, check_portal, is_portal
 
     for portal in value:
         if not is_portal(portal):
@@ -255,6 +258,8 @@ def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
         key, portals = "portals", limits.portals
         if is_nvme:
             key, portals = "nvme_portals", limits.nvme_portals
+        if getattr(action.step, "tls", False):
+            key, portals = "nvme_tls_port", at_port(portals, limits.nvme_tls_port)
         allowed = map(check_portal, portals)
         if _is_on_server(action) and action.up and check_portal(portal) not in allowed:
             raise _outside(f"portal {portal}", f"server.{key} ({', '.join(portals)})")
@@ -390,6 +395,7 @@ FIELDS: dict[str, Check] = {
     "target": _target,
     "targets": _targets,
     "thin": _number,
+    "tls": _number,
     "trash": _dataset,
     "Epoch.trash": _trash,
     "uid": _uid,

@@ -78,9 +78,12 @@ class NvmeAdapter(SessionAdapter, Protocol):
     def is_available(self) -> bool:
         """Tell whether the kernel of this host has NVMe/TCP, or may have it."""
 
-    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+    def has_controller(
+        self, disk: Disk, portals: tuple[str, ...], *, server: str, tls: Chap | None = None
+    ) -> bool:
         """Tell whether a controller is live, and its disk has appeared with the right identity.
 
+        `tls`: its secrets with a PSK, which the kernel's keyring has to have, too.
         False too when it is lost at none of these portals. Raises Unavailable (SESSION_RECOVERY)
         while it is lost at one of them, and Conflict (FOREIGN_TARGET) for a controller of another
         server, or not of zfsilo.
@@ -97,9 +100,10 @@ class NvmeAdapter(SessionAdapter, Protocol):
     ) -> None:
         """Connect to each of the portals that answers, and wait for the disk.
 
+        With TLS if there is a PSK, which is put into the kernel's keyring before.
         Controllers at other portals are removed then. Without native multipath one controller is
         enough. Raises PermissionDenied (LOGIN_REFUSED), Unavailable (NO_LOGIN, NO_DEVICE),
-        FailedPrecondition (NO_NVME).
+        FailedPrecondition (NO_NVME, NO_NVME_TLS, NO_TLSHD).
         """
 
     def has_queue_limit(self, disk: Disk) -> bool:

@@ -14,6 +14,7 @@ from zfsilod.host.disks import users_beside as users_of_device
 from zfsilod.host.events import wait_for
 from zfsilod.host.nvme_disks import LIVE, recovering
 from zfsilod.host.nvme_fabrics import FABRICS
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvme_paths import NvmePaths, is_limited, limit_requests
 from zfsilod.host.portals import canonical
 from zfsilod.model.connection import foreign_target
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 MARKS = "/run/zfsilo/nvme"  # a file for each subsystem with a controller: the name of its server
+TARGET_HOSTS = "/sys/kernel/config/nvmet/hosts"  # of the target of this host
 MODPROBE_TIMEOUT_S = 30
 DISK_DEADLINE_S = 30
 END_DEADLINE_S = 30
@@ -49,12 +51,14 @@ class RealNvme:
         disks: NvmeDisks,
         fabrics: AnyPath = FABRICS,
         marks: AnyPath = MARKS,
+        keyring: NvmeKeyring | None = None,
     ) -> None:
         self._run = run
         self._disks = disks
         self._fabrics = os.fspath(fabrics)
         self._marks = os.fspath(marks)
-        self._paths = NvmePaths(disks, self._fabrics)
+        self._keyring = keyring or NvmeKeyring(target_hosts=TARGET_HOSTS)
+        self._paths = NvmePaths(disks, self._fabrics, self._keyring)
 
     def owner(self, target: str) -> str | None:
         controllers = self._disks.controllers(target)
@@ -82,7 +86,9 @@ class RealNvme:
 
     # Controllers
 
-    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+    def has_controller(
+        self, disk: Disk, portals: tuple[str, ...], *, server: str, tls: Chap | None = None
+    ) -> bool:
         self._check_owner(disk.target, server)
         if not self._paths.is_live(disk.target):
             for controller in self._disks.controllers(disk.target):
@@ -92,7 +98,10 @@ class RealNvme:
         device = self._disks.ready(disk.target)
         if device:
             check_serial(device, disk)
-        return device is not None
+        hidden = all(one.hides_secrets for one in self._disks.controllers(disk.target))
+        if device is None or tls is None:
+            return device is not None and hidden
+        return hidden and not self._paths.without_tls(disk.target) and self._keyring.has(tls)
 
     def has_paths(self, disk: Disk) -> bool:
         return self.has_any_session(disk)
@@ -119,7 +128,11 @@ class RealNvme:
         self._load()
         make_folder(self._marks)
         write_private(f"{self._marks}/{target}", f"{server}\n".encode())
+        if chap.has_tls:
+            self._keyring.put(chap)
         self._paths.connect(target, portals, chap, lost_session_s)
+        if chap.has_tls:
+            self._check_tls(target, portals)
         device = wait_for(lambda: self._disks.ready(target), DISK_DEADLINE_S)
         if device is None:
             raise Unavailable(
@@ -131,9 +144,20 @@ class RealNvme:
             if any(one.state == LIVE and one.paths for one in self._disks.controllers(target)):
                 controller.delete()  # the disk has another path
         for controller in self._disks.controllers(target):
-            controller.hide_secrets()
+            controller.hide_secrets()  # also of one whose worker was killed
         self.set_queue_limit(disk)  # at once: a path that joins a mounted disk has I/O already
         _check_disk(device, disk)
+
+    def _check_tls(self, target: str, portals: tuple[str, ...]) -> None:
+        """End a live controller without TLS at these portals, of which there should be none."""
+        for controller in self._paths.without_tls(target):
+            if controller.portal in canonical(portals):  # the others are stale
+                controller.delete()
+                raise Unavailable(
+                    f"the kernel connected to {target} at {controller.portal} without TLS",
+                    reason="NO_LOGIN",
+                    target=target,
+                )
 
     def logout(self, disk: Disk) -> None:
         controllers = self._disks.controllers(disk.target)
@@ -144,6 +168,8 @@ class RealNvme:
         self.drop(disk)
 
     def drop(self, disk: Disk) -> None:
+        # First of all: a controller that is left shows that this was begun.
+        self._keyring.forget(disk.target)
         for controller in self._disks.controllers(disk.target):
             controller.delete()
         if not wait_for(lambda: not self._disks.controllers(disk.target), END_DEADLINE_S):
@@ -223,7 +249,7 @@ class RealNvme:
 
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         return all(
-            controller.has_secrets(chap)
+            self._paths.uses(controller, chap) and (not chap.has_tls or self._keyring.has(chap))
             for target, chap in chaps.items()
             for controller in self._disks.controllers(target)
         )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.paths import AnyPath
 
 LIVE = "live"
+OTHERS = 0o077  # in a mode: all but the owner
 NO_LIMIT = "off"  # of ctrl_loss_tmo: nvme_ctrl_loss_tmo_show()
 
 
@@ -73,6 +74,11 @@ class NvmeController:
             read(f"{self.folder}/{name}") == secret for name, secret in secret_options(chap).items()
         )
 
+    @property
+    def tls_key(self) -> int:
+        """The serial number of the PSK of its connection; 0: it has no TLS."""
+        return int(read(f"{self.folder}/tls_key") or "0", 16)
+
     def hide_secrets(self) -> None:
         """Let only root read its keys; sysfs shows them to any user otherwise."""
         for name in SECRETS:
@@ -80,6 +86,18 @@ class NvmeController:
                 os.chmod(f"{self.folder}/{name}", 0o600)
             except FileNotFoundError:
                 continue  # the controller is gone
+
+    @property
+    def hides_secrets(self) -> bool:
+        """Whether only root can read its keys."""
+        for name in SECRETS:
+            try:
+                mode = os.stat(f"{self.folder}/{name}").st_mode
+            except FileNotFoundError:
+                continue
+            if mode & OTHERS:
+                return False
+        return True
 
     @property
     def loss_wait(self) -> int:

@@ -27,12 +27,19 @@ SECRETS = (
     "dhchap_secret",
     "dhchap_ctrl_secret",
 )  # options of a connect, attributes of a controller
+TLS = {"tls": ""}  # the kernel looks the PSK up by the names of host and subsystem
 ANOTHER = {"duplicate_connect": ""}  # beside a controller of the same subsystem at the portal
 REFUSED = {
     errno.EIO: "this host, or does not have the subsystem",
     errno.ENOKEY: "this host without a key",
     errno.EKEYREJECTED: "the key of this host, or failed to authenticate itself",
 }
+UNREACHABLE = (
+    errno.ECONNREFUSED,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EADDRNOTAVAIL,
+)
 
 
 def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -> dict[str, str]:
@@ -47,7 +54,7 @@ def connect_options(target: str, portal: str, chap: Chap, lost_session_s: int) -
         "hostid": host_id_of(chap.username),
         "reconnect_delay": str(RECONNECT_DELAY_S),
         "ctrl_loss_tmo": str(lost_session_s or -1),
-    } | secret_options(chap)
+    } | (secret_options(chap) | (TLS if chap.has_tls else {}))
 
 
 def send_options(fabrics: str, options: dict[str, str]) -> int:
@@ -76,9 +83,27 @@ def secret_options(chap: Chap) -> dict[str, str]:
     return dict(zip(SECRETS, values, strict=True))
 
 
-def connect_error(number: int, target: str, portal: str) -> ZfsiloError:
+def connect_error(number: int, target: str, portal: str, *, tls: bool = False) -> ZfsiloError:
+    """Return the error for the outcome of a connect, with or without TLS."""
     name = errno.errorcode.get(number, str(number))
     facts = {"target": target, "portal": portal, "errno": name}
+    if tls and number == errno.ESRCH:
+        return FailedPrecondition(
+            f"no tlshd answers the kernel of this host, so that {target} at {portal} cannot be "
+            "connected with TLS: run zfsiloctl doctor",
+            reason="NO_TLSHD",
+            **facts,
+        )
+    if tls and number not in (errno.EKEYREJECTED, *UNREACHABLE):
+        # Kernels before the middle of 2026 answer each failed handshake with EIO.
+        refused = f" or the target refused {REFUSED[number]}" if number in REFUSED else ""
+        return Unavailable(
+            f"the handshake of TLS with {target} at {portal} failed{refused} "
+            f"({os.strerror(number)}): the journal of tlshd has the cause, on this host or on the "
+            "server; their keys may differ, or one of them has no tlshd (zfsiloctl doctor)",
+            reason="NO_LOGIN",
+            **facts,
+        )
     if number in REFUSED:
         return PermissionDenied(
             f"the target {target} at {portal} refused {REFUSED[number]}",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from zfsilod.host.nvme_disks import NvmeController, NvmeDisks
+    from zfsilod.host.nvme_keyring import NvmeKeyring
     from zfsilod.model.chap import Chap
 
 JOIN_DEADLINE_S = 10  # from the connect of a controller to its path
@@ -38,9 +39,10 @@ when it finds no memory for them: the client would see I/O errors."""
 class NvmePaths:
     """The controllers of this host as paths to disks."""
 
-    def __init__(self, disks: NvmeDisks, fabrics: str) -> None:
+    def __init__(self, disks: NvmeDisks, fabrics: str, keyring: NvmeKeyring) -> None:
         self._disks = disks
         self._fabrics = fabrics
+        self._keyring = keyring
         self._answers = Answers()
 
     @property
@@ -95,10 +97,10 @@ class NvmePaths:
             if portal not in self.missing(target, (portal,)):
                 continue
             options = connect_options(target, portal, chap, lost_session_s)
-            number = send_options(self._fabrics, options)
+            number = self._send(target, options)
             connected = connected or number in (0, errno.EALREADY)
             if number not in (0, errno.EALREADY):
-                error = connect_error(number, target, portal)
+                error = connect_error(number, target, portal, tls=chap.has_tls)
                 if isinstance(error, PermissionDenied):
                     break
         if not connected and not self.is_live(target):
@@ -106,8 +108,26 @@ class NvmePaths:
         # The path of a new controller appears after the write that has made it.
         wait_for(lambda: self._have_paths(target), JOIN_DEADLINE_S)
 
+    def _send(self, target: str, options: dict[str, str]) -> int:
+        """Make a controller, and hide its keys before anything is waited for; return the errno."""
+        number = send_options(self._fabrics, options)
+        for controller in self._disks.controllers(target):
+            controller.hide_secrets()
+        return number
+
     def _have_paths(self, target: str) -> bool:
         return all(one.paths for one in self._disks.controllers(target) if one.state == LIVE)
+
+    def without_tls(self, target: str) -> list[NvmeController]:
+        """Return the live controllers of a subsystem whose connection has no TLS."""
+        controllers = self._disks.controllers(target)
+        return [one for one in controllers if one.state == LIVE and not one.tls_key]
+
+    def uses(self, controller: NvmeController, chap: Chap) -> bool:
+        """Tell whether a controller has these keys, and a live one the PSK if there is one."""
+        if not controller.has_secrets(chap) or not chap.has_tls:
+            return controller.has_secrets(chap)
+        return controller.state != LIVE or controller.tls_key == self._keyring.serial(chap)
 
     def renew(self, target: str, chap: Chap) -> None:
         """Let the controllers of a subsystem use new keys.
@@ -115,37 +135,55 @@ class NvmePaths:
         The kernel authenticates a live controller again as soon as one of its two keys is written,
         with the other one as it was: both sides then end the connection. So another controller,
         which has both, joins the disk before the former one is removed. A lost controller reads
-        its keys when it connects again.
+        its keys when it connects again. So it is with the PSK, which is looked up at each connect.
+
+        With TLS a live controller stays as it is when no other one can join: the end of its
+        connection would need a new handshake, which may fail as well. Raises then.
         """
-        for controller in self._disks.controllers(target):
-            if controller.has_secrets(chap):
+        controllers = self._disks.controllers(target)
+        if controllers and chap.has_tls:
+            self._keyring.put(chap)
+        for controller in controllers:
+            if self.uses(controller, chap):
                 continue
             if controller.state == LIVE and self._joined_beside(controller, chap):
                 controller.delete()
+            elif controller.state == LIVE and chap.has_tls:
+                why = "did not join" if self.is_joined else "cannot join without native multipath"
+                raise Unavailable(
+                    f"the connection of {target} at {controller.portal} keeps its former keys: "
+                    f"another controller with the new ones {why}; detach and attach the volume",
+                    reason="NO_LOGIN",
+                    target=target,
+                )
             else:
                 for name, secret in secret_options(chap).items():
                     controller.set_attribute(name, secret)
 
     def _joined_beside(self, controller: NvmeController, chap: Chap) -> bool:
-        """Let a controller with these keys join at the same portal; tell whether it has a path."""
+        """Let a controller with these keys join at the same portal; tell whether it has a path.
+
+        Raises when its connect with TLS fails.
+        """
         target, portal = controller.target, controller.portal
 
         def joined() -> list[NvmeController]:
             return [
                 one
                 for one in self._disks.controllers(target)
-                if (one.state, one.portal) == (LIVE, portal) and one.paths and one.has_secrets(chap)
+                if (one.state, one.portal) == (LIVE, portal) and one.paths and self.uses(one, chap)
             ]
 
         if not self.is_joined:
             return False
         if not joined():
             options = connect_options(target, portal, chap, controller.loss_wait) | ANOTHER
-            if send_options(self._fabrics, options):
+            if number := self._send(target, options):
+                if chap.has_tls:
+                    raise connect_error(number, target, portal, tls=True)
                 return False
         others = wait_for(joined, JOIN_DEADLINE_S) or []
         for other in others:
-            other.hide_secrets()
             limit_requests(other.paths)
         return bool(others)
 

@@ -18,6 +18,7 @@ from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import dataset_of_device
 from zfsilod.host.locks import host_lock
+from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvmet_ports import NvmetPorts
 from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
 from zfsilod.model.host_facts import ExportPath
@@ -53,12 +54,14 @@ class RealNvmet:
         *,
         proc: AnyPath = "/proc",
         lock: AnyPath = LOCK,
+        keyring: NvmeKeyring | None = None,
     ) -> None:
         self._run = run
         self._find_device = find_device
         self._fs = fs
         self._ports = NvmetPorts(fs, proc)
         self._lock = lock
+        self._keyring = keyring or NvmeKeyring()
 
     # Subsystems
 
@@ -192,16 +195,18 @@ class RealNvmet:
 
     # Portals
 
-    def has_portals(self, target: str, portals: tuple[str, ...]) -> bool:
-        return self._ports.has(nqn(target), portals)
+    def has_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> bool:
+        return self._ports.has(nqn(target), portals, tls=tls)
 
-    def add_portals(self, target: str, portals: tuple[str, ...]) -> None:
+    def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
         with host_lock(self._lock, LOCK_TIMEOUT_S):
-            self._ports.link(nqn(target), portals)
+            self._ports.link(nqn(target), portals, tls=tls)
 
-    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+    def add_portals_to_all(
+        self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
+    ) -> None:
         with host_lock(self._lock, LOCK_TIMEOUT_S):
-            self._ports.link_all(map(nqn, targets), portals)
+            self._ports.link_all(map(nqn, targets), portals, tls=tls)
 
     def remove_portals(self, target: str) -> None:
         if self._ports.is_unused(nqn(target)):
@@ -227,10 +232,11 @@ class RealNvmet:
 
     def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
         folder = _host(initiator)
-        return self._fs.has(folder) and all(
+        has_keys = self._fs.has(folder) and all(
             self._fs.is_private(f"{folder}/{name}") and self._fs.read(f"{folder}/{name}") == key
             for name, key in _keys(chap).items()
         )
+        return has_keys and (not chap.has_tls or self._keyring.has(chap))
 
     def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
         self._fs.make(_host(initiator))
@@ -252,6 +258,10 @@ class RealNvmet:
         for name, key in _keys(chap).items():
             self._fs.protect(f"{folder}/{name}")  # any user could read them otherwise
             self._fs.write(f"{folder}/{name}", key)
+        if chap.has_tls:
+            if not self._keyring.is_made:  # another program has loaded a part of the modules
+                self._run(["modprobe", "-a", *MODULES], timeout_s=MODPROBE_TIMEOUT_S)
+            self._keyring.put(chap)
 
     def remove_acl(self, target: str, initiator: str) -> None:
         """Remove the right of a host; the ports are unlinked first, which ends its controller.
@@ -262,12 +272,14 @@ class RealNvmet:
         link = f"{_subsystem(target)}/allowed_hosts/{nqn(initiator)}"
         if initiator in self.list_acls(target):
             portals = tuple(sorted(self._ports.portals(target)))
+            tls = self._ports.requires_tls(target)
             for _moment in ("before", "meanwhile"):  # a host may connect until it is not allowed
                 if self._ports.has_connections(portals):
                     self.remove_portals(target)
                 self._fs.unlink(link)
             if self.list_acls(target):
-                self.add_portals(target, portals)
+                self.add_portals(target, portals, tls=tls)
+        self._keyring.remove(initiator, target)
         self._fs.remove(_host(initiator))
 
     def has_session(self, target: str, initiator: str) -> bool:

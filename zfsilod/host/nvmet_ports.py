@@ -2,7 +2,8 @@
 
 A port is an address at which the target listens, from its first link to a subsystem to its last
 one. zfsilo makes a port that is missing, under a number of its own range, and removes it again; a
-port of another program gets a link, and is never changed or removed.
+port of another program gets a link, and is never changed or removed. A port serves either TLS only
+or no TLS: a subsystem with TLS is never linked to one of the other kind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 
 from zfsilod.host.portals import canonical, served
-from zfsilod.model.errors import Busy, Conflict, ResourceExhausted
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import check_portal, is_portal, join_portal, portal_parts
 from zfsilod.storage.paths import exists, read_text
@@ -25,6 +26,7 @@ OWN = range(0x7A00, 0x7B00)  # numbers of zfsilo's ports, of the 65536 that the 
 ESTABLISHED = "01"  # include/net/tcp_states.h
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 REQUIRED = "required"  # addr_treq of a port that serves TLS only
+TLS = {"addr_tsas": "tls1.3", "addr_treq": REQUIRED}  # in the order that the kernel takes
 
 
 class NvmetPorts:
@@ -38,15 +40,28 @@ class NvmetPorts:
         """Return the portals of the ports that are linked to a subsystem."""
         return frozenset(self._portal(port) for port in self._all() if target in self._linked(port))
 
-    def has(self, target: str, portals: Iterable[str]) -> bool:
+    def has(self, target: str, portals: Iterable[str], *, tls: bool = False) -> bool:
         """Tell whether a subsystem is linked to the ports of these portals, and to no other.
 
-        A portal whose address this host does not have now may be linked or not; one that clients
-        are still connected to may be linked.
+        All require TLS, or none does. A portal whose address this host does not have now may be
+        linked or not; one that clients are still connected to may be linked.
         """
         wanted, linked = frozenset(canonical(portals)), self.portals(target)
+        if any(kind != tls for kind in self._kinds(target)):
+            return False
         others = linked - wanted
         return served(wanted) <= linked and all(self._lingers(one, wanted) for one in others)
+
+    def requires_tls(self, target: str) -> bool:
+        """Tell whether a subsystem is linked to a port that requires TLS."""
+        return any(self._kinds(target))
+
+    def _kinds(self, target: str) -> list[bool]:
+        """Return of each port that is linked to a subsystem whether it requires TLS."""
+        return [self._is_tls(port) for port in self._all() if target in self._linked(port)]
+
+    def _is_tls(self, port: str) -> bool:
+        return all(self._fs.read(f"ports/{port}/{name}") == value for name, value in TLS.items())
 
     def _lingers(self, portal: str, wanted: frozenset[str]) -> bool:
         """Tell whether a former portal stays: its clients are to connect to the new ones first.
@@ -70,32 +85,46 @@ class NvmetPorts:
             for linked in (self._linked(port),)
         )
 
-    def link(self, target: str, portals: Iterable[str]) -> None:
+    def link(self, target: str, portals: Iterable[str], *, tls: bool = False) -> None:
         """Link a subsystem to the ports of these portals, and to no other.
 
         A portal whose address this host does not have is left out, if there is another one: the
         loss of a network must not end the service by the others. A former one that clients are
-        connected to stays.
+        connected to stays; one of the other kind never does.
         """
         wanted = frozenset(canonical(portals))  # all are checked first
         for port in self._all():
             portal = self._portal(port)
-            linked = target in self._linked(port)
-            if linked and portal not in wanted and not self._lingers(portal, wanted):
+            if target not in self._linked(port) or portal in wanted:
+                continue
+            if not self._lingers(portal, wanted):
                 self._unlink(port, target)
+        self._unlink_other_kind(frozenset((target,)), tls=tls)
         for portal in _in_order(served(wanted)):
-            port = self._port(portal)
+            port = self._port(portal, tls=tls)
             if target not in self._linked(port):
                 self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
 
-    def link_all(self, targets: Iterable[str], portals: Iterable[str]) -> None:
+    def _unlink_other_kind(self, targets: frozenset[str], *, tls: bool) -> None:
+        """Remove the links to ports with TLS, or without, also while clients are connected."""
+        for port in self._all():
+            linked = targets & self._linked(port)
+            if linked and self._is_tls(port) != tls:
+                for target in sorted(linked):
+                    self._unlink(port, target)
+
+    def link_all(
+        self, targets: Iterable[str], portals: Iterable[str], *, tls: bool = False
+    ) -> None:
         """Link subsystems to the ports of these portals, as close together as the kernel can.
 
         The first link to a port makes the target listen there. A client of a subsystem that is not
         linked yet is refused for good, so nothing else is done until all are linked.
         """
         wanted = frozenset(targets)
-        ports = [self._port(one) for one in _in_order(served(frozenset(canonical(portals))))]
+        served_now = _in_order(served(frozenset(canonical(portals))))
+        self._unlink_other_kind(wanted, tls=tls)
+        ports = [self._port(one, tls=tls) for one in served_now]
         links = [
             (f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
             for port in ports
@@ -144,34 +173,53 @@ class NvmetPorts:
         portal = join_portal(address, service)
         return check_portal(portal) if is_portal(portal) else ""
 
-    def _port(self, portal: str) -> str:
+    def _port(self, portal: str, *, tls: bool) -> str:
         """Return the number of the port of a portal, which is made if there is none."""
         for port in self._all():
-            if self._portal(port) == portal:
-                if self._fs.read(f"ports/{port}/addr_treq") == REQUIRED:
-                    raise Conflict(
-                        f"port {port} of the kernel's NVMe target at {portal} requires TLS, and "
-                        "zfsilo did not make it: set other addresses in server.nvme_portals",
-                        portal=portal,
-                    )
+            if self._portal(port) != portal:
+                continue
+            is_tls = self._fs.read(f"ports/{port}/addr_treq") == REQUIRED
+            if is_tls == tls and (self._is_tls(port) or not tls):
                 return port
+            self._remove_unused(port)  # made before a change of the configuration
+            if self._portal(port) == portal:
+                raise Conflict(
+                    f"port {port} of the kernel's NVMe target at {portal} "
+                    f"{'requires' if is_tls else 'does not require'} TLS, and has other "
+                    "subsystems: set another server.nvme_tls_port, or other addresses in "
+                    "server.nvme_portals",
+                    portal=portal,
+                )
         present = self._all()
         for port in map(str, OWN):
             if port not in present or (not self._portal(port) and not self._linked(port)):
-                self._make(port, portal)
+                self._make(port, portal, tls=tls)
                 return port
         raise ResourceExhausted(f"zfsilo has {len(OWN)} NVMe ports, which is the limit")
 
-    def _make(self, port: str, portal: str) -> None:
+    def _make(self, port: str, portal: str, *, tls: bool) -> None:
+        """Make a port; its portal comes last, so that one with a portal is of the right kind."""
         address, service = portal_parts(portal)
+        self._fs.remove(f"ports/{port}")  # a half-made one may be of the other kind
         self._fs.make(f"ports/{port}")
+        self._fs.write(f"ports/{port}/addr_trtype", "tcp")
+        if tls:
+            self._require_tls(port)
         for name, value in (
-            ("addr_trtype", "tcp"),
             ("addr_adrfam", "ipv6" if ":" in address else "ipv4"),
             ("addr_traddr", address),
             ("addr_trsvcid", str(service)),
         ):
             self._fs.write(f"ports/{port}/{name}", value)
+
+    def _require_tls(self, port: str) -> None:
+        try:
+            for name, value in TLS.items():
+                self._fs.write(f"ports/{port}/{name}", value)
+        except FailedPrecondition as error:
+            raise _no_tls() from error
+        if not self._is_tls(port):
+            raise _no_tls()
 
     def _unlink(self, port: str, target: str) -> None:
         self._fs.unlink(f"ports/{port}/subsystems/{target}")
@@ -212,3 +260,11 @@ def _in_order(portals: Iterable[str]) -> list[str]:
 
 def _is_own(port: str) -> bool:
     return port.isdecimal() and int(port) in OWN
+
+
+def _no_tls() -> FailedPrecondition:
+    """Return the error for a kernel whose NVMe target has no TLS."""
+    return FailedPrecondition(
+        "this kernel's NVMe target has no TLS: it needs CONFIG_NVME_TARGET_TCP_TLS",
+        reason="NO_NVME_TLS",
+    )

@@ -322,8 +322,18 @@ class NvmetAdapter(TargetAdapter, Protocol):
 
     A subsystem is a target, the NQN of a host an initiator, and its folder with keys together with
     the link that allows it an ACL. A portal is the link of a port to the subsystem; the port is
-    made for the first link and removed after the last one.
+    made for the first link and removed after the last one. With a PSK the secrets of a host are
+    also in the kernel's keyring.
     """
+
+    def has_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> bool:
+        """Tell whether a subsystem has exactly these portals, and all require TLS or none does."""
+
+    def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
+        """Make the portals of a subsystem, with TLS or without, and remove all others.
+
+        Raises Conflict for a portal of the other kind, FailedPrecondition (NO_NVME_TLS).
+        """
 
     def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
         """Tell whether namespace 1 is enabled; it must have this zvol and identity.
@@ -335,7 +345,9 @@ class NvmetAdapter(TargetAdapter, Protocol):
         """Make namespace 1 of a zvol. Raises Busy when the zvol is in use."""
 
     def remove_namespace(self, target: str) -> None: ...
-    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+    def add_portals_to_all(
+        self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
+    ) -> None:
         """Link the ports of these portals to all these subsystems, one right after the other."""
 
     def is_empty(self, target: str) -> bool:

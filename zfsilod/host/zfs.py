@@ -60,6 +60,7 @@ MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "source_snapshot",
     "source_volume",
     "transport",
+    "tls",
     "key",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is

@@ -1,4 +1,4 @@
-"""CHAP names and passwords, also keys of DH-HMAC-CHAP, as values that cannot be printed."""
+"""CHAP names and passwords, also keys of DH-HMAC-CHAP and TLS, that cannot be printed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ PREFIX = "zfsilo-chap-"  # of generated CHAP passwords
 KEY_PREFIX = (
     "DHHC-1:01:"  # of keys of DH-HMAC-CHAP that SHA-256 transforms: NVMe base 2.0, 8.13.5.8
 )
+TLS_KEY_PREFIX = "NVMeTLSkey-1:01:"  # of a PSK for SHA-256: NVMe/TCP transport 1.0c, 3.6.1.5
 KEY_BYTES = 32
 
 
@@ -47,16 +48,24 @@ class Secret:
 class Chap:
     """The four CHAP values of one publication: RFC 7143 section 12.1, both directions.
 
-    Over NVMe the names are the NQNs of host and subsystem, and the passwords their keys.
+    Over NVMe the names are the NQNs of host and subsystem, and the passwords their keys. With TLS
+    both have a further key, the configured PSK; "": without TLS.
     """
 
     def __init__(
-        self, *, username: str, password: str, mutual_username: str, mutual_password: str
+        self,
+        *,
+        username: str,
+        password: str,
+        mutual_username: str,
+        mutual_password: str,
+        tls_key: str = "",
     ) -> None:
         self.username = username
         self.password = Secret(password)
         self.mutual_username = mutual_username
         self.mutual_password = Secret(mutual_password)
+        self.tls_key = Secret(tls_key)
 
     @classmethod
     def make(cls, *, username: str, mutual_username: str) -> Chap:
@@ -73,18 +82,28 @@ class Chap:
         )
 
     @classmethod
-    def make_keys(cls, *, host: str, subsystem: str) -> Chap:
-        """Return new keys of DH-HMAC-CHAP, 256 random bits each, of a host and of a subsystem."""
+    def make_keys(cls, *, host: str, subsystem: str, tls: bool = False) -> Chap:
+        """Return new keys of a host and of a subsystem, 256 random bits each.
+
+        Of DH-HMAC-CHAP, and with `tls` the PSK that both share.
+        """
         return cls(
             username=host,
-            password=_key(),
+            password=_key(KEY_PREFIX),
             mutual_username=subsystem,
-            mutual_password=_key(),
+            mutual_password=_key(KEY_PREFIX),
+            tls_key=_key(TLS_KEY_PREFIX) if tls else "",
         )
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether the connection has TLS."""
+        return bool(self.tls_key.reveal())
+
     def values(self) -> dict[str, str]:
-        """Return the four values, to write or send them. Never log the result."""
-        return {
+        """Return the values, to write or send them. Never log the result."""
+        tls = {"tls_key": self.tls_key.reveal()} if self.has_tls else {}
+        return tls | {
             "username": self.username,
             "password": self.password.reveal(),
             "mutual_username": self.mutual_username,
@@ -104,11 +123,11 @@ class Chap:
         raise TypeError("secrets are not pickled")
 
 
-def _key() -> str:
-    """Return a key in the form that the kernel reads: base64 of the key and of its CRC-32."""
+def _key(prefix: str) -> str:
+    """Return a new key in its interchange form: base64 of the key and of its CRC-32."""
     from base64 import b64encode
     from zlib import crc32
 
     key = os.urandom(KEY_BYTES)
     checked = key + crc32(key).to_bytes(4, "little")
-    return f"{KEY_PREFIX}{b64encode(checked).decode()}:"
+    return f"{prefix}{b64encode(checked).decode()}:"

@@ -25,6 +25,7 @@ class Connection(Record):
     rotation: int
     readonly: bool
     filesystem: Filesystem
+    tls: bool = False  # the portals require TLS, and the secrets have its PSK
     by_controller: bool = False  # a controller published it: the CSI node may connect it
 
     @property

@@ -204,6 +204,11 @@ def join_portal(address: str, port: int | str) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def at_port(portals: tuple[str, ...], port: int) -> tuple[str, ...]:
+    """Return the portals with the addresses of these and another port, each once."""
+    return tuple(dict.fromkeys(join_portal(portal_parts(one)[0], port) for one in portals))
+
+
 def _address(host: str) -> str:
     """Return an IPv4 address, or an IPv6 address without its brackets; "" for any other text.
 

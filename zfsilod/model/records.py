@@ -56,6 +56,7 @@ class Volume(Stored, tag="Volume"):
     backstore: str = ""
     transport: Transport = "ISCSI"  # of a publication that names none
     limits: IoLimits = NO_LIMITS  # of all its clients together
+    tls: bool = False  # every publication has TLS; over NVMe only
     source_snapshot: str = ""  # ids of its source at its creation
     source_volume: str = ""
     origin: str = ""  # uid of the volume whose snapshot it is a clone of
@@ -178,6 +179,7 @@ class Publication(Stored, tag="Publication"):
     host: str
     initiator: str  # IQN of the host at the time; over NVMe a name of this publication alone
     transport: Transport = "ISCSI"
+    tls: bool = False  # of NVMe/TCP; all publications of a volume have it, or none has
     access_mode: AccessMode = "SINGLE_NODE_WRITER"
     readonly: bool = False
     epoch: int = 0
@@ -234,6 +236,7 @@ class Attachment(Stored, tag="Attachment"):
     portals: tuple[str, ...]
     mode: Mode
     epoch: int
+    tls: bool = False
     rotation: int = 0  # of the publication's secrets that this host has
     readonly: bool = False
     restore: Restore = "NEVER"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import is_placed
+from zfsilod.model.names import at_port, is_placed
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
@@ -16,10 +16,13 @@ class Export(Record):
     prefix: str  # of all target names: iqn.2026-01.org.zfsilo:give; over NVMe nqn. in its place
     portals: tuple[str, ...]
     nvme_portals: tuple[str, ...] = ()
+    nvme_tls_port: int = 4421  # beside each of nvme_portals
 
-    def portals_of(self, transport: Transport) -> tuple[str, ...]:
-        """Return the portals of the targets of a transport."""
-        return self.nvme_portals if transport == "NVME" else self.portals
+    def portals_of(self, transport: Transport, *, tls: bool = False) -> tuple[str, ...]:
+        """Return the portals of the targets of a transport; with `tls` those that require it."""
+        if transport == "ISCSI":
+            return self.portals
+        return at_port(self.nvme_portals, self.nvme_tls_port) if tls else self.nvme_portals
 
 
 class Settings(Record):

@@ -21,6 +21,7 @@ KEYS: dict[str, tuple[type, Any]] = {
     "mount_options": (list, []),
     "readonly": (bool, False),
     "transport": (str, ""),
+    "tls": (bool, False),
 }
 TYPE_NAMES = {str: "a string", list: "a list of strings", bool: "true or false"}
 
@@ -38,6 +39,7 @@ class VolumeFile:
         self.mount_options: list[str] = values["mount_options"]
         self.readonly: bool = values["readonly"]
         self.transport: str = values["transport"]  # "": that of the volume
+        self.tls: bool = values["tls"]
 
 
 def parse(name: str, text: str, path: Path) -> VolumeFile:

@@ -68,7 +68,7 @@ class Reading:
         """Read the host, in a thread; starts two processes whatever the number of volumes."""
         self.at = time.monotonic()
         settings, counters = service.context.settings, Counters()
-        uids = [volume.uid for volume in summary.volumes.values()]
+        served = list(summary.volumes.values())
         targets = [
             target_of(settings.export.prefix, volume.uid, volume.target)
             for volume in map(summary.volumes.__getitem__, summary.publications)
@@ -78,9 +78,9 @@ class Reading:
         self.own_sessions = counters.own_sessions()
         self.served_sessions = counters.served_sessions(targets)
         self.counts = {
-            uid: count
-            for uid in (uids if len(uids) <= most else ())
-            if (count := counters.volume(uid)) is not None
+            volume.uid: count
+            for volume in (served if len(served) <= most else ())
+            if (count := counters.volume(volume.uid, volume.target)) is not None
         }
 
 
@@ -278,9 +278,9 @@ VOLUME_GAUGES = {
     "zfsilo_volume_referenced_bytes": "Space that a volume refers to.",
 }
 VOLUME_COUNTERS = {
-    "zfsilo_volume_commands": "SCSI commands of initiators since the export.",
-    "zfsilo_volume_read_bytes": "Bytes that initiators read since the export.",
-    "zfsilo_volume_written_bytes": "Bytes that initiators wrote since the export.",
+    "zfsilo_volume_commands": "Commands of clients since the export.",
+    "zfsilo_volume_read_bytes": "Bytes that clients read since the export.",
+    "zfsilo_volume_written_bytes": "Bytes that clients wrote since the export.",
 }
 
 
@@ -330,7 +330,9 @@ def _of_reading(reading: Reading) -> Iterator[Metric]:
     age = time.monotonic() - reading.at
     yield _gauge("zfsilo_reading_age_seconds", "Age of the values read from the host.", {(): age})
     sessions = {("served",): reading.served_sessions, ("own",): reading.own_sessions}
-    yield _gauge("zfsilo_sessions", "iSCSI sessions, by side.", sessions, ["side"])
+    yield _gauge(
+        "zfsilo_sessions", "Sessions, by side; of targets over iSCSI only.", sessions, ["side"]
+    )
     if reading.space is not None:
         available, total = reading.space
         yield _gauge(

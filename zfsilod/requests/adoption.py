@@ -168,6 +168,7 @@ class AdoptVolume(Request[None]):
             access_modes=access_modes or ("SINGLE_NODE_WRITER",),
             transport="NVME" if marks.get("transport") == "NVME" else "ISCSI",
             limits=parse_limits_mark(marks.get("limits", "")),
+            tls=marks.get("tls") == "yes",
             state="CREATED",
             guid=self.zvol.guid,
             filesystem=parse_filesystem_mark(marks.get("filesystem", "")),

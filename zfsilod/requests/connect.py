@@ -69,6 +69,7 @@ class Connect(Request[ConnectInputs]):
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
     transport: Transport | Literal[""] = ""  # of that publication; "": that of the volume
+    tls: bool = False  # of that publication, too; refused if it has none
     epoch: int = 0  # 0: any
     differs: bool = False  # the server answers otherwise than the attachment says: see resolved
 
@@ -94,6 +95,8 @@ class Connect(Request[ConnectInputs]):
         if self.epoch not in (0, attachment.epoch) or not self.is_for(attachment):
             return None
         if (self.restore, attachment.restore) == ("BOOT", "NEVER"):
+            return None
+        if self.tls and not attachment.tls:
             return None
         return plans.up(plans.connection_steps(attachment, view.settings.lost_session_s))
 
@@ -147,7 +150,11 @@ class Connect(Request[ConnectInputs]):
         release = PendingRelease(id=operation_id, server=self.server, volume=self.volume)
         await context.write(lambda txn: txn.put(release))
         await context.servers.publish(
-            self.server, self.volume, client_operation=operation_id, transport=self.transport
+            self.server,
+            self.volume,
+            client_operation=operation_id,
+            transport=self.transport,
+            tls=self.tls,
         )
         connection, chap = await context.servers.fetch(self.server, self.volume)
         return FetchedConnection(connection, chap, published=operation_id)
@@ -230,6 +237,13 @@ class Connect(Request[ConnectInputs]):
                 "use another local name",
                 attachment=self.id,
             )
+        if self.tls and not connection.tls:
+            raise FailedPrecondition(
+                f"{self.volume} of {self.server} is published to this host without TLS: unpublish "
+                "it there, then publish it over nvme with TLS",
+                reason="NO_TLS",
+                volume=self.volume,
+            )
         if self.epoch > connection.epoch:
             raise FailedPrecondition(
                 f"{self.volume} has no epoch {self.epoch} yet; the current one is "
@@ -260,6 +274,7 @@ class Connect(Request[ConnectInputs]):
                 portals=connection.portals,
                 readonly=connection.readonly,
                 epoch=connection.epoch,
+                tls=connection.tls,
                 rotation=connection.rotation,
                 restore="BOOT" if "BOOT" in (before.restore, self.restore) else "NEVER",
                 boot_id=view.boot_id,
@@ -273,6 +288,7 @@ class Connect(Request[ConnectInputs]):
             portals=connection.portals,
             mode=connection.mode,
             epoch=connection.epoch,
+            tls=connection.tls,
             rotation=connection.rotation,
             readonly=connection.readonly,
             restore=self.restore,

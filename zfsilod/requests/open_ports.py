@@ -35,13 +35,20 @@ class OpenPorts(Request[None]):
         views = [volume_view(view.txn, name) for name in self.ids]
         targets = {one.id: target_at_shared_ports(one, view.settings) for one in views}
         open_now = {name: target for name, target in targets.items() if target}
-        step = AllPortals(
-            targets=tuple(open_now.values()), portals=view.settings.export.nvme_portals
-        )
+        kinds: dict[bool, list[str]] = {}  # a port has TLS or not, and its own first link
+        for one in views:
+            if one.id in open_now:
+                tls = any(publication.tls for publication in one.publications)
+                kinds.setdefault(tls, []).append(open_now[one.id])
+        export = view.settings.export
+        steps = [
+            AllPortals(targets=tuple(targets), portals=export.portals_of("NVME", tls=tls), tls=tls)
+            for tls, targets in kinds.items()
+        ]
         return Plan(
             title=f"open the ports of {len(open_now)} volumes",
             claims=tuple(f"volume/{name}" for name in open_now),
-            actions=plans.up([step]) if open_now else (),
+            actions=plans.up(steps),
         )
 
 

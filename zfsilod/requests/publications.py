@@ -22,7 +22,7 @@ from zfsilod.model.words import Transport
 from zfsilod.requests.io_limits import check_limits_apply
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
-from zfsilod.requests.volumes import check_volume_etag, need_volume
+from zfsilod.requests.volumes import check_volume_etag, need_volume, tls_needs_nvme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +60,7 @@ class Publish(Request[None]):
     )
     readonly: bool = False
     transport: Transport | Literal[""] = ""  # "": that of its publications, or of the volume
+    tls: bool = False  # also with it: beside publications that have it, and of such a volume
     force: bool = False
     client_operation: str = ""  # the operation of the client, when it publishes to itself
     for_csi: bool = False  # for the CSI plugin of the host; implied by the role controller
@@ -115,10 +116,13 @@ class Publish(Request[None]):
         return self._plan(view, fenced)
 
     def _resolved(self, volume: Volume, txn: Transaction) -> Publish:
-        """Return the request with an access mode and a transport."""
-        if not self.transport:
+        """Return the request with an access mode, a transport, and whether it has TLS."""
+        if not self.transport or not self.tls:
             present = next(iter(txn.scan_below(Publication, volume.id)), volume)
-            return self.but(transport=present.transport)._resolved(volume, txn)
+            transport = self.transport or present.transport
+            tls = self.tls or volume.tls or present.tls
+            if (transport, tls) != (self.transport, self.tls):
+                return self.but(transport=transport, tls=tls)._resolved(volume, txn)
         if self.access_mode:
             return self
         default: AccessMode = "SINGLE_NODE_WRITER"
@@ -166,7 +170,7 @@ class Publish(Request[None]):
             else plans.not_newer(volume)
         )
         return Plan(
-            title=f"publish {self.volume} to {self.host} over {self.transport.lower()}",
+            title=f"publish {self.volume} to {self.host} over {_way(self)}",
             claims=(f"volume/{self.volume}",),
             actions=(*plans.up([first]), *actions),
             commit=(
@@ -202,10 +206,12 @@ class Publish(Request[None]):
         return self.readonly or self.access_mode in READERS
 
     def _same(self, publication: Publication) -> bool:
-        return (publication.readonly, publication.access_mode, publication.transport) == (
-            self._readonly,
-            self.access_mode,
-            self.transport,
+        terms = (self._readonly, self.access_mode, self.transport, self.tls)
+        return terms == (
+            publication.readonly,
+            publication.access_mode,
+            publication.transport,
+            publication.tls,
         )
 
     def _check(self, view: View, volume: Volume, host: Host, others: list[Publication]) -> None:
@@ -223,6 +229,8 @@ class Publish(Request[None]):
                 reason="ACCESS_MODE",
                 volume=volume.id,
             )
+        if self.tls and self.transport != "NVME":
+            raise tls_needs_nvme(volume.id)
         if self.transport == "NVME" and self._readonly:
             raise InvalidArgument(
                 f"{volume.id} cannot be published read-only over nvme: the kernel's NVMe target "
@@ -262,8 +270,10 @@ class Publish(Request[None]):
     def _obstacle(self, others: list[Publication]) -> str:
         """Return the reason that excludes this publication beside the others; "": none."""
         for other in others:
-            if other.transport != self.transport:
-                return f" over {other.transport.lower()}"
+            # A port with TLS is that of the whole subsystem: one without it beside that would let
+            # each of its hosts in without TLS.
+            if (other.transport, other.tls) != (self.transport, self.tls):
+                return f" over {_way(other)}"
         modes = {self.access_mode, *(other.access_mode for other in others)}
         if not modes <= set(WRITERS):
             return " exclusively"
@@ -287,6 +297,7 @@ class Publish(Request[None]):
             host=host.id,
             initiator=initiator,
             transport=self.transport,
+            tls=self.tls,
             access_mode=self.access_mode,
             readonly=self._readonly,
             epoch=volume.epoch + 1,
@@ -413,7 +424,11 @@ def _unnamed(volume: Volume) -> Volume:
 def _manner(terms: Publish | Publication) -> str:
     readonly = terms.readonly or terms.access_mode in READERS
     access = "read-only" if readonly else "writable"
-    return f"over {terms.transport.lower()} as {terms.access_mode}, {access}"
+    return f"over {_way(terms)} as {terms.access_mode}, {access}"
+
+
+def _way(terms: Publish | Publication) -> str:
+    return f"{terms.transport.lower()}{' with TLS' if terms.tls else ''}"
 
 
 def _aliases(txn: Transaction, volume: Volume, publication: Publication) -> Iterator[Publication]:
@@ -431,5 +446,5 @@ def _aliases(txn: Transaction, volume: Volume, publication: Publication) -> Iter
 def chap_for(publication: Publication, target: str) -> Chap:
     """Return new secrets for a publication; the user names are the names of both sides."""
     if publication.transport == "NVME":
-        return Chap.make_keys(host=publication.initiator, subsystem=target)
+        return Chap.make_keys(host=publication.initiator, subsystem=target, tls=publication.tls)
     return Chap.make(username=publication.initiator, mutual_username=target)

@@ -69,6 +69,7 @@ class CreateVolume(Request[PoolSpace]):
     limit_write_iops: int = 0
     limit_read_bytes: int = 0
     limit_write_bytes: int = 0
+    tls: bool = False  # every publication has TLS
     source_snapshot: str = ""  # the source of the first content; at most one of both
     source_volume: str = ""
     encrypt: bool = False  # with a key that zfsilo keeps; a clone has the key of its source
@@ -133,6 +134,7 @@ class CreateVolume(Request[PoolSpace]):
             "access_modes": (existing.access_modes, self.access_modes),
             "transport": (existing.transport, self.transport),
             "limits": (existing.limits, limits_of(self)),
+            "tls": (existing.tls, self.tls),
             "source": (
                 (existing.source_snapshot, existing.source_volume),
                 (self.source_snapshot, self.source_volume),
@@ -176,6 +178,8 @@ class CreateVolume(Request[PoolSpace]):
                 f"{self.id} cannot be encrypted: a clone is encrypted only if its source is",
                 reason="BAD_SOURCE",
             )
+        if self.tls and self.transport != "NVME":
+            raise tls_needs_nvme(self.id)
         volume = Volume(
             id=self.id,
             uid=uid,
@@ -190,6 +194,7 @@ class CreateVolume(Request[PoolSpace]):
             access_modes=self.access_modes,
             transport=self.transport,
             limits=check_limits(limits_of(self)),
+            tls=self.tls,
             source_snapshot=self.source_snapshot,
             source_volume=self.source_volume,
             key_uid=key,
@@ -396,3 +401,12 @@ def need_publication(txn: Transaction, volume_id: str, host_id: str) -> Publicat
             host=host_id,
         )
     return publication
+
+
+def tls_needs_nvme(volume: str) -> InvalidArgument:
+    """Return the error for TLS over another transport."""
+    return InvalidArgument(
+        f"{volume} cannot have TLS over iscsi: use the transport nvme",
+        reason="TLS_NEEDS_NVME",
+        volume=volume,
+    )

@@ -45,6 +45,7 @@ class AttachVolume(Request[ConnectInputs]):
     restore: Restore = "NEVER"
     publish_if_needed: bool = False
     transport: Transport | Literal[""] = ""  # as in Connect
+    tls: bool = False  # as in Connect
     epoch: int = 0  # 0: any
     staging_path: str = ""
     fs_type: str = ""
@@ -109,6 +110,7 @@ class AttachVolume(Request[ConnectInputs]):
             restore=self.restore,
             publish_if_needed=self.publish_if_needed,
             transport=self.transport,
+            tls=self.tls,
             epoch=self.epoch,
             differs=self.differs,
         )

@@ -98,13 +98,15 @@ class SecretRotation:
         portal. A failure leaves them as they are: the other work of a poll does not wait for it.
         """
         joined = await self._with_paths(live)
-        transports = {transport_of(one.disk.target) for one in joined}
         try:
-            portals = {one: await self._context.servers.portals(server, one) for one in transports}
+            portals = {
+                kind: await self._context.servers.portals(server, kind[0], tls=kind[1])
+                for kind in set(map(_kind, joined))
+            }
         except ZfsiloError as error:
             log.info("the portals of %s are not known: %s", server, error.message)
             return []
-        present = [(one, portals[transport_of(one.disk.target)]) for one in joined]
+        present = [(one, portals[_kind(one)]) for one in joined]
         return [one for one, now in present if now and one.portals != now][:AT_ONCE]
 
     async def _behind(
@@ -199,3 +201,8 @@ def _live(machine: HostAdapters, attachments: Sequence[Attachment]) -> set[str]:
         for one in attachments
         if not session_adapter(machine, one.disk.target).is_lost(one.disk)
     }
+
+
+def _kind(attachment: Attachment) -> tuple[Transport, bool]:
+    """Return the transport of an attachment, and whether it has TLS."""
+    return transport_of(attachment.disk.target), attachment.tls

@@ -60,6 +60,7 @@ def check_connection(
             readonly=answer.readonly,
             filesystem=convert.read_filesystem(answer.filesystem),
             by_controller=answer.by_controller,
+            tls=answer.tls,
         )
     except InvalidArgument as error:
         _refuse(server, volume, error.message)
@@ -76,16 +77,19 @@ def check_portals(server: str, portals: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(check_portal, portals)))
 
 
-def check_chap(server: str, volume: str, chap: volume_pb2.Chap) -> Chap:
+def check_chap(server: str, volume: str, chap: volume_pb2.Chap, *, tls: bool) -> Chap:
     """Return the secrets of a connection. Raises FailedPrecondition, which never quotes them."""
     values = (chap.username, chap.password, chap.mutual_username, chap.mutual_password)
     if not all(map(CHAP_TEXT.fullmatch, values)):
         _refuse(server, volume, "its CHAP names or secrets are not valid")
+    if bool(chap.tls_key) != tls or (tls and not CHAP_TEXT.fullmatch(chap.tls_key)):
+        _refuse(server, volume, "its key of TLS is missing, not valid, or not expected")
     return Chap(
         username=chap.username,
         password=chap.password,
         mutual_username=chap.mutual_username,
         mutual_password=chap.mutual_password,
+        tls_key=chap.tls_key,
     )
 
 

@@ -12,6 +12,7 @@ import grpc
 from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 
 from zfsilod.model.errors import NotFound, Unauthenticated, Unavailable, ZfsiloError
+from zfsilod.model.features import TLS, check_feature
 from zfsilod.model.names import join_portal, portal_parts, split_address
 from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
@@ -82,7 +83,8 @@ class StorageServers:
         answer = await self.call(server, self._api(server).volumes.FetchConnection, request)
         connection = check_connection(server, volume, answer, self._config(server).iqn_prefix)
         portals = await self.usable_portals(server, connection.portals)
-        return connection.but(portals=portals), check_chap(server, volume, answer.chap)
+        chap = check_chap(server, volume, answer.chap, tls=connection.tls)
+        return connection.but(portals=portals), chap
 
     async def publish(
         self,
@@ -91,10 +93,17 @@ class StorageServers:
         *,
         client_operation: str,
         transport: Transport | Literal[""] = "",
+        tls: bool = False,
     ) -> None:
-        """Publish a volume to this host, on behalf of an operation of this host."""
+        """Publish a volume to this host, on behalf of an operation of this host.
+
+        Raises FailedPrecondition (OLDER_VERSION) for TLS and a server that does not know it.
+        """
+        if tls:
+            info = await self._info(server)
+            check_feature(info.features, TLS, f"server {server}")
         message = volume_pb2.PublishVolumeRequest(
-            name=f"volumes/{volume}", client_operation=client_operation
+            name=f"volumes/{volume}", client_operation=client_operation, tls=tls
         )
         if transport:
             message.transport = enums.TRANSPORTS.number(transport)
@@ -139,12 +148,23 @@ class StorageServers:
                 break
         return publications
 
-    async def portals(self, server: str, transport: Transport) -> tuple[str, ...]:
+    async def portals(
+        self, server: str, transport: Transport, *, tls: bool
+    ) -> tuple[str, ...]:
         """Return the present portals of a server; () of one that does not name them."""
+        answer = await self._info(server)
+        if transport == "ISCSI":
+            named = answer.portals
+        else:
+            named = answer.nvme_tls_portals if tls else answer.nvme_portals
+        return await self.usable_portals(server, check_portals(server, named))
+
+    async def _info(self, server: str) -> service_pb2.ServerInfo:
         request = service_pb2.GetServerInfoRequest()
-        answer = await self.call(server, self._api(server).service.GetServerInfo, request)
-        portals = answer.nvme_portals if transport == "NVME" else answer.portals
-        return await self.usable_portals(server, check_portals(server, portals))
+        info: service_pb2.ServerInfo = await self.call(
+            server, self._api(server).service.GetServerInfo, request
+        )
+        return info
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

@@ -56,6 +56,7 @@ MUTATIONS = {
             "access_modes",
             "transport",
             *LIMITS,
+            "tls",
             "encrypt",
             "source_snapshot",
             "source_volume",
@@ -72,6 +73,7 @@ MUTATIONS = {
             "restore",
             "publish_if_needed",
             "transport",
+            "tls",
             "epoch",
             "staging_path",
             "fs_type",
@@ -82,7 +84,7 @@ MUTATIONS = {
     f"{MANAGER}.Connect": Mutation(
         Connect,
         ("server", "volume"),
-        ("local_name", "restore", "publish_if_needed", "transport", "epoch"),
+        ("local_name", "restore", "publish_if_needed", "transport", "tls", "epoch"),
     ),
     f"{MANAGER}.RegisterHost": Mutation(
         CreateHost,
@@ -118,7 +120,9 @@ MUTATIONS = {
     ),
     f"{VOLUME}.Resize": Mutation(UpdateVolume, ("id", "capacity_bytes"), ("limit_bytes", "etag")),
     f"{VOLUME}.Publish": Mutation(
-        Publish, ("volume", "host"), ("access_mode", "readonly", "transport", "force", "etag")
+        Publish,
+        ("volume", "host"),
+        ("access_mode", "readonly", "transport", "tls", "force", "etag"),
     ),
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s", "etag")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),

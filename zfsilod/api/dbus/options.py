@@ -68,6 +68,7 @@ OPTIONS = {
     "state": Option("s"),  # the methods that have it check its value
     "subject": Option("s"),
     "thin": Option("b"),
+    "tls": Option("b"),
     "transport": Option("s", get_args(Transport)),
     "uid": Option("s"),
     "unpublish": Option("b"),

@@ -78,6 +78,7 @@ def _publication(record: Publication) -> dict[str, Variant]:
     return {
         "initiator": Variant("s", record.initiator),
         "transport": Variant("s", record.transport),
+        "tls": Variant("b", record.tls),
         "access_mode": Variant("s", record.access_mode),
         "published_by": Variant("s", record.published_by),
         "readonly": Variant("b", record.readonly),
@@ -142,6 +143,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "LimitWriteIops": _limit("write_iops"),
         "LimitReadBytes": _limit("read_bytes"),
         "LimitWriteBytes": _limit("write_bytes"),
+        "Tls": _of("volume", "tls", default=False),
         "Encrypted": lambda view: bool(view.volume and view.volume.key_uid),
         "Filesystem": _filesystem,
         "Publications": lambda view: {p.host: _publication(p) for p in view.publications},

@@ -34,6 +34,7 @@ class AttachmentMethods:
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
+            tls=message.tls,
             epoch=message.epoch,
             staging_path=message.staging_path,
             fs_type=message.fs_type,
@@ -65,6 +66,7 @@ class AttachmentMethods:
             restore=enums.RESTORES.name(message.restore, "NEVER"),
             publish_if_needed=message.publish_if_needed,
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
+            tls=message.tls,
             epoch=message.epoch,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)

@@ -53,6 +53,7 @@ class PublicationMethods:
             readonly=message.readonly,
             client_operation=convert.ulid(message.client_operation),
             transport=enums.TRANSPORTS.name_or_empty(message.transport),
+            tls=message.tls,
             force=message.force,
             for_csi=message.for_csi,
             etag=message.etag,
@@ -146,7 +147,8 @@ class PublicationMethods:
         return volume_pb2.FetchConnectionResponse(
             volume=f"volumes/{volume_id}",
             target=target,
-            portals=export.portals_of(publication.transport),
+            portals=export.portals_of(publication.transport, tls=publication.tls),
+            tls=publication.tls,
             serial=volume.uid,
             size_bytes=volume.capacity_bytes,
             mode=enums.MODES.number(volume.mode),

@@ -11,6 +11,7 @@ from zfsilod import __version__
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.api.rpc.volumes import need_view
 from zfsilod.model.errors import PermissionDenied, Unavailable
+from zfsilod.model.features import TLS
 from zfsilod.model.pool_space import largest_volume, nearly_full
 from zfsilod.model.zfs_properties import check_new
 from zfsilod.requests import orphans
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 # Features that were added after the first version of v1.
-FEATURES = ("snapshots", "snapshot-groups", "clones", "trash", "snapshot-blocks")
+FEATURES = ("snapshots", "snapshot-groups", "clones", "trash", "snapshot-blocks", TLS)
 
 
 class ServiceMethods:
@@ -188,6 +189,7 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         max_attachments=settings.max_attachments,
         portals=settings.export.portals if settings.root else (),
         nvme_portals=settings.export.nvme_portals if settings.root else (),
+        nvme_tls_portals=settings.export.portals_of("NVME", tls=True) if settings.root else (),
         holds=[
             service_pb2.Hold(reason=hold.reason, sentence=hold.sentence, command=hold.command)
             for hold in call.service.context.ownership.holds

@@ -155,6 +155,7 @@ class VolumeMethods:
             access_modes=modes or ("SINGLE_NODE_WRITER",),
             transport=enums.TRANSPORTS.name(volume.transport, "ISCSI"),
             **{name: getattr(volume, name) for name in LIMITS},
+            tls=volume.tls,
             source_snapshot=convert.snapshot_id(source.snapshot) if kind == "snapshot" else "",
             source_volume=convert.volume_id(source.volume) if kind == "volume" else "",
             encrypt=volume.encrypted,

@@ -139,6 +139,8 @@ def content(args: Namespace, name: str, path: str) -> str:
         values["readonly"] = True
     if args.transport:
         values["transport"] = args.transport
+    if args.tls:
+        values["tls"] = True
     # Strings, lists of strings and booleans are written the same way in JSON and in TOML.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
@@ -169,6 +171,7 @@ def _check_same(args: Namespace, existing: VolumeFile, path: str) -> None:
         "mount options": bool(options) and options != existing.mount_options,
         "access": args.readonly and not existing.readonly,
         "transport": args.transport not in (None, "", existing.transport),
+        "use of TLS": args.tls and not existing.tls,
     }
     if names := [name for name, differs in differences.items() if differs]:
         *first, last = names

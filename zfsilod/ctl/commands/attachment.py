@@ -5,6 +5,7 @@ from __future__ import annotations
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change
 from zfsilod.ctl.client import dial
+from zfsilod.ctl.features import check_tls
 from zfsilod.ctl.parse import bare, check_one_or_all, mount_options, resource, transport
 from zfsilod.ctl.server_files import only_name
 from zfsilod.model.lean import TYPE_CHECKING
@@ -22,10 +23,12 @@ def connect(args: Namespace) -> None:
         publish_if_needed=not args.no_publish,
         epoch=args.epoch,
         restore=pb.RESTORE_BOOT if args.restore == "boot" else pb.RESTORE_NEVER,
+        tls=args.tls,
     )
     if args.transport:
         request.transport = transport(args.transport)
     with dial(args) as server:
+        check_tls(server, wanted=args.tls)
         change(args, server, "ConnectVolume", request)
 
 

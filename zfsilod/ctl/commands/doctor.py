@@ -20,6 +20,7 @@ from zfsilod.ctl.failures import FAILED, TIME_PROBLEMS
 from zfsilod.ctl.output.messages import dumps
 from zfsilod.ctl.output.table import BAD, GOOD, clean, paint
 from zfsilod.ctl.require_local import check_local
+from zfsilod.ctl.tlshd import missing_for_tls
 from zfsilod.ctl.tool_settings import wrong_settings
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.kernel_modules import has_module
@@ -121,6 +122,7 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
         if not settings.server.root or known_servers():
             yield from client(files)
         yield from tool_settings(files)
+        yield tls(files)
         yield clock(files, time.time(), synchronised=kernel_is_synchronised())
     yield from _identity()
     yield from _certificates()
@@ -165,6 +167,12 @@ def nvme(files: HostFiles, name: str) -> Prerequisite:
     if files.has_module(name):
         return Prerequisite(f"kernel module {name}")
     return Prerequisite(f"transport iscsi only: this kernel does not have {name}")
+
+
+def tls(files: HostFiles) -> Prerequisite:
+    """Tell whether a host can use TLS over nvme, which it need not."""
+    missing = missing_for_tls(files)
+    return Prerequisite(f"no TLS over nvme: {missing}" if missing else "TLS over nvme")
 
 
 def conflicting_units(files: HostFiles) -> list[str]:

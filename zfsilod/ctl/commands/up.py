@@ -18,6 +18,7 @@ from zfsilod.ctl.change import outcome, send
 from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.commands.volume import get
 from zfsilod.ctl.failures import complain, unit_exit_code
+from zfsilod.ctl.features import check_tls
 from zfsilod.ctl.output.messages import dumps, plain
 from zfsilod.ctl.output.table import say
 from zfsilod.ctl.parse import bare, resource, transport
@@ -107,10 +108,12 @@ def _attach(args: Namespace, file: VolumeFile) -> list[Any]:
         mount_options=file.mount_options,
         readonly=file.readonly,
         path=file.mount_path,
+        tls=file.tls,
     )
     if file.transport:
         request.transport = transport(file.transport)
     with dial(args) as server:
+        check_tls(server, wanted=file.tls)
         return [_send(args, server, "AttachVolume", request)]
 
 
@@ -152,6 +155,7 @@ def publications_for(volume: Any) -> list[Any]:
             readonly=host in existing and existing[host].readonly,
             access_mode=existing[host].access_mode if host in existing else default,
             transport=existing[host].transport if host in existing else volume.transport,
+            tls=existing[host].tls if host in existing else volume.tls,
         )
         for host in hosts
     ]

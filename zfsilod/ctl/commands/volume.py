@@ -11,6 +11,7 @@ from zfsilod.ctl.client import Server, dial
 from zfsilod.ctl.commands.host import say_unregistered
 from zfsilod.ctl.confirm import confirmed
 from zfsilod.ctl.failures import FAILED
+from zfsilod.ctl.features import check_tls
 from zfsilod.ctl.filters import all_of, equals, label_filters
 from zfsilod.ctl.output import volume as volume_output
 from zfsilod.ctl.output.facts import all_hold, noteworthy, show_facts, summary
@@ -162,6 +163,7 @@ def create(args: Namespace) -> None:
         access_modes=[access_mode(mode) for mode in args.access_mode],
         encrypted=args.encrypt,
         **limits(args),
+        tls=args.tls,
     )
     if args.transport:
         volume.transport = transport(args.transport)
@@ -173,6 +175,7 @@ def create(args: Namespace) -> None:
         volume_id=bare(args.name, "volumes"), volume=volume, limit_bytes=parse_size(args.limit)
     )
     with dial(args) as server:
+        check_tls(server, wanted=args.tls)
         change(args, server, "CreateVolume", request)
         say_unregistered(args, server, args.host)
 
@@ -300,12 +303,14 @@ def publish(args: Namespace) -> None:
         readonly=args.readonly,
         etag=args.etag,
         force=args.force,
+        tls=args.tls,
     )
     if args.access_mode:
         request.access_mode = access_mode(args.access_mode)
     if args.transport:
         request.transport = transport(args.transport)
     with dial(args) as server:
+        check_tls(server, wanted=args.tls)
         change(args, server, "PublishVolume", request)
 
 

@@ -5,6 +5,10 @@ iscsiadm(8), nvme-connect(1), esxcli of ESXi 7 and 8, and the disk of a domain o
 
 from __future__ import annotations
 
+from base64 import b64encode
+
+from zfsilod.host.nvme_psk import derived_psk
+from zfsilod.model.chap import Chap
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import host_id_of, is_nqn, portal_parts, uuid_of
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 ADDRESS = "ADDRESS"  # in place of a wildcard
 HIDDEN, HIDDEN_MUTUAL = "PASSWORD", "PASSWORD_OF_THE_SERVER"
+HIDDEN_PSK = ("IDENTITY_OF_THE_PSK", "PSK_OF_TLS")
 RULE = (
     'ACTION=="add|change", SUBSYSTEM=="block", KERNEL=="nvme*n*", ATTRS{model}=="zfsilo volume*", '
     'ATTR{queue/max_sectors_kb}="1024"'
@@ -81,16 +86,40 @@ def _nvme(connection: Any) -> Iterator[str]:
     yield "# Larger requests fail on the server; the kernel joins the paths to one disk."
     yield f"echo '{RULE}' > /etc/udev/rules.d/59-zfsilo.rules"
     yield "udevadm control --reload"
+    yield from _psk(connection)
     yield "# The connections end with a reboot of this host: repeat `nvme connect` after each one."
     for address, port in _portals(connection):
         yield (
             f"nvme connect -t tcp -a {address} -s {port} -n {connection.target} --hostnqn={host} "
             f"--hostid={host_id_of(host)} --dhchap-secret={key} --dhchap-ctrl-secret={mutual_key} "
-            "--ctrl-loss-tmo=-1"
+            f"--ctrl-loss-tmo=-1{' --tls' if connection.tls else ''}"
         )
     yield f"for name in $(grep -lx {connection.target} /sys/class/nvme/*/subsysnqn); do"
     yield '    echo 1024 | tee "${name%/*}"/nvme*/queue/max_sectors_kb'
     yield "done"
+
+
+def _psk(connection: Any) -> Iterator[str]:
+    """Put the PSK of TLS into the keyring: derived here, as nvme-cli differs by its version."""
+    if not connection.tls:
+        return
+    identity, psk = HIDDEN_PSK
+    if connection.chap.tls_key:
+        host, _key, subsystem, _mutual_key = _names(connection)
+        keys = Chap(
+            username=host,
+            password="",
+            mutual_username=subsystem,
+            mutual_password="",
+            tls_key=connection.chap.tls_key,
+        )
+        identity, derived = derived_psk(keys)
+        psk = b64encode(derived).decode()
+    yield "# TLS needs keyutils and ktls-utils, and the line keyrings=.nvme in the section"
+    yield "# [authenticate] of /etc/tlshd.conf. After a reboot the key has to be added again."
+    yield "modprobe nvme-tcp"
+    yield "systemctl restart tlshd.service"
+    yield f"printf %s {psk} | base64 -d | keyctl padd psk '{identity}' %:.nvme"
 
 
 def _esxi(connection: Any) -> Iterator[str]:

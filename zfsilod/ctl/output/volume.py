@@ -141,7 +141,7 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
             "Access modes",
             commas(word(mode, "ACCESS_MODE_") for mode in volume.access_modes),
         ),
-        ("Transport", word(volume.transport, "TRANSPORT_")),
+        ("Transport", word(volume.transport, "TRANSPORT_") + (" with TLS" if volume.tls else "")),
         ("Limits", limits(volume)),
         ("Uid", volume.uid),
         ("Etag", volume.etag),

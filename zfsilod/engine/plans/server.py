@@ -237,6 +237,7 @@ def marks(volume: Volume) -> dict[str, str]:
         "source_volume": volume.source_volume,
         "transport": volume.transport if volume.transport != "ISCSI" else "",
         "limits": limits_mark(volume.limits),
+        "tls": "yes" if volume.tls else "",
         "key": volume.key_uid,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
@@ -343,7 +344,7 @@ def _by_uid(values: dict[str, str]) -> str:
 
 def export_steps(volume: Volume, export: Export) -> list[Step]:
     """Return the steps of state PUBLISHED: a target that answers and admits no client yet."""
-    return [*_closed_steps(volume, export), *_opening_steps(volume, export)]
+    return [*_closed_steps(volume, export), *_opening_steps(volume, export, [])]
 
 
 def _closed_steps(volume: Volume, export: Export) -> list[Step]:
@@ -351,9 +352,11 @@ def _closed_steps(volume: Volume, export: Export) -> list[Step]:
     return steps_of(target).export(volume, target, export)
 
 
-def _opening_steps(volume: Volume, export: Export) -> list[Step]:
+def _opening_steps(
+    volume: Volume, export: Export, publications: Sequence[Publication]
+) -> list[Step]:
     target = target_name(export.prefix, volume)
-    return steps_of(target).opening(target, export)
+    return steps_of(target).opening(target, export, publications)
 
 
 def grant(
@@ -374,7 +377,7 @@ def publish(
             *key_loaded(volume),
             *_closed_steps(volume, export),
             *grant(volume, publication, export, others),
-            *_opening_steps(volume, export),
+            *_opening_steps(volume, export, [publication]),
         ]
     )
 
@@ -385,7 +388,7 @@ def published(volume: Volume, publications: Sequence[Publication], export: Expor
     for publication in publications:
         others = [other for other in publications if other is not publication]
         steps += grant(volume, publication, export, others)
-    return [*steps, *_opening_steps(volume, export)]
+    return [*steps, *_opening_steps(volume, export, publications)]
 
 
 def unpublish(
@@ -401,11 +404,11 @@ def unpublish(
 
     `shared`: a target of another program has the backstore too, so that it cannot be removed.
     """
-    opening = _opening_steps(volume, export)
+    opening = _opening_steps(volume, export, [publication])
     first, *rest = revoke(volume, publication, export, others, fence=fence)
     if others:
         again = [
-            Reopened(target=step.target, portals=step.portals)
+            Reopened(target=step.target, portals=step.portals, tls=step.tls)
             for step in opening
             if isinstance(step, Portals)
         ]

@@ -32,8 +32,11 @@ class TransportSteps(NamedTuple):
 
     export: Callable[[Volume, str, Export], list[Step]]
     """A target that admits no client; of a volume, with the name of its target."""
-    opening: Callable[[str, Export], list[Step]]
-    """What follows the access of the clients: a client must not find a target that refuses it."""
+    opening: Callable[[str, Export, Sequence[Publication]], list[Step]]
+    """What follows the access of the clients: a client must not find a target that refuses it.
+
+    Of a target and its publications, of which all have TLS, or none has.
+    """
     access: Callable[[str, Publication, tuple[str, ...]], list[Step]]
     """The access of one client to a target, with the initiators of others that have access."""
     connection: Callable[[Attachment, int], list[Step]]
@@ -117,9 +120,10 @@ def _nvme_export(volume: Volume, target: str, _export: Export) -> list[Step]:
     ]
 
 
-def _nvme_opening(target: str, export: Export) -> list[Step]:
+def _nvme_opening(target: str, export: Export, publications: Sequence[Publication]) -> list[Step]:
     """A client gives its controller up when it is refused once, so the ports come last."""
-    return [Portals(target=target, portals=export.nvme_portals)]
+    tls = any(publication.tls for publication in publications)
+    return [Portals(target=target, portals=export.portals_of("NVME", tls=tls), tls=tls)]
 
 
 def _nvme_access(target: str, publication: Publication, others: tuple[str, ...]) -> list[Step]:
@@ -139,7 +143,7 @@ def _nvme_connection(attachment: Attachment, lost_session_s: int) -> list[Step]:
     )
     return [
         portal,
-        controller,
+        controller.but(tls=attachment.tls),
         QueueLimit(disk=attachment.disk),
         LossWait(disk=attachment.disk, seconds=lost_session_s),
     ]
@@ -154,7 +158,7 @@ def _acl(target: str, publication: Publication, others: Sequence[str]) -> Acl:
     )
 
 
-def _nothing(_target: str, _export: Export) -> list[Step]:
+def _nothing(_target: str, _export: Export, _publications: Sequence[Publication]) -> list[Step]:
     return []
 
 

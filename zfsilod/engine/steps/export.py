@@ -149,18 +149,50 @@ class Namespace(HostStep, tag="Namespace", part="TARGET"):
         return Resources(datasets=(self.dataset,), volumes=(self.serial,), targets=(self.target,))
 
 
-class Portals(HostStep, tag="Portals", part="TARGET"):
+def shown_portals(portals: tuple[str, ...], *, tls: bool) -> str:
+    """Return portals for people."""
+    return f"{', '.join(portals)}{' with TLS' if tls else ''}"
+
+
+class Listening:
+    """The portals of a target, with TLS or without."""
+
+    target: str
+    portals: tuple[str, ...]
+    tls: bool
+
+    def listens(self, host: HostAdapters) -> bool:
+        """Tell whether the target listens there, and nowhere else."""
+        if self.tls:
+            return host.nvmet.has_portals(self.target, self.portals, tls=True)
+        return target_adapter(host, self.target).has_portals(self.target, self.portals)
+
+    def listen(self, host: HostAdapters) -> None:
+        """Let the target listen there, and nowhere else."""
+        if self.tls:
+            host.nvmet.add_portals(self.target, self.portals, tls=True)
+        else:
+            target_adapter(host, self.target).add_portals(self.target, self.portals)
+
+    @property
+    def shown(self) -> str:
+        """The portals, for people."""
+        return shown_portals(self.portals, tls=self.tls)
+
+
+class Portals(Listening, HostStep, tag="Portals", part="TARGET"):
     """The target listens at these addresses ("10.0.0.1:3260", "[fd00::1]:3260") and no other."""
 
     volatile = True
     target: str
     portals: tuple[str, ...]
+    tls: bool = False  # each requires TLS; over NVMe only
 
     def probe(self, host: HostAdapters) -> bool:
-        return target_adapter(host, self.target).has_portals(self.target, self.portals)
+        return self.listens(host)
 
     def do(self, host: HostAdapters) -> None:
-        target_adapter(host, self.target).add_portals(self.target, self.portals)
+        self.listen(host)
 
     def undo(self, host: HostAdapters) -> None:
         target_adapter(host, self.target).remove_portals(self.target)
@@ -176,10 +208,10 @@ class Portals(HostStep, tag="Portals", part="TARGET"):
         return True  # a rollback changes nothing
 
     def fact(self) -> str:
-        return f"target listens at {', '.join(self.portals)}"
+        return f"target listens at {self.shown}"
 
     def describe_do(self) -> str:
-        return f"listen at {', '.join(self.portals)} for target {self.target}"
+        return f"listen at {self.shown} for target {self.target}"
 
     def describe_undo(self) -> str:
         return f"stop listening for target {self.target}"
@@ -199,24 +231,31 @@ class AllPortals(OneWay, tag="AllPortals", part="TARGET"):
     volatile = True
     targets: tuple[str, ...]
     portals: tuple[str, ...]
+    tls: bool = False  # as of Portals
 
     def probe(self, host: HostAdapters) -> bool:
-        return all(host.nvmet.has_portals(target, self.portals) for target in self.targets)
+        return all(
+            host.nvmet.has_portals(target, self.portals, tls=self.tls) for target in self.targets
+        )
 
     def do(self, host: HostAdapters) -> None:
-        host.nvmet.add_portals_to_all(self.targets, self.portals)
+        host.nvmet.add_portals_to_all(self.targets, self.portals, tls=self.tls)
 
     def fact(self) -> str:
-        return f"the targets of {len(self.targets)} volumes listen at {', '.join(self.portals)}"
+        return f"the targets of {len(self.targets)} volumes listen at {self._shown}"
 
     def describe_do(self) -> str:
-        return f"listen at {', '.join(self.portals)} for {len(self.targets)} targets"
+        return f"listen at {self._shown} for {len(self.targets)} targets"
+
+    @property
+    def _shown(self) -> str:
+        return shown_portals(self.portals, tls=self.tls)
 
     def resources(self) -> Resources:
         return Resources(targets=self.targets)
 
 
-class Reopened(OneWay, tag="Reopened", part="TARGET"):
+class Reopened(Listening, OneWay, tag="Reopened", part="TARGET"):
     """The target, as far as it exists, listens for the clients that are left after a fence.
 
     Where the end of one client's access closes the ports for all, a killed worker may leave them
@@ -226,20 +265,21 @@ class Reopened(OneWay, tag="Reopened", part="TARGET"):
     volatile = True
     target: str
     portals: tuple[str, ...]
+    tls: bool = False
 
     def probe(self, host: HostAdapters) -> bool:
         if not target_adapter(host, self.target).list_acls(self.target):
             return True
-        return target_adapter(host, self.target).has_portals(self.target, self.portals)
+        return self.listens(host)
 
     def do(self, host: HostAdapters) -> None:
-        target_adapter(host, self.target).add_portals(self.target, self.portals)
+        self.listen(host)
 
     def fact(self) -> str:
-        return f"target listens at {', '.join(self.portals)} for its other clients"
+        return f"target listens at {self.shown} for its other clients"
 
     def describe_do(self) -> str:
-        return f"listen at {', '.join(self.portals)} for the other clients of target {self.target}"
+        return f"listen at {self.shown} for the other clients of target {self.target}"
 
     def resources(self) -> Resources:
         return Resources(targets=(self.target,))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Controller(HostStep, tag="Controller", part="INITIATOR"):
     """At least one controller of the subsystem is live, and its disk has the volume's identity.
 
-    Its secrets are only in the store and in the kernel: no file of this host has them.
+    Its secrets are only in the store and in the kernel: no file of this host has them. With `tls`
+    the kernel's keyring has the PSK.
     """
 
     volatile = True
@@ -24,6 +25,7 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
     secret: str
     server: str  # that named the subsystem
     lost_session_s: int = 0  # as LossWait.seconds of a controller that is made now
+    tls: bool = False
 
     @property
     def target(self) -> str:
@@ -31,7 +33,12 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
         return self.disk.target
 
     def probe(self, host: HostAdapters) -> bool:
-        return host.nvme.has_controller(self.disk, self.portals, server=self.server)
+        return host.nvme.has_controller(
+            self.disk,
+            self.portals,
+            server=self.server,
+            tls=host.chap(self.secret) if self.tls else None,
+        )
 
     def do(self, host: HostAdapters) -> None:
         host.nvme.connect(
@@ -49,10 +56,11 @@ class Controller(HostStep, tag="Controller", part="INITIATOR"):
         return not host.nvme.has_any_session(self.disk)
 
     def fact(self) -> str:
-        return f"connected to {self.disk.target}"
+        return f"connected to {self.disk.target}{' with TLS' if self.tls else ''}"
 
     def describe_do(self) -> str:
-        return f"connect to {self.disk.target} at {', '.join(self.portals)}"
+        with_tls = " with TLS" if self.tls else ""
+        return f"connect to {self.disk.target} at {', '.join(self.portals)}{with_tls}"
 
     def describe_undo(self) -> str:
         return f"disconnect from {self.disk.target}"

@@ -29,6 +29,7 @@ VOLATILE = (
     "portals",
     "enabled",
     "acl",
+    "psk",
     "mapped",
     "limit",
     "session",

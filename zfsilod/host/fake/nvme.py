@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zfsilod.host.fake.nvmet import TLS
+from zfsilod.host.fake.psk import forget_psk, has_psk, put_psk
 from zfsilod.host.fake.secrets import digest
 from zfsilod.host.fake.sessions import FakeSessions, need_session, wait_of
 from zfsilod.model.errors import Conflict, PermissionDenied, Unavailable
@@ -28,7 +30,9 @@ class FakeNvme(FakeSessions):
         if self.owner(target) not in (None, server):
             raise Conflict(f"the controller of {target} is foreign", target=target)
 
-    def has_controller(self, disk: Disk, portals: tuple[str, ...], *, server: str) -> bool:
+    def has_controller(
+        self, disk: Disk, portals: tuple[str, ...], *, server: str, tls: Chap | None = None
+    ) -> bool:
         self._check_owner(disk.target, server)
         session = self.facts.get(f"session:{disk.target}")
         if session and "lost" in session and session.get("portal", "") not in portals:
@@ -37,7 +41,7 @@ class FakeNvme(FakeSessions):
             raise Conflict(f"the disk of {disk.target} has another identity", target=disk.target)
         if session:
             need_session(self.facts, disk)
-        return bool(session)
+        return bool(session) and (tls is None or has_psk(self.facts, disk.target, tls, client=True))
 
     def has_paths(self, disk: Disk) -> bool:
         return self.has_any_session(disk)
@@ -58,6 +62,7 @@ class FakeNvme(FakeSessions):
         lost_session_s: int,
     ) -> None:
         self._check_owner(disk.target, server)
+        put_psk(self.facts, disk.target, chap, client=True)
         present = self.facts.get(f"session:{disk.target}")
         if present and "lost" not in present:
             self._add_paths(disk.target, portals)
@@ -66,7 +71,8 @@ class FakeNvme(FakeSessions):
         acl = self.facts.get(f"acl:{disk.target}/{chap.username}")
         if local and acl != digest(chap):
             raise PermissionDenied(f"the subsystem {disk.target} refused this host")
-        if local and not self.facts.get(f"portals:{disk.target}"):
+        ports = self.facts.get(f"portals:{disk.target}") or []
+        if local and not any(port.startswith(TLS) == chap.has_tls for port in ports):
             raise Unavailable(f"no port of {disk.target} answers")
         session = {
             "serial": disk.serial,
@@ -88,6 +94,10 @@ class FakeNvme(FakeSessions):
             kept.append(portal)
             self.facts.effect(f"session:{target}", session | {"beside": list(kept)})
 
+    def drop(self, disk: Disk) -> None:
+        forget_psk(self.facts, disk.target)
+        super().drop(disk)
+
     def has_queue_limit(self, disk: Disk) -> bool:
         return "limited" in (self.facts.get(f"session:{disk.target}") or {})
 
@@ -99,7 +109,11 @@ class FakeNvme(FakeSessions):
     def has_session_secrets(self, chaps: dict[str, Chap]) -> bool:
         sessions = {target: self.facts.get(f"session:{target}") for target in chaps}
         return all(
-            session is None or session["chap"] == digest(chaps[target])
+            session is None
+            or (
+                session["chap"] == digest(chaps[target])
+                and has_psk(self.facts, target, chaps[target], client=True)
+            )
             for target, session in sessions.items()
         )
 
@@ -107,5 +121,6 @@ class FakeNvme(FakeSessions):
         for target, chap in chaps.items():
             session = self.facts.get(f"session:{target}")
             if session is not None:
+                put_psk(self.facts, target, chap, client=True)
                 self.facts.effect(f"session:{target}", session | {"chap": "half"})
                 self.facts.effect(f"session:{target}", session | {"chap": digest(chap)})

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from zfsilod.host.fake.psk import has_psk, put_psk, remove_psk
 from zfsilod.host.fake.targets import FakeTargets
 from zfsilod.host.fake.zfs import FakeZfs
 from zfsilod.model.errors import Busy, Conflict
 from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zfsilod.model.chap import Chap
+
+TLS = "tls "  # before a portal that requires it
 
 
 class FakeNvmet(FakeTargets):
@@ -47,19 +54,42 @@ class FakeNvmet(FakeTargets):
             raise Busy(f"the subsystem {target} is not empty", target=target)
         self._remove(f"target:{target}")
 
-    def add_portals_to_all(self, targets: tuple[str, ...], portals: tuple[str, ...]) -> None:
+    def has_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> bool:
+        return super().has_portals(target, _of_kind(portals, tls=tls))
+
+    def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
+        super().add_portals(target, _of_kind(portals, tls=tls))
+
+    def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
+        has_keys = super().has_secrets(target, initiator, chap=chap)
+        return has_keys and has_psk(self.facts, target, chap)
+
+    def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
+        is_allowed = super().has_acl(target, initiator, chap=chap, allowed=allowed)
+        return is_allowed and self.has_secrets(target, initiator, chap=chap)
+
+    def add_acl(self, target: str, initiator: str, *, chap: Chap) -> None:
+        self._need(f"target:{target}")
+        self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
+        put_psk(self.facts, target, chap)
+        super().add_acl(target, initiator, chap=chap)
+
+    def add_portals_to_all(
+        self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
+    ) -> None:
         for target in targets:
-            if not self.has_portals(target, portals):
-                self.add_portals(target, portals)
+            if not self.has_portals(target, portals, tls=tls):
+                self.add_portals(target, portals, tls=tls)
 
     def remove_acl(self, target: str, initiator: str) -> None:
         """End the controller by the removal of the ports, which other hosts get back."""
-        portals = self.facts.get(f"portals:{target}") or []
+        portals = tuple(self.facts.get(f"portals:{target}") or ())
         if self.has_session(target, initiator):
             self.remove_portals(target)
+        remove_psk(self.facts, target, initiator)
         super().remove_acl(target, initiator)
-        if self.list_acls(target) and not self.has_portals(target, tuple(portals)):
-            self.add_portals(target, tuple(portals))
+        if self.list_acls(target) and not super().has_portals(target, portals):
+            super().add_portals(target, portals)
 
     def remove_export(self, target: str, backstore: str | None) -> None:
         self.remove_portals(target)
@@ -78,3 +108,7 @@ class FakeNvmet(FakeTargets):
             )
             for target, namespace in sorted(self.facts.of_kind("namespace").items())
         ]
+
+
+def _of_kind(portals: tuple[str, ...], *, tls: bool) -> tuple[str, ...]:
+    return tuple(f"{TLS}{portal}" for portal in portals) if tls else portals
