@@ -227,4 +227,4 @@ async def test_the_checks_of_a_user_wait_within_a_bound(
         assert max(most) == 3, "two of one user, and one of the other"
         assert not identities.checks
         assert not identities._turns
-        assert not identities._shared
+        assert not identities.shared
