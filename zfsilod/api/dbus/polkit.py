@@ -51,7 +51,7 @@ class Identities:
         self.uids: OrderedDict[str, int] = OrderedDict()
         self.asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
         self.checks: Counter[int] = Counter()  # that run or wait now, by uid
-        self._turns: dict[int, asyncio.Semaphore] = {}  # for them, by uid
+        self.turns: dict[int, asyncio.Semaphore] = {}  # for them, by uid
         self.shared: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
         self._count = 0
 
@@ -147,16 +147,16 @@ class Identities:
             text = f"{self.checks[uid]} authorization checks of uid {uid} are running: retry later"
             raise DBusError(ErrorType.LIMITS_EXCEEDED, text)
         self.checks[uid] += 1
-        turn = self._turns.setdefault(uid, asyncio.Semaphore(MAX_CHECKS))
+        turn = self.turns.setdefault(uid, asyncio.Semaphore(MAX_CHECKS))
         try:
             async with turn:
-                await self._check_authorization(sender, uid, action, interactive=interactive)
+                await self.check_authorization(sender, uid, action, interactive=interactive)
         finally:
             self.checks[uid] -= 1
             if not self.checks[uid]:
-                del self.checks[uid], self._turns[uid]
+                del self.checks[uid], self.turns[uid]
 
-    async def _check_authorization(
+    async def check_authorization(
         self, sender: str, uid: int, action: str, *, interactive: bool
     ) -> None:
         self._count += 1
