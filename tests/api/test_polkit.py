@@ -159,13 +159,13 @@ async def test_a_page_reads_many_objects_at_once(tmp_path: Path, flags: MessageF
             root, nobody = await fixture.client(), await fixture.client(NOBODY)
             await Polkit(root).say("SetAllowed", "as", [READ])
             asked: list[object] = []
-            check = fixture.front.identities._check_authorization
+            check = fixture.front.identities.check_authorization
 
             async def counted(*arguments: Any, **named: Any) -> None:
                 asked.append(arguments)
                 await check(*arguments, **named)
 
-            fixture.front.identities._check_authorization = counted  # type: ignore[method-assign]
+            fixture.front.identities.check_authorization = counted  # type: ignore[method-assign]
             message = {"destination": NAME, "path": ROOT, "interface": PROPERTIES, "flags": flags}
             calls = [
                 nobody.bus.call(Message(**message, member="GetAll", signature="s", body=[MANAGER]))
@@ -185,7 +185,7 @@ async def test_a_password_is_asked_for_every_change(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             asked.append(arguments[2])
 
-        identities._check_authorization = counted  # type: ignore[method-assign]
+        identities.check_authorization = counted  # type: ignore[method-assign]
         identities.uids[":9.9"] = NOBODY
         for interactive, expected in ((True, 5), (False, 1)):
             asked.clear()
@@ -212,7 +212,7 @@ async def test_the_checks_of_a_user_wait_within_a_bound(
             await go.wait()
             running -= 1
 
-        identities._check_authorization = held  # type: ignore[method-assign]
+        identities.check_authorization = held  # type: ignore[method-assign]
         names = [f":9.{number}" for number in range(4)]
         identities.uids.update(dict.fromkeys(names, NOBODY))
         identities.uids[":9.other"] = NOBODY - 1
@@ -226,5 +226,5 @@ async def test_the_checks_of_a_user_wait_within_a_bound(
         assert [(await task).subject for task in tasks[1:3]] == [f"uid {NOBODY}"] * 2
         assert max(most) == 3, "two of one user, and one of the other"
         assert not identities.checks
-        assert not identities._turns
-        assert not identities._shared
+        assert not identities.turns
+        assert not identities.shared

@@ -39,6 +39,7 @@ LISTED = {"volsize": ("1024", "local"), "volblocksize": ("512", "-")}
 SNAPSHOT = {
     "zfsilo:cut": ("abc", "local"),
     "creation": ("1", "-"),
+    "createtxg": ("7", "-"),
     "defer_destroy": ("off", "-"),
 }
 STOLEN = "tank/z/missing"

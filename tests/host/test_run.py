@@ -228,4 +228,5 @@ def test_every_tool_has_a_package() -> None:
     xfs = {"mkfs.xfs", "xfs_repair", "xfs_growfs", "xfs_admin"}
     # Of audit; of attach and setup; of seal-key; of the daemon, which checks calendars.
     commands = {"journalctl", "systemctl", "systemd-creds", "systemd-analyze"}
-    assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)
+    maps = {"multipathd", "multipath", "dmsetup"}  # of a client with several paths over iSCSI
+    assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *maps, *commands} == set(TOOLS)

@@ -28,26 +28,19 @@ class PortGate:
     """Open, unless the daemon has started and its first pass has not ended."""
 
     def __init__(self) -> None:
+        self.is_open = True  # any request may link a port
         self._opened = asyncio.Event()
-        self._opened.set()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether any request may link a port."""
-        return self._opened.is_set()
 
     def close(self, txn: Transaction) -> None:
         """Close the gate, if this host has publications at shared ports."""
         if any(one.transport == "NVME" for one in txn.scan(Publication)):
+            self.is_open = False
             self._opened.clear()
 
     def open(self) -> None:
         """Open the gate: all exports are restored, as far as they can be."""
+        self.is_open = True
         self._opened.set()
-
-    def stops(self, actions: Iterable[Action]) -> bool:
-        """Tell whether these actions would link a port that has to stay closed."""
-        return not self.is_open and opens_ports(actions)
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until the gate is open. Raises Unavailable (RESTORING)."""

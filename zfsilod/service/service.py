@@ -51,7 +51,7 @@ from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
 from zfsilod.service.ownership import compare_unknown
 from zfsilod.service.policies import PolicyRunner
-from zfsilod.service.port_gate import PortGate
+from zfsilod.service.port_gate import PortGate, opens_ports
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.stats import StatsReader
@@ -221,7 +221,7 @@ class Service:
         if prerequisites:
             return prerequisites
         plan = request.plan(view, inputs)
-        if not request.opens_gate and self.port_gate.stops(plan.actions):
+        if not (self.port_gate.is_open or request.opens_gate) and opens_ports(plan.actions):
             return self.port_gate
         if inputs is not None:
             for operation in txn.changed_after(revision):

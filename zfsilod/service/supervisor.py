@@ -16,6 +16,7 @@ from zfsilod.model.pool_space import nearly_full
 from zfsilod.model.records import Attachment, Operation, PendingRelease
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.service.ownership import compare
+from zfsilod.service.port_gate import opens_ports
 from zfsilod.service.pruner import Pruner
 from zfsilod.service.purger import Purger
 from zfsilod.service.secret_rotation import SecretRotation
@@ -128,7 +129,7 @@ class Supervisor:
                 continue
             if ownership.holds and touches_pool(operation):
                 continue  # the store may be older than the pool: nothing is reverted
-            if self._service.port_gate.stops(operation.actions):
+            if not self._service.port_gate.is_open and opens_ports(operation.actions):
                 continue  # its rollback may complete it
             if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
                 self._executor.refresh(operation.id)

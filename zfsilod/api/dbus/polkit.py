@@ -51,8 +51,8 @@ class Identities:
         self.uids: OrderedDict[str, int] = OrderedDict()
         self.asked: dict[str, list[Callable[[int | None], None]]] = {}  # who waits, by sender
         self.checks: Counter[int] = Counter()  # that run or wait now, by uid
-        self._turns: dict[int, asyncio.Semaphore] = {}  # for them, by uid
-        self._shared: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
+        self.turns: dict[int, asyncio.Semaphore] = {}  # for them, by uid
+        self.shared: dict[tuple[str, str, bool], asyncio.Task[None]] = {}
         self._count = 0
 
     async def start(self) -> None:
@@ -121,21 +121,21 @@ class Identities:
 
     def close(self) -> None:
         """End checks that no call waits for any more."""
-        for task in self._shared.values():
+        for task in self.shared.values():
             task.cancel()
 
     async def _share_check(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
         """Ask polkit once for all calls of a connection that need an action at the same time."""
         key = sender, action, interactive
-        task = self._shared.get(key)
+        task = self.shared.get(key)
         if task is None:
             check = self._check_in_turn(sender, uid, action, interactive=interactive)
-            task = self._shared[key] = asyncio.create_task(check)
+            task = self.shared[key] = asyncio.create_task(check)
             task.add_done_callback(partial(self._checked, key))
         await asyncio.shield(task)  # a call that is cancelled does not end the check of the others
 
     def _checked(self, key: tuple[str, str, bool], task: asyncio.Task[None]) -> None:
-        del self._shared[key]
+        del self.shared[key]
         if not task.cancelled():
             task.exception()  # all its calls may be cancelled
 
@@ -147,16 +147,16 @@ class Identities:
             text = f"{self.checks[uid]} authorization checks of uid {uid} are running: retry later"
             raise DBusError(ErrorType.LIMITS_EXCEEDED, text)
         self.checks[uid] += 1
-        turn = self._turns.setdefault(uid, asyncio.Semaphore(MAX_CHECKS))
+        turn = self.turns.setdefault(uid, asyncio.Semaphore(MAX_CHECKS))
         try:
             async with turn:
-                await self._check_authorization(sender, uid, action, interactive=interactive)
+                await self.check_authorization(sender, uid, action, interactive=interactive)
         finally:
             self.checks[uid] -= 1
             if not self.checks[uid]:
-                del self.checks[uid], self._turns[uid]
+                del self.checks[uid], self.turns[uid]
 
-    async def _check_authorization(
+    async def check_authorization(
         self, sender: str, uid: int, action: str, *, interactive: bool
     ) -> None:
         self._count += 1
