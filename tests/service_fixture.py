@@ -254,9 +254,7 @@ class LocalServer:
         with self.service.context.store.read() as txn:
             return [record for record in txn.scan(Publication) if record.host == "take"]
 
-    async def portals(
-        self, _server: str, transport: Transport, *, tls: bool
-    ) -> tuple[str, ...]:
+    async def portals(self, _server: str, transport: Transport, *, tls: bool) -> tuple[str, ...]:
         self._reach()
         return self.service.context.settings.export.portals_of(transport, tls=tls)
 

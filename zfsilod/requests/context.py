@@ -51,9 +51,7 @@ class Servers(Protocol):
         """Return why a server does not accept this host, as a sentence; "": it did at last."""
 
     async def publications(self, server: str) -> list[Publication]: ...
-    async def portals(
-        self, server: str, transport: Transport, *, tls: bool
-    ) -> tuple[str, ...]:
+    async def portals(self, server: str, transport: Transport, *, tls: bool) -> tuple[str, ...]:
         """Return the present portals of a server; () of one that does not name them."""
 
     async def rotate(self, server: str, volume: str) -> None: ...

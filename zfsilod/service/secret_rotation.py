@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from zfsilod.host import HostAdapters
     from zfsilod.model.records import Publication
+    from zfsilod.model.words import Transport
     from zfsilod.requests.context import Context
     from zfsilod.service.ports import Submitter
 

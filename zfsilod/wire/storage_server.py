@@ -148,9 +148,7 @@ class StorageServers:
                 break
         return publications
 
-    async def portals(
-        self, server: str, transport: Transport, *, tls: bool
-    ) -> tuple[str, ...]:
+    async def portals(self, server: str, transport: Transport, *, tls: bool) -> tuple[str, ...]:
         """Return the present portals of a server; () of one that does not name them."""
         answer = await self._info(server)
         if transport == "ISCSI":
