@@ -16,7 +16,7 @@ from zfsilod.model.errors import (
     FailedPrecondition,
     NotFound,
 )
-from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.host_facts import IoLimits, SnapshotRef
 from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
@@ -62,6 +62,7 @@ FULL = Volume(
     hosts=("take",),
     transport="NVME",
     tls=True,
+    limits=IoLimits(read_iops=500),  # of any volume over iSCSI: marks are compared only
     source_snapshot="earlier@one",
     source_volume="earlier",
     key_uid="0" * 32,

@@ -68,7 +68,7 @@ async def test_pending_releases_have_an_end(
             raise FailedPrecondition("not published", reason="NOT_PUBLISHED")
 
         async def unreachable(
-            _server: str, _volume: str, *, client_operation: str, transport: str
+            _server: str, _volume: str, *, client_operation: str, transport: str, tls: bool
         ) -> None:
             raise FailedPrecondition(f"cannot publish for {client_operation}")
 

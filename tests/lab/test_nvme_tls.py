@@ -78,8 +78,8 @@ def truth(machine: Machine, kind: str) -> str:
     words = ("volume", "probe", NAME, "--json")
     done = machine.run("zfsiloctl", *words, timeout_s=STEP_S, check=False)
     facts = json.loads(done.stdout)["facts"]
-    (found,) = (fact["truth"] for fact in facts if fact["kind"] == kind)
-    return str(found).removeprefix("TRUTH_")
+    (truth_of_kind,) = (fact["truth"] for fact in facts if fact["kind"] == kind)
+    return str(truth_of_kind).removeprefix("TRUTH_")
 
 
 def psks(machine: Machine) -> int:
