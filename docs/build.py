@@ -34,6 +34,7 @@ PAGES = (
     "kubernetes.md",
     "transports.md",
     "encryption.md",
+    "two-servers.md",
     "metrics.md",
     "operations.md",
     "changing-things.md",

@@ -20,6 +20,7 @@ from tests.lab.contract_examples import (
     SERVER,
     secrets,
 )
+from tests.replica_stream import streams_of
 from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.host import nvme_paths
@@ -65,7 +66,10 @@ def real_contract() -> Contract:
     interrupter.count_calls(Runner, "__call__")
     interrupter.count_calls(nvme_paths, "send_options")
     interrupter.count_calls(NvmeController, "set_attribute")
-    return Contract(real_host(secrets, MadeUpKeys()), interrupter, real_inventory, _print)
+    host = real_host(
+        secrets, MadeUpKeys(), open_stream=lambda name: streams_of(host, DATASET)(name)
+    )
+    return Contract(host, interrupter, real_inventory, _print)
 
 
 def _print(case: str, error: str) -> None:

@@ -61,6 +61,7 @@ MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "source_volume",
     "transport",
     "key",
+    "replica",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")

@@ -21,7 +21,7 @@ from zfsilod.model.validation import check_id
 from zfsilod.model.words import Transport
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
-from zfsilod.requests.volumes import need_volume
+from zfsilod.requests.volumes import need_primary, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,7 +120,7 @@ class Publish(Request[None]):
         return self.but(access_mode=default if default in allowed else allowed[0])
 
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
-        volume = need_volume(view.txn, self.volume)
+        volume = need_primary(view.txn, self.volume)
         host = view.txn.get(Host, check_id(self.host, "host id"))
         if host is None:
             raise NotFound(

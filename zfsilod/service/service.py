@@ -53,7 +53,9 @@ from zfsilod.service.ownership import compare_unknown
 from zfsilod.service.policies import PolicyRunner
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
+from zfsilod.service.replication import Replicator
 from zfsilod.service.stats import StatsReader
+from zfsilod.service.stream_socket import StreamSocket
 from zfsilod.storage.store import HEAD_ROOM
 from zfsilod.storage.volume_view import volume_view
 
@@ -96,6 +98,10 @@ class Service:
         self.health = HealthReader(context)
         self.policies = PolicyRunner(context, self)
         self.blocks = BlockReader(launcher)
+        self.streams = StreamSocket()
+        self.replicator = Replicator(context, launcher, self.streams)
+        self.executor.send = self.replicator.send
+        self.executor.listeners.append(self.streams.note)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
 

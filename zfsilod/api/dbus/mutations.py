@@ -12,6 +12,7 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
@@ -121,6 +122,8 @@ MUTATIONS = {
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
     f"{VOLUME}.RotateKey": Mutation(RotateVolumeKey, ("id",), ("etag",)),
+    f"{VOLUME}.Replicate": Mutation(ReplicateVolume, ("id", "peer"), ("rate",)),
+    f"{VOLUME}.EndReplication": Mutation(EndReplication, ("id", "peer")),
     f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force",)),
     f"{VOLUME}.Stage": Mutation(Stage, ("id", "path"), ("fs_type", "mount_options", "readonly")),

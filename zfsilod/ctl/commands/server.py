@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zfsilod.security.join_file import Access
 
+PEER = "replica"  # the role of a server that sends volumes to another one
 NOT_A_HOST = ("NO_HOST", "ROLE")  # of a join file for a user
 
 
@@ -61,7 +62,8 @@ def join(args: Namespace) -> None:
     if args.json:
         print(dumps({"server": _plain(access)}))
     elif not args.quiet:
-        print(f"joined {access.name} ({access.address}) as host {host}; saved in {path}")
+        role = f"as host {host}" if host else "as its peer, to replicate volumes to it"
+        print(f"joined {access.name} ({access.address}) {role}; saved in {path}")
         if args.file != server_files.STDIN:
             print(f"  next: delete {args.file}")
         if units := [
@@ -78,13 +80,18 @@ def forget(args: Namespace) -> None:
 
 
 def register(access: Access, timeout_s: float | None, iqn: str) -> str:
-    """Register this host's initiator name with a server, and return the id of this host there."""
+    """Register this host's initiator name with a server, and return the id of this host there.
+
+    "": the join file is one of the role replica, which is no host there.
+    """
     request = pb.RegisterHostRequest(host=pb.Host(iqn=iqn))
     channel = server_files.channel_to(access)
     server = Server(channel, f"{access.name} ({access.address})", timeout_s)
     try:
         answer = server.ask("RegisterHost", request)
     except ZfsiloError as error:
+        if error.facts.get("role") == PEER:
+            return ""
         if error.reason not in NOT_A_HOST:
             raise
         raise FailedPrecondition(
