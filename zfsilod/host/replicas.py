@@ -46,6 +46,7 @@ HOLD = "zfsilo:peer:"  # then the name of the peer
 PROPERTIES = (("readonly", "on"), ("volmode", "dev"), ("snapdev", "hidden"))
 KEPT_BLOCKS = ("-c", "-L", "-e")  # compressed, large and embedded blocks as they are: zfs-send(8)
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
+ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
 MAX_TOKEN = 4096
 SIGPIPE = -13  # the exit code of a tool that it ended
@@ -210,7 +211,7 @@ class RealReplicas:
             raise refused(done, first_line(done), dataset)
 
     def _not_received(self, done: Completed, dataset: str) -> ZfsiloError:
-        text = done.stderr
+        text = " ".join(done.stderr.split())
         if "out of space" in text or "quota" in text:
             return ResourceExhausted(
                 f"the pool {pool_of(dataset)} has no space for replica {dataset}: free space "
@@ -295,7 +296,7 @@ class RealReplicas:
             return rows[name]
         if pool not in rows:
             raise no_pool(pool)
-        if "does not exist" not in done.stderr:
+        if not any(words in done.stderr for words in ABSENT):
             raise refused(done, first_line(done), name)
         return {}
 

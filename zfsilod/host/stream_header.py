@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 
+from zfsilod.host.replica_protocol import stream_cut
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, REDACTED, SUBSTREAM
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING, socket
@@ -44,10 +45,12 @@ class StreamHeader(Record):
 
 
 def parse_header(dataset: str, record: bytes) -> StreamHeader:
-    """Parse the first record. Raises FailedPrecondition (OTHER_STREAM)."""
+    """Parse the first record. Raises FailedPrecondition (OTHER_STREAM), Unavailable (STREAM_CUT)."""
+    if len(record) < RECORD_BYTES:
+        raise stream_cut(dataset, "it ended within its first record")
     little = record[8:16] == MAGIC.to_bytes(8, "little")
     order = "<" if little else ">"
-    fields = struct.unpack_from(f"{order}IIQQQIIQQ", record.ljust(RECORD_BYTES, b"\0"))
+    fields = struct.unpack_from(f"{order}IIQQQIIQQ", record)
     kind, _payload, magic, version, _created, objects, _flags, guid, base_guid = fields
     features = version >> 2
     whole = version & 3 == SUBSTREAM and not features & REDACTED
