@@ -45,7 +45,10 @@ class StreamHeader(Record):
 
 
 def parse_header(dataset: str, record: bytes) -> StreamHeader:
-    """Parse the first record. Raises FailedPrecondition (OTHER_STREAM), Unavailable (STREAM_CUT)."""
+    """Parse the first record.
+
+    Raises FailedPrecondition (OTHER_STREAM), and Unavailable (STREAM_CUT) for a part of it.
+    """
     if len(record) < RECORD_BYTES:
         raise stream_cut(dataset, "it ended within its first record")
     little = record[8:16] == MAGIC.to_bytes(8, "little")

@@ -117,7 +117,10 @@ class Replicator:
             token=there.token,
         )
         offer = servers.offer(snapshot, step.base_guid, raw=step.raw, attempt=new_ulid())
-        await self._carry(step, operation, job, offer)
+        try:
+            await self._carry(step, operation, job, offer)
+        except OSError as error:  # of a socket to one of the processes
+            raise _cut(error.strerror or type(error).__name__) from None
         there = await servers.replica(step.server, step.volume, volume.uid, wait=True)
         if there.guid != snapshot.guid:
             raise _failed(step, there)
