@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import select
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from zfsilo.v1 import service_pb2, snapshot_pb2, volume_pb2
+from zfsilo.v1 import operation_pb2, service_pb2, snapshot_pb2, volume_pb2
 
 from tests.api.running import DATA, create, front_of, refused
 from tests.service_fixture import SETTINGS
@@ -297,3 +300,51 @@ async def test_the_end_of_a_replication_keeps_nothing(pair: ReplicaPair) -> None
     assert pair.replica().state == "CREATED"
     with refused("NOT_FOUND"):
         await root.volumes.EndReplication(volume_pb2.EndReplicationRequest(name=DATA, peer="other"))
+
+
+async def test_a_cancelled_replication_ends_its_stream(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.write(0, "a")
+    begun = threading.Event()
+
+    def carry(carrier: dial.Carrier, _peer: Any) -> None:
+        begun.set()
+        select.select([carrier.daemon], [], [])  # until it ends
+        raise ConnectionAbortedError("zfsilod has ended")
+
+    monkeypatch.setattr(dial.Carrier, "carry", carry)
+    monkeypatch.setattr(replication, "LOOK_S", 0.05)
+    root = pair.give.root()
+    sending = asyncio.ensure_future(pair.replicate())
+    await asyncio.to_thread(begun.wait)
+    listed = await root.operations.ListOperations(
+        operation_pb2.ListOperationsRequest(filter="kind=replicate")
+    )
+    (operation,) = listed.operations
+    await root.operations.CancelOperation(operation_pb2.CancelOperationRequest(name=operation.name))
+    with refused("ABORTED"):
+        await sending
+    while pair.give.fixture.launcher.readers:
+        await asyncio.sleep(0.01)
+    assert pair.give.service.replicator.transfers == {}
+    monkeypatch.undo()
+    await pair.replicate()
+    assert pair.is_same()
+
+
+async def test_the_progress_of_a_stream(pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.write(0, "a")
+    shown: list[Any] = []
+    note = replication.Replicator.note
+
+    def noted(replicator: replication.Replicator, *told: Any) -> None:
+        note(replicator, *told)
+        shown.append(replicator.transfers[told[0]])
+
+    monkeypatch.setattr(replication.Replicator, "note", noted)
+    monkeypatch.setattr(dial, "TELL_S", 0.0)
+    await pair.replicate(bytes_per_second=1 << 20)
+    assert shown[-1].sent_bytes >= 312
+    assert shown[-1].total_bytes >= shown[-1].sent_bytes
+    assert shown[-1].rate > 0

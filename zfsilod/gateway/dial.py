@@ -109,7 +109,7 @@ class Carrier:
     """Copies a stream to the peer at a rate, and tells the daemon how far it is."""
 
     def __init__(self, daemon: socket.socket, stream: socket.socket, rate: int) -> None:
-        self._daemon = daemon
+        self.daemon = daemon
         self.stream = stream
         self._rate = rate
         self.sent = 0
@@ -124,7 +124,7 @@ class Carrier:
             self.sent += len(piece)
             now = time.monotonic()
             if now - told >= TELL_S:
-                packets.send(self._daemon, {"tell": "sent", "bytes": self.sent})
+                packets.send(self.daemon, {"tell": "sent", "bytes": self.sent})
                 told = now
             if self._rate:
                 due = max(due, now - BURST_S) + len(piece) / self._rate
@@ -137,7 +137,7 @@ class Carrier:
     def _wait(self, seconds: float) -> None:
         """Wait, unless the daemon ends."""
         if seconds > 0:
-            ended, _write, _urgent = select.select([self._daemon], [], [], seconds)
+            ended, _write, _urgent = select.select([self.daemon], [], [], seconds)
             if ended:
                 raise ConnectionAbortedError("zfsilod has ended")
 

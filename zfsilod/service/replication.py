@@ -196,7 +196,7 @@ class Replicator:
             )
             match told["tell"]:
                 case "sent":
-                    self._note(operation_id, int(told["bytes"]), began)
+                    self.note(operation_id, int(told["bytes"]), began)
                 case "refused":
                     body, status = str(told["body"]), int(told["status"])
                     raise self._context.servers.refusal(server, body, status)
@@ -226,7 +226,8 @@ class Replicator:
                     known = self.transfers.get(operation_id, Transfer())
                     self.transfers[operation_id] = known.but(total_bytes=int(content))
 
-    def _note(self, operation_id: str, sent: int, began: float) -> None:
+    def note(self, operation_id: str, sent: int, began: float) -> None:
+        """Remember how far a stream is, which began at this time.monotonic()."""
         known = self.transfers.get(operation_id, Transfer())
         rate = int(sent / max(0.001, time.monotonic() - began))
         self.transfers[operation_id] = known.but(sent_bytes=sent, rate=rate)
