@@ -159,8 +159,13 @@ def test_the_header_is_read_and_left_in_the_socket() -> None:
     with ours, theirs:
         for part in (whole[:8], whole[8:300], whole[300:]):  # it comes in pieces
             ours.sendall(part)
-        found = parse_header(NAME, peek(theirs.fileno()))
-        assert (found.guid, found.base_guid, found.raw, found.resuming) == (GUID, BASE, True, True)
+        parsed = parse_header(NAME, peek(theirs.fileno()))
+        assert (parsed.guid, parsed.base_guid, parsed.raw, parsed.resuming) == (
+            GUID,
+            BASE,
+            True,
+            True,
+        )
         assert theirs.recv(1000, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == whole
 
 

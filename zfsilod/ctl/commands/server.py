@@ -56,7 +56,7 @@ def join(args: Namespace) -> None:
             reason="NAME_TAKEN",
             server=access.name,
         )
-    host = register(access, args.timeout, args.iqn or own_iqn())
+    host = _register(access, args)
     path = server_files.write(access)
     ip_filter.allow(split_address(access.address)[0])
     if args.json:
@@ -70,6 +70,28 @@ def join(args: Namespace) -> None:
             f"zfsilo-volume@{name}.service" for name in volume_files.of_server(access.name)
         ]:
             print(f"  next, if its volumes are down: systemctl start {' '.join(units)}")
+
+
+def _register(access: Access, args: Namespace) -> str:
+    """Register this host, and return its id there; "": it is a peer, which is no host there."""
+    try:
+        iqn = args.iqn or own_iqn()
+    except FailedPrecondition:
+        if not _is_peer(access, args.timeout):
+            raise
+        return ""
+    return register(access, args.timeout, iqn)
+
+
+def _is_peer(access: Access, timeout_s: float | None) -> bool:
+    """Tell whether a join file is one of the role replica; nothing is registered."""
+    request = pb.RegisterHostRequest(validate_only=True)
+    server = Server(server_files.channel_to(access), access.name, timeout_s)
+    try:
+        server.ask("RegisterHost", request)
+    except ZfsiloError as error:
+        return error.facts.get("role") == PEER
+    return False
 
 
 def forget(args: Namespace) -> None:

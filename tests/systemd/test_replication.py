@@ -1,0 +1,103 @@
+"""The units of a stream to a peer, under a real systemd: that of zfs send, and that of TLS."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.systemd.simulated import FACTS, ctl, delete_volumes, simulated_host, wait_until
+from zfsilod.host.fake import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.systemd.namespace import SystemdHost
+
+UNITS = (
+    "systemctl",
+    "list-units",
+    "--all",
+    "--no-legend",
+    "--plain",
+    "zfsilo-send-*",
+    "zfsilo-dial-*",
+)
+PEER = "/srv/peer"
+ADDRESS = "127.0.0.1:9760"
+ON_PEER = ("env", f"ZFSILO_SIMULATE={PEER}", "zfsiloctl")
+JOIN = "/root/peer.join"
+
+
+@pytest.fixture(scope="module")
+def sd() -> Iterator[SystemdHost]:
+    """A machine whose zfsilod has joined another one, which is a process of the same machine."""
+    with simulated_host() as machine:
+        machine.write(f"{PEER}/etc/zfsilod.toml", '[daemon]\nhost_id = "other"\n')
+        simulate = ("zfsilod", "--simulate", PEER, "--tcp", ADDRESS)
+        machine.run("systemd-run", "-q", "--unit=peer", *simulate)
+        wait_until(
+            lambda: machine.run(*ON_PEER, "info", check=False).rc == 0, "the peer has started"
+        )
+        issue = ("pki", "issue", "user", "give", "--role", "replica", "--address", ADDRESS)
+        machine.run(*ON_PEER, *issue, "--file", JOIN)
+        assert "as its peer" in ctl(machine, "join", JOIN).stdout
+        yield machine
+
+
+def show(sd: SystemdHost, unit: str, name: str) -> str:
+    return sd.run("systemctl", "show", "-P", name, unit).stdout.strip()
+
+
+def write(sd: SystemdHost, blocks: dict[str, str]) -> None:
+    """Set the blocks of the volume that are in use."""
+    facts = Facts(sd.root / FACTS)
+    facts.effect(f"blocks:{facts.get('zvol:tank/zfsilo/data')['uid']}", blocks)
+
+
+def received(sd: SystemdHost) -> dict[str, str]:
+    """Return the blocks that the peer has."""
+    facts = Facts(sd.root / PEER.lstrip("/") / "facts.json")
+    uid = facts.get("zvol:tank/zfsilo/data")["uid"]
+    return dict(facts.get(f"replica-blocks:{uid}"))
+
+
+def test_a_stream_and_its_units(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "create", "data", "1G")
+    write(sd, {"1": "a", "2": "b"})
+    assert ctl(sd, "volume", "replicate", "data", "--to", "other").stdout == (
+        "replicate data to other: done\n"
+    )
+    assert received(sd) == {"1": "a", "2": "b"}
+    # Slow enough to be looked at.
+    write(sd, {str(number): "x" * 4000 for number in range(200)})
+    operation = ctl(
+        sd, "volume", "replicate", "data", "--to", "other", "--rate", "64K", "--no-wait"
+    ).stdout.strip()
+    wait_until(lambda: "zfsilo-dial-" in sd.run(*UNITS).stdout, "the stream has begun")
+    units = [line.split()[0] for line in sd.run(*UNITS).stdout.splitlines()]
+    (dialer,) = (unit for unit in units if unit.startswith("zfsilo-dial-"))
+    wait_until(lambda: show(sd, dialer, "MainPID") != "0", "it has a process")
+    status = sd.read(f"/proc/{show(sd, dialer, 'MainPID')}/status")
+    assert "CapBnd:\t0000000000000000" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert "Uid:\t0" not in status
+    assert "NoNewPrivs:\t1" in status
+    print(sd.run("systemd-analyze", "security", "--no-pager", dialer, check=False).stdout)
+    wait_until(
+        lambda: "sent," in ctl(sd, "operation", "show", operation).stdout, "progress is shown"
+    )
+    sd.run("systemctl", "kill", "--signal=KILL", dialer)
+    ctl(sd, "operation", "wait", operation)
+    shown = json.loads(ctl(sd, "operation", "show", operation, "--json").stdout)
+    assert shown["state"] == "OPERATION_STATE_DONE"
+    assert len(received(sd)) == 200
+    wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
+
+
+def test_the_end(sd: SystemdHost) -> None:
+    ctl(sd, "volume", "replicate", "data", "--to", "other", "--end")
+    sd.run(*ON_PEER, "volume", "delete", "data", "--yes")
+    delete_volumes(sd)
+    sd.run("systemctl", "stop", "peer.service")
