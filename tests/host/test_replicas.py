@@ -58,6 +58,7 @@ class Pool(Runner):
         self.datasets: dict[str, dict[str, tuple[str, str]]] = {"tank": {}}
         self.holds: dict[str, set[str]] = {}
         self.changes: list[str] = []
+        self.cloned: set[str] = set()
         self.answer = Completed((), 0, "", "")
         self.received = b""
         self.arrives = ""  # a snapshot that the next receive makes
@@ -90,8 +91,10 @@ class Pool(Runner):
                 self.holds[words[1]].discard(words[0])
             case "bookmark":
                 self.add(words[1], self.datasets[words[0]]["guid"][0])
+            case "destroy" if words[-1] in self.cloned:
+                self.datasets[words[-1]]["defer_destroy"] = ("on", "-")
             case "destroy":
-                del self.datasets[words[0]]
+                del self.datasets[words[-1]]
             case "receive":
                 self.datasets[NAME]["receive_resume_token"] = ("-", "-")
         return Completed(tuple(argv), 0, "", "")
@@ -379,7 +382,19 @@ def test_with_its_last_snapshot_a_replica_is_gone() -> None:
     adapter.destroy_received(NAME, uid=UID, snapshot_uid=SET, guid="")
     assert not adapter.find(NAME, uid=UID).exists
     assert pool.changes == [
-        f"destroy {NAME}@zfsilo-{FORMER}",
-        f"destroy {NAME}@zfsilo-{SET}",
+        f"destroy -d {NAME}@zfsilo-{FORMER}",
+        f"destroy -d {NAME}@zfsilo-{SET}",
         f"destroy {NAME}",
     ]
+
+
+def test_a_snapshot_with_a_clone_is_released() -> None:
+    pool = Pool()
+    pool.replica()
+    pool.add(f"{NAME}@zfsilo-{FORMER}", BASE)
+    pool.add(f"{NAME}@zfsilo-{SET}", GUID)
+    pool.cloned.add(f"{NAME}@zfsilo-{FORMER}")
+    adapter = replicas(pool)
+    adapter.destroy_received(NAME, uid=UID, snapshot_uid=FORMER, guid="")
+    assert not adapter.has_received(NAME, uid=UID, snapshot_uid=FORMER, guid=BASE)
+    assert adapter.find(NAME, uid=UID).guid == GUID

@@ -36,7 +36,10 @@ def sd() -> Iterator[SystemdHost]:
     with simulated_host() as machine:
         machine.write(f"{PEER}/etc/zfsilod.toml", '[daemon]\nhost_id = "other"\n')
         simulate = ("zfsilod", "--simulate", PEER, "--tcp", ADDRESS)
-        machine.run("systemd-run", "-q", "--unit=peer", *simulate)
+        unit = f"[Service]\nExecStart=/usr/bin/{' '.join(simulate)}\n"
+        machine.write("/etc/systemd/system/peer.service", unit)
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "start", "peer.service")
         wait_until(
             lambda: machine.run(*ON_PEER, "info", check=False).rc == 0, "the peer has started"
         )
@@ -71,9 +74,9 @@ def test_a_stream_and_its_units(sd: SystemdHost) -> None:
     )
     assert received(sd) == {"1": "a", "2": "b"}
     # Slow enough to be looked at.
-    write(sd, {str(number): "x" * 4000 for number in range(200)})
+    write(sd, {str(number): "x" * 4000 for number in range(120)})
     operation = ctl(
-        sd, "volume", "replicate", "data", "--to", "other", "--rate", "64K", "--no-wait"
+        sd, "volume", "replicate", "data", "--to", "other", "--rate", "128K", "--no-wait"
     ).stdout.strip()
     wait_until(lambda: "zfsilo-dial-" in sd.run(*UNITS).stdout, "the stream has begun")
     units = [line.split()[0] for line in sd.run(*UNITS).stdout.splitlines()]
@@ -92,7 +95,28 @@ def test_a_stream_and_its_units(sd: SystemdHost) -> None:
     ctl(sd, "operation", "wait", operation)
     shown = json.loads(ctl(sd, "operation", "show", operation, "--json").stdout)
     assert shown["state"] == "OPERATION_STATE_DONE"
-    assert len(received(sd)) == 200
+    assert len(received(sd)) == 120
+    wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
+
+
+@pytest.mark.parametrize("cut", ["zfsilo-send-*", "zfsilod.service", "peer.service"])
+def test_a_stream_goes_on(sd: SystemdHost, cut: str) -> None:
+    write(sd, {str(number): cut * 300 for number in range(120)})
+    operation = ctl(
+        sd, "volume", "replicate", "data", "--to", "other", "--rate", "128K", "--no-wait"
+    ).stdout.strip()
+    wait_until(
+        lambda: "sent," in ctl(sd, "operation", "show", operation, check=False).stdout,
+        "the stream has begun",
+    )
+    if cut.endswith("*"):
+        sd.run("systemctl", "kill", "--signal=KILL", cut)
+    else:
+        sd.run("systemctl", "restart", cut)
+    ctl(sd, "operation", "wait", operation)
+    shown = json.loads(ctl(sd, "operation", "show", operation, "--json").stdout)
+    assert shown["state"] == "OPERATION_STATE_DONE"
+    assert received(sd)["7"] == cut * 300
     wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 HOLD = "zfsilo:peer:"  # then the name of the peer
 PROPERTIES = (("readonly", "on"), ("volmode", "dev"), ("snapdev", "hidden"))
 KEPT_BLOCKS = ("-c", "-L", "-e")  # compressed, large and embedded blocks as they are: zfs-send(8)
+RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clone
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
 ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
@@ -162,10 +163,10 @@ class RealReplicas:
         if not self._own(dataset, uid):
             return False
         snapshot = _snapshot(dataset, snapshot_uid)
-        properties = self._get(snapshot, "guid")
+        properties = self._get(snapshot, "guid", RELEASED)
         if properties and guid and properties["guid"][0] != guid:
             raise foreign(snapshot, f"its guid is {properties['guid'][0]}, not {guid}")
-        return bool(properties)
+        return bool(properties) and properties[RELEASED][0] != "on"
 
     def receive(
         self,
@@ -241,7 +242,8 @@ class RealReplicas:
         if self.find(dataset, uid=uid).token:
             self._abort(dataset)  # of the first snapshot it is the whole zvol
         if self.has_received(dataset, uid=uid, snapshot_uid=snapshot_uid, guid=guid):
-            done = self._change("destroy", _snapshot(dataset, snapshot_uid))
+            # With a clone it stays, and goes with that: as host/snapshots.py has it.
+            done = self._change("destroy", "-d", _snapshot(dataset, snapshot_uid))
             if done.rc != 0:
                 raise refused(done, first_line(done), dataset)
         facts = self.find(dataset, uid=uid)
@@ -253,9 +255,10 @@ class RealReplicas:
         if not properties:
             return ReplicaFacts()
         argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "snapshot"]
-        argv += ["-o", "name,property,value,source", "guid,createtxg", dataset]
+        argv += ["-o", "name,property,value,source", f"guid,createtxg,{RELEASED}", dataset]
         listed = table(self._run(argv, timeout_s=READ_TIMEOUT_S).stdout).values()
-        newest = max(listed, key=lambda row: int(row["createtxg"][0]), default=None)
+        present = [row for row in listed if row[RELEASED][0] != "on"]
+        newest = max(present, key=lambda row: int(row["createtxg"][0]), default=None)
         token = properties[TOKEN][0]
         return ReplicaFacts(
             exists=True,
