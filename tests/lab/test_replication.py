@@ -29,7 +29,7 @@ zfs create tank2/zfsilo
 systemctl restart zfsilod.service
 """
 JOIN = "/root/peer.join"
-BEGUN = "until zfs get -Hp -o value receive_resume_token {} 2>/dev/null | grep -q -- -; do :; done"
+BEGUN = "until zfs get -Hp -o value receive_resume_token {} 2>/dev/null | grep -q ^1-; do :; done"
 # The sums of a snapshot, read from a clone.
 SUM = """
 zfs clone -o readonly=on -o volmode=dev {snapshot} {clone}
