@@ -29,7 +29,8 @@ zfs create tank2/zfsilo
 systemctl restart zfsilod.service
 """
 JOIN = "/root/peer.join"
-BEGUN = "until zfs get -Hp -o value receive_resume_token {} 2>/dev/null | grep -q ^1-; do :; done"
+TOKEN = "zfs get -Hp -o value receive_resume_token {} 2>/dev/null"
+BEGUN = f"until {TOKEN} | grep -q ^1-; do sleep 0.2; done"
 # The sums of a snapshot, read from a clone.
 SUM = """
 zfs clone -o readonly=on -o volmode=dev {snapshot} {clone}

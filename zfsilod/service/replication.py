@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from zfsilod.service.stream_socket import StreamSocket
 
 ATTEMPTS_PAUSE_S = (1.0, 3.0, 10.0, 30.0)  # between the attempts of one operation
+PROGRESS_BYTES = 64 << 20  # after which the attempts are counted from the first again
 LOOK_S = 1.0  # between two looks whether the operation still wants its stream
 START_S = 60.0
 FRAME_BYTES = 1 << 16
@@ -71,20 +72,28 @@ class Replicator:
 
     async def send(self, step: Sent, operation: Operation) -> None:
         """Send a snapshot, in some attempts. Raises ZfsiloError, and Busy when it was cancelled."""
+        tries = 0
         try:
-            for pause_s in ATTEMPTS_PAUSE_S:
+            while True:
                 try:
                     await self._attempt(step, operation)
                     return
                 except ZfsiloError as error:
-                    if error.reason not in CUT:
+                    if self._sent(operation.id) > PROGRESS_BYTES:
+                        tries = 0
+                    if error.reason not in CUT or tries == len(ATTEMPTS_PAUSE_S):
                         raise
                     log.warning("%s: %s", operation.title, error.message)
-                await self._context.pause(pause_s)
+                self.transfers.pop(operation.id, None)
+                await self._context.pause(ATTEMPTS_PAUSE_S[tries])
+                tries += 1
                 self._check_wanted(operation)
-            await self._attempt(step, operation)
         finally:
             self.transfers.pop(operation.id, None)
+
+    def _sent(self, operation_id: str) -> int:
+        """Return how many bytes the last attempt has sent."""
+        return self.transfers.get(operation_id, Transfer()).sent_bytes
 
     async def _attempt(self, step: Sent, operation: Operation) -> None:
         with self._context.read() as txn:
