@@ -76,7 +76,7 @@ def test_a_stream_and_its_units(sd: SystemdHost) -> None:
     # Slow enough to be looked at.
     write(sd, {str(number): "x" * 4000 for number in range(120)})
     operation = ctl(
-        sd, "volume", "replicate", "data", "--to", "other", "--rate", "128K", "--no-wait"
+        sd, "volume", "replicate", "data", "--to", "other", "--rate", "256K", "--no-wait"
     ).stdout.strip()
     wait_until(
         lambda: "sent," in ctl(sd, "operation", "show", operation, check=False).stdout,
@@ -98,11 +98,11 @@ def test_a_stream_and_its_units(sd: SystemdHost) -> None:
     wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
 
 
-@pytest.mark.parametrize("cut", ["zfsilo-send-*", "zfsilod.service", "peer.service"])
+@pytest.mark.parametrize("cut", ["zfsilo-send-*", "zfsilod.service"])
 def test_a_stream_goes_on(sd: SystemdHost, cut: str) -> None:
     write(sd, {str(number): cut * 300 for number in range(120)})
     operation = ctl(
-        sd, "volume", "replicate", "data", "--to", "other", "--rate", "128K", "--no-wait"
+        sd, "volume", "replicate", "data", "--to", "other", "--rate", "256K", "--no-wait"
     ).stdout.strip()
     wait_until(
         lambda: "sent," in ctl(sd, "operation", "show", operation, check=False).stdout,
@@ -119,8 +119,34 @@ def test_a_stream_goes_on(sd: SystemdHost, cut: str) -> None:
     wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
 
 
+@pytest.mark.parametrize("cut", ["", "zfsilod-gateway.service", "zfsilo-op-*", "zfsilod.service"])
+def test_a_stream_through_the_gateway(sd: SystemdHost, cut: str) -> None:
+    """The peer sends to the daemon whose workers and gateway are units."""
+    if not cut:
+        ctl(sd, "pki", "init", "--name", "localhost")
+        sd.run("systemctl", "enable", "--now", "zfsilod-tcp.socket")
+        issue = ("pki", "issue", "user", "other", "--role", "replica", "--address", "127.0.0.1")
+        ctl(sd, *issue, "--file", "/root/give.join")
+        sd.run(*ON_PEER, "join", "/root/give.join")
+        sd.run(*ON_PEER, "volume", "create", "back", "1G")
+    there = Facts(sd.root / PEER.lstrip("/") / "facts.json")
+    blocks = {str(number): f"{cut} {number}" * 200 for number in range(120)}
+    uid = there.get("zvol:tank/zfsilo/back")["uid"]
+    there.effect(f"blocks:{uid}", blocks)
+    words = ("volume", "replicate", "back", "--to", "give", "--rate", "256K", "--no-wait")
+    operation = sd.run(*ON_PEER, *words).stdout.strip()
+    show_it = (*ON_PEER, "operation", "show", operation)
+    wait_until(lambda: "sent," in sd.run(*show_it, check=False).stdout, "the stream has begun")
+    if cut:
+        sd.run("systemctl", "kill", "--signal=KILL", cut)
+    sd.run(*ON_PEER, "operation", "wait", operation, timeout_s=60)
+    assert Facts(sd.root / FACTS).get(f"replica-blocks:{uid}") == blocks
+    assert "healthy, a replica" in ctl(sd, "volume", "show", "back").stdout
+
+
 def test_the_end(sd: SystemdHost) -> None:
     ctl(sd, "volume", "replicate", "data", "--to", "other", "--end")
     sd.run(*ON_PEER, "volume", "delete", "data", "--yes")
+    ctl(sd, "volume", "delete", "back", "--yes")
     delete_volumes(sd)
     sd.run("systemctl", "stop", "peer.service")
