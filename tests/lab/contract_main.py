@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
-from tests.examples import NVME_PUBLICATION, NVME_TARGET, PUBLICATION, TARGET, UID
+from tests.examples import (
+    NVME_PUBLICATION,
+    NVME_TARGET,
+    PUBLICATION,
+    SNAPSHOT_SET,
+    TARGET,
+    UID,
+)
 from tests.lab.contract import DATASET, Contract, EffectInterrupter, steps_of
 from tests.lab.contract_examples import (
     AFTER_SERVER,
@@ -20,7 +29,6 @@ from tests.lab.contract_examples import (
     SERVER,
     secrets,
 )
-from tests.replica_stream import streams_of
 from zfsilod.engine.steps.access import NoSession
 from zfsilod.engine.steps.zfs import Zvol, ZvolSize
 from zfsilod.host import nvme_paths
@@ -66,10 +74,20 @@ def real_contract() -> Contract:
     interrupter.count_calls(Runner, "__call__")
     interrupter.count_calls(nvme_paths, "send_options")
     interrupter.count_calls(NvmeController, "set_attribute")
-    host = real_host(
-        secrets, MadeUpKeys(), open_stream=lambda name: streams_of(host, DATASET)(name)
-    )
+    interrupter.count_calls(Runner, "stream")
+    host = real_host(secrets, MadeUpKeys(), open_stream=open_stream)
     return Contract(host, interrupter, real_inventory, _print)
+
+
+def open_stream(_operation: str) -> int:
+    """Return the stream of the example's snapshot; zfs runs without the runner that is cut."""
+    output, stream = socket.socketpair()
+    with output:
+        snapshot = f"{DATASET}@zfsilo-{SNAPSHOT_SET.uid}"
+        subprocess.Popen(
+            ["zfs", "send", snapshot], stdout=output.fileno(), stderr=subprocess.DEVNULL
+        )
+    return stream.detach()
 
 
 def _print(case: str, error: str) -> None:
