@@ -35,6 +35,7 @@ ANSWER_S = 90.0  # of the peer, which may wait for an earlier attempt
 STALL_S = 300.0  # for the peer to take a piece
 PIECE_BYTES = 262144
 HEAD_BYTES, BODY_BYTES = 16384, 65536
+END_OF_JSON = b"}\n"  # of every answer of zfsilod
 SWITCHING = 101
 TELL_S = 1.0
 BURST_S = 0.1  # of silence that may be made up for
@@ -90,12 +91,13 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
     if status == SWITCHING:
         return
-    body_sent = rest.partition(b"\r\n\r\n")[2]
-    while len(body_sent) < BODY_BYTES and (more := peer.recv(PIECE_BYTES)):
-        body_sent += more
-        if body_sent.endswith(b"}\n"):
+    refusal = rest.partition(b"\r\n\r\n")[2]
+    while len(refusal) < BODY_BYTES and not refusal.endswith(END_OF_JSON):
+        more = peer.recv(PIECE_BYTES)
+        if not more:
             break
-    raise Refused(status, body_sent[:BODY_BYTES])
+        refusal += more
+    raise Refused(status, refusal[:BODY_BYTES])
 
 
 def _more(peer: ssl.SSLSocket) -> bytes:
