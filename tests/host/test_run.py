@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,3 +230,25 @@ def test_every_tool_has_a_package() -> None:
     # Of audit; of attach and setup; of seal-key; of the daemon, which checks calendars.
     commands = {"journalctl", "systemctl", "systemd-creds", "systemd-analyze"}
     assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *commands} == set(TOOLS)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_stream_is_the_input_and_the_output_of_a_tool(
+    tool: Callable[[str], None], *, inherited: bool
+) -> None:
+    """Descriptors that came from another process are inherited by the next one."""
+    tool("cat; echo done >&2; exit 3")
+    ours, theirs = socket.socketpair()
+    output, stdout = socket.socketpair()
+    with ours, theirs, output, stdout:
+        for end in (theirs, stdout):
+            end.set_inheritable(inherited)
+        ours.sendall(b"data")
+        ours.shutdown(socket.SHUT_WR)
+        done = Runner().stream(
+            ["zfs", "send"], stdin=theirs.fileno(), stdout=stdout.fileno(), timeout_s=20
+        )
+        assert (done.rc, done.stderr) == (3, "done\n")
+        stdout.close()
+        assert output.recv(100) == b"data"
+        assert output.recv(100) == b"", "no process has it any more"

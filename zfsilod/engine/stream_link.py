@@ -32,7 +32,8 @@ def connect(folder: str, name: str) -> socket.socket:
 
 def take(link: socket.socket) -> int:
     """Return the descriptor that the daemon gives; -1: it has none. Raises OSError."""
-    marker, ancillary, _flags, _address = link.recvmsg(1, socket.CMSG_SPACE(DESCRIPTOR_BYTES))
+    size = socket.CMSG_SPACE(DESCRIPTOR_BYTES)
+    marker, ancillary, _flags, _address = link.recvmsg(1, size, socket.MSG_CMSG_CLOEXEC)
     link.settimeout(None)
     for level, kind, numbers in ancillary:
         if marker == GIVEN and (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

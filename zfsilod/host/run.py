@@ -202,12 +202,16 @@ class Runner:
 
         Raises Unavailable (TOOL_TIMEOUT), and FailedPrecondition (TOOL_MISSING).
         """
+        # Copies are not inherited, so that RunningTool does not close them before it uses them.
         own = os.open(os.devnull, os.O_RDONLY) if stdin == NO_DESCRIPTOR else os.dup(stdin)
+        output = stdout if stdout == NO_DESCRIPTOR else os.dup(stdout)
         try:
             command = [self.find(argv[0]), *argv[1:]]
-            process = RunningTool(command, own, self._inherit, stdout)
+            process = RunningTool(command, own, self._inherit, output)
         finally:
             os.close(own)
+            if output != NO_DESCRIPTOR:
+                os.close(output)
         try:
             printed, errors = _collect(process, time.monotonic() + timeout_s)
         except TimeoutError as error:
