@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import chap
+from zfsilod.host.replicas import LAST_S
 from zfsilod.host.run import (
     CLIENT_TOOLS,
     MAX_OUTPUT_BYTES,
@@ -246,7 +247,7 @@ def test_a_stream_is_the_input_and_the_output_of_a_tool(
         ours.sendall(b"data")
         ours.shutdown(socket.SHUT_WR)
         done = Runner().stream(
-            ["zfs", "send"], stdin=theirs.fileno(), stdout=stdout.fileno(), timeout_s=20
+            ["zfs", "send"], stdin=theirs.fileno(), stdout=stdout.fileno(), timeout_s=LAST_S
         )
         assert (done.rc, done.stderr) == (3, "done\n")
         stdout.close()

@@ -52,7 +52,7 @@ NONE = ("", "-")
 MAX_TOKEN = 4096
 SIGPIPE = -13  # the exit code of a tool that it ended
 STALL_S = 300  # the longest silence of a peer
-LAST_S = 30 * 24 * 3600.0  # the longest time of one stream
+LAST_S = 20 * 24 * 3600.0  # the longest time of one stream; poll(2) has 31 bits of ms
 CUT = (
     "incomplete stream",
     "failed to read from stream",

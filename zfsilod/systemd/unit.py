@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
 READER_S = 7 * 24 * 3600  # the longest time that one stream may take
 READER_BYTES = 256 << 20
-STREAM_S = 30 * 24 * 3600  # the longest time of one stream
+STREAM_S = 20 * 24 * 3600  # the longest time of one stream
 DIALER_FLAGS = (
     "DynamicUser",
     "PrivateDevices",
