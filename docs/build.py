@@ -35,6 +35,7 @@ PAGES = (
     "transports.md",
     "encryption.md",
     "limits.md",
+    "two-servers.md",
     "metrics.md",
     "operations.md",
     "changing-things.md",

@@ -26,6 +26,7 @@ from zfsilod.model.records import (
     Mount,
     Operation,
     Publication,
+    ReplicaOf,
     Step,
     Volume,
 )
@@ -61,6 +62,12 @@ SNAPSHOT_REFS = tuple(
 )
 SNAPSHOT_SET = plans.snapshot_set("c" * 32, SNAPSHOT_REFS[:1])
 GROUP = plans.snapshot_set("e" * 32, SNAPSHOT_REFS)
+REPLICA = VOLUME.but(
+    id="replica",
+    uid="d" * 32,
+    dataset="tank/replica",
+    replica=ReplicaOf(peer="give", snapshot_uid="c" * 32),
+)
 ORIGIN = plans.Origin(
     snapshot_ref=SNAPSHOT_REFS[0], snapshot_uid="c" * 32, own=False, size_bytes=GIB
 )
@@ -503,6 +510,23 @@ def _steps(actions: tuple[Action, ...]) -> tuple[Step, ...]:
     return tuple(action.step for action in actions)
 
 
+def _replication() -> tuple[Example, ...]:
+    snapshot = (plans.zvol(VOLUME), SNAPSHOT_SET)
+    kept = plans.kept_for_peer(SNAPSHOT_REFS[0], SNAPSHOT_SET.uid, "other")
+    received = plans.received(REPLICA, "", "01jd00000000000000000000aa")
+    gone = plans.received_gone(REPLICA, [SNAPSHOT_SET.uid])
+    return (
+        Example(name="keep-for-peer", before=snapshot, actions=plans.up([kept])),
+        Example(name="release-for-peer", before=(*snapshot, kept), actions=plans.down([kept])),
+        Example(name="receive", before=snapshot, actions=plans.up([received])),
+        Example(
+            name="delete-replica",
+            before=(*snapshot, received),
+            actions=gone,
+        ),
+    )
+
+
 def _pool() -> tuple[Example, ...]:
     owner = f"{'5' * 32}:{{}}:give"
     first, next_one = (PoolOwned(root="tank", owner=owner.format(n)) for n in (1, 2))
@@ -535,6 +559,7 @@ OVER_TLS = (
 PLANS = (
     *_server(),
     *_nvme_server(NVME_PUBLICATION, NVME_SECOND),
+    *_replication(),
     *_pool(),
     *_client(),
     *_nvme_client(NVME_ATTACHMENT),

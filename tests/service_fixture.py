@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import socket
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,13 @@ from tests.examples import HOW, TAKE
 from tests.worker_rig import Killed
 from zfsilod.engine import plans
 from zfsilod.engine.block_reader import BlockQuery, send_blocks
+from zfsilod.engine.stream_link import stream_of
+from zfsilod.engine.stream_sender import send_stream
 from zfsilod.engine.worker import read_boot_id, work
+from zfsilod.gateway import dial
 from zfsilod.host.clock import HostClock
 from zfsilod.host.fake import FakeHost
+from zfsilod.host.replica_protocol import no_stream
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import (
     FailedPrecondition,
@@ -28,7 +34,8 @@ from zfsilod.model.errors import (
     ZfsiloError,
 )
 from zfsilod.model.identity import Caller
-from zfsilod.model.records import Host, Operation, Publication, Volume
+from zfsilod.model.records import Host, Operation, Publication, Snapshot, Volume
+from zfsilod.model.replica import ReplicaFacts, SendJob
 from zfsilod.model.settings import Settings
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish, Unpublish
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zfsilod.engine.steps.filesystem import Reported
+    from zfsilod.engine.steps.replica import Sent
     from zfsilod.model.chap import Chap
     from zfsilod.model.words import Transport
     from zfsilod.requests.request import Request
@@ -142,6 +150,31 @@ class ThreadLauncher:
         if ticket in self.readers:  # its start may have failed
             await self.readers.pop(ticket)
 
+    async def start_sender(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        self.titles.append(title)
+        send = partial(self._send, ticket, words)
+        self.readers[f"{ticket} send"] = self._loop.run_in_executor(self.threads, send)
+
+    async def start_dialer(self, ticket: str, control: int, title: str) -> None:
+        own = socket.socket(fileno=os.dup(control))
+        own.setblocking(True)
+        carry = partial(_carry, own)
+        self.readers[f"{ticket} dial"] = self._loop.run_in_executor(self.threads, carry)
+
+    def _send(self, ticket: str, words: tuple[str, ...]) -> None:
+        job = SendJob.parsed(list(words))
+        with contextlib.suppress(ZfsiloError, OSError):
+            send_stream(self.host, None, self.folder, ticket, job)
+
+    async def stop_stream(self, ticket: str) -> None:
+        for name in ("dial", "send"):
+            await self.stop_reader(f"{ticket} {name}")
+
+    def stream_of(self, operation: str) -> int:
+        """Return the stream of an operation, as a worker gets it."""
+        stream = stream_of(self.folder, operation)
+        return stream if stream >= 0 else no_stream(operation)
+
     async def running(self) -> set[str]:
         return {name for name, task in self.tasks.items() if not task.done()}
 
@@ -169,6 +202,11 @@ class ThreadLauncher:
         rollback = partial(work, self.store, self.host, unit, "rollback")
         await self._loop.run_in_executor(self.threads, rollback)
         self.hint(unit)
+
+
+def _carry(control: socket.socket) -> None:
+    with control, contextlib.suppress(OSError):
+        dial.run(control)
 
 
 class LocalServer:
@@ -241,6 +279,29 @@ class LocalServer:
                 operation=operation,
             )
         )
+
+    async def replica(self, _server: str, _volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
+        self._reach()
+        facts = self.service.context.machine.facts  # type: ignore[attr-defined]
+        return ReplicaFacts(guid=facts.get(f"sent:{uid}") or "")
+
+    async def send(self, step: Sent, _operation: Operation) -> None:
+        """Send a snapshot in place of service/replication.py: a fact, as of the peer's pool."""
+        self._reach()
+        with self.service.context.store.read() as txn:
+            snapshot = txn.get(Snapshot, step.snapshot)
+        assert snapshot is not None
+        facts = self.service.context.machine.facts  # type: ignore[attr-defined]
+        facts.effect(f"sent:{snapshot.volume_uid}", snapshot.guid)
+
+    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+        raise NotImplementedError
+
+    def refusal(self, server: str, body: str, status: int) -> ZfsiloError:
+        raise NotImplementedError
+
+    def access(self, server: str) -> dict[str, str]:
+        raise NotFound(f"server {server} is not configured", reason="NO_SERVER")
 
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()
@@ -332,10 +393,13 @@ async def service_fixture(
     await compare(context)  # as a daemon does
     launcher.folder = tempfile.mkdtemp()  # the path of a socket is short
     await service.blocks.open(launcher.folder)
+    service.streams.open(launcher.folder)
+    host.open_stream = launcher.stream_of
     try:
         yield built
     finally:
         await service.blocks.close()
+        service.streams.close()
         shutil.rmtree(launcher.folder)
         await service.close()
         await asyncio.gather(*launcher.tasks.values(), return_exceptions=True)

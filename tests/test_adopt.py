@@ -17,7 +17,15 @@ from zfsilod.model.errors import (
     NotFound,
 )
 from zfsilod.model.host_facts import IoLimits, SnapshotRef
-from zfsilod.model.records import Attachment, Dependent, Snapshot, SnapshotGroup, Trashed, Volume
+from zfsilod.model.records import (
+    Attachment,
+    Dependent,
+    ReplicaOf,
+    Snapshot,
+    SnapshotGroup,
+    Trashed,
+    Volume,
+)
 from zfsilod.requests.attach import MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
@@ -66,6 +74,7 @@ FULL = Volume(
     source_snapshot="earlier@one",
     source_volume="earlier",
     key_uid="0" * 32,
+    replica=ReplicaOf(peer="give"),
 )
 UP = (
     CREATE,

@@ -16,7 +16,8 @@ from tests.examples import ATTACHMENT, TAKE
 from tests.scraping import scraped
 from tests.service_fixture import administrator
 from zfsilod.host.counters import Counters
-from zfsilod.model.records import Attachment, Condition, PolicyOutcome, Volume
+from zfsilod.model.records import Attachment, Condition, PolicyOutcome, ReplicaOf, Volume
+from zfsilod.model.replica import Replication
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
 from zfsilod.requests.volumes import CreateVolume
@@ -130,6 +131,19 @@ async def test_the_outcome_of_schedules(tmp_path: Path) -> None:
         assert 'zfsilo_schedule_failures{policy="nightly"} 1.0' in text
         assert 'zfsilo_schedule_success_timestamp_seconds{policy="nightly"} 5.0' in text
         assert "zfsilo_attention 1.0" in text
+
+
+async def test_the_age_of_what_a_peer_has(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (front, _metrics, path):
+        await front.fixture.do(CreateVolume(id="data", capacity_bytes=GIB))
+        volume = front.read(lambda txn: txn.get(Volume, "data"))
+        sent = Replication(id=f"{volume.uid}/other", volume="data", peer="other", taken_at=5)
+        replica = volume.but(id="copy", uid="d" * 32, replica=ReplicaOf(peer="give", taken_at=7))
+        front.write(lambda txn: (txn.put(sent), txn.put(replica)))
+        text = await ask(path)
+        name = "snapshot_timestamp_seconds"
+        assert f'zfsilo_replication_{name}{{peer="other",volume="data"}} 5.0' in text
+        assert f'zfsilo_replica_{name}{{peer="give",volume="copy"}} 7.0' in text
 
 
 async def test_what_was_wrong_with_a_volume_goes_with_it(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from zfsilod.host.mount import RealMounts
 from zfsilod.host.nvme import RealNvme
 from zfsilod.host.nvmet import RealNvmet
 from zfsilod.host.real import RealHost
+from zfsilod.host.replicas import RealReplicas
 from zfsilod.host.run import TOOLS, Runner
 from zfsilod.host.snapshots import RealSnapshots
 from zfsilod.host.zfs import RealZfs
@@ -45,6 +46,7 @@ ADAPTERS = {
     "zfs": RealZfs,
     "snapshots": RealSnapshots,
     "keys": RealKeys,
+    "replicas": RealReplicas,
     "lio": RealLio,
     "nvmet": RealNvmet,
     "limits": RealIoLimits,

@@ -9,8 +9,9 @@ from types import new_class
 import pytest
 
 from tests.examples import UID, steps
-from tests.lab.contract import Contract, EffectInterrupter
+from tests.lab.contract import DATASET, Contract, EffectInterrupter
 from tests.lab.contract_examples import CLIENT, EXAMPLES, SERVER, secrets
+from tests.replica_stream import streams_of
 from zfsilod.engine.step import Guard, HostStep
 from zfsilod.engine.steps import MODULE_OF
 from zfsilod.engine.steps.snapshot import Clone
@@ -31,6 +32,7 @@ def cases() -> dict[str, str]:
 def contract(cases: dict[str, str]) -> Contract:
     """The contract on a fake host of the test's own."""
     host = FakeHost(chap=secrets)
+    host.open_stream = streams_of(host, DATASET)
     interrupter = EffectInterrupter()
     interrupter.count_calls(host.facts, "effect")
     return Contract(host, interrupter, host.facts.snapshot, cases.__setitem__)

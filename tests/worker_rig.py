@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.examples import Example, chap
+from tests.examples import VOLUME, Example, chap
+from tests.replica_stream import streams_of
 from zfsilod.engine import worker
 from zfsilod.engine.step import HostStep
 from zfsilod.host.fake import VOLATILE, FakeHost
 from zfsilod.model.errors import CommandFailed, ZfsiloError
 from zfsilod.model.record import from_plain, to_plain
 from zfsilod.model.records import Failure, Operation
+
+STICKY = ("content:", "peer:", "replica-")
 
 
 class Killed(BaseException):
@@ -23,6 +26,7 @@ class WorkerRig:
 
     def __init__(self) -> None:
         self.host = FakeHost(chap=chap)
+        self.host.open_stream = streams_of(self.host, VOLUME.dataset)
         self.points = 0
         self.cut_at = 0  # 0: never
         self.when = "before"
@@ -116,9 +120,11 @@ def lasting(facts: dict[str, Any]) -> dict[str, Any]:
 def not_sticky(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts that a rollback must restore.
 
-    Not filesystems, epochs of zvols, and sizes and limits of sessions.
+    Not filesystems, replicas, snapshots that are kept for a peer, epochs of zvols, and sizes and
+    limits of sessions.
     """
-    kept = {n: v for n, v in facts.items() if not n.startswith("content:")}
+    kept = {n: v for n, v in facts.items() if not n.startswith(STICKY)}
+    kept = {n: v for n, v in kept.items() if not (n.startswith("zvol:") and "replica_sets" in v)}
     for name in [name for name in kept if name.startswith("zvol:")]:
         properties = kept[name]["properties"]
         without = {n: v for n, v in properties.items() if n != "zfsilo:epoch"}

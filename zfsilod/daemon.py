@@ -100,6 +100,8 @@ async def serve(paths: Paths, settings: config.Config) -> None:
         reports = ReportSocket(service.executor)
         await reports.open(paths.locks)
         stack.push_async_callback(reports.close)
+        service.streams.open(paths.locks)
+        stack.callback(service.streams.close)
         await service.blocks.open(paths.locks)
         stack.push_async_callback(service.blocks.close)
         listeners = _listeners(paths)

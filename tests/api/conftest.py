@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.api.dbus_fixture import BusFixture
+    from tests.api.replica_pair import ReplicaPair
     from tests.api.running import Front
 
 
@@ -42,4 +43,15 @@ async def fixture(tmp_path: Path) -> AsyncIterator[BusFixture]:
     from tests.api.dbus_fixture import on_private_bus
 
     async with on_private_bus(tmp_path) as built:
+        yield built
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[ReplicaPair]:
+    """Two servers, and a volume of the first."""
+    from tests.api.replica_pair import pair_in
+    from tests.api.running import create
+
+    async with pair_in(tmp_path) as built:
+        await built.give.root().volumes.CreateVolume(create())
         yield built

@@ -139,7 +139,9 @@ class Front:
         """Return the client of this server, with the credentials of a host."""
         access = self.certified("host", subject)
         access.address = address or self.address
-        return StorageServers({"give": access}.get)
+        peer = self.certified("replica", "give")
+        peer.name, peer.address = "peer", access.address
+        return StorageServers({"give": access, "peer": peer}.get)
 
     def write(self, change: Callable[[Transaction], Any]) -> Any:
         with self.service.context.store.write() as txn:

@@ -84,9 +84,9 @@ def reached(front: Front, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     peers: list[Any] = []
     real = front.gateway.backend.connect
 
-    def connect(peer: Any, close: Any, *, http: bool) -> Any:
+    def connect(peer: Any, close: Any, **how: Any) -> Any:
         peers.append(peer)
-        return real(peer, close, http=http)
+        return real(peer, close, **how)
 
     monkeypatch.setattr(front.gateway.backend, "connect", connect)
     return peers

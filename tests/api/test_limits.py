@@ -69,6 +69,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "UndeleteVolume": {"name": VOLUME, "uid": "a" * 32},
     "RotateVolumeKey": {"name": VOLUME},
     "ExportVolumeKey": {"name": VOLUME},
+    "ReplicateVolume": {"name": VOLUME, "peer": "peer"},
+    "EndReplication": {"name": VOLUME, "peer": "peer"},
+    "GetReplica": {"name": VOLUME, "uid": "a" * 32},
+    "ReceiveReplica": {
+        "name": "volumes/replica", "uid": "a" * 32, "filesystem": FILESYSTEM,
+        "snapshot_uid": "b" * 32, "snapshot_guid": "17", "base_guid": "18", "attempt": ULID,
+        "mode": "MODE_FILESYSTEM", "capacity_bytes": 1 << 30, "volblocksize": 16384,
+    },
     "AdoptVolume": {"dataset": "tank/zfsilo/none", "volume_id": "more"},
     "PublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
     "UnpublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
@@ -132,7 +140,7 @@ MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
-    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*)"
+    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*|replica.*)"
     r"|policy\.(id|etag|volumes|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.

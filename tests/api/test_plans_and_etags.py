@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +13,12 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
 from tests.api.test_volumes import PLANNED, attach, delete_for_now
+from zfsilod.model.records import Volume
+from zfsilod.model.replica import Replication
 
 if TYPE_CHECKING:
     from tests.api.running import Front
+    from zfsilod.storage.transaction import Transaction
 
 
 DRY: dict[str, Any] = {
@@ -25,6 +29,18 @@ DRY: dict[str, Any] = {
     ),
     "DeleteVolume": pb.DeleteVolumeRequest(name="volumes/lone"),
     "RotateVolumeKey": pb.RotateVolumeKeyRequest(name="volumes/secret"),
+    "ReplicateVolume": pb.ReplicateVolumeRequest(name="volumes/lone", peer="peer"),
+    "EndReplication": pb.EndReplicationRequest(name="volumes/used", peer="peer"),
+    "ReceiveReplica": pb.ReceiveReplicaRequest(
+        name="volumes/replica",
+        uid="d" * 32,
+        capacity_bytes=GIB,
+        volblocksize=16384,
+        mode=pb.MODE_FILESYSTEM,
+        filesystem=pb.Filesystem(state=pb.FILESYSTEM_STATE_NONE),
+        snapshot_uid="c" * 32,
+        snapshot_guid="17",
+    ),
     "UndeleteVolume": pb.UndeleteVolumeRequest(name="volumes/gone"),
     "AdoptVolume": pb.AdoptVolumeRequest(dataset="tank/vm-1"),
     "PublishVolume": pb.PublishVolumeRequest(name="volumes/lone", host=TAKE),
@@ -71,6 +87,15 @@ async def at_all_states(front: Front) -> None:
     for name in ("low", "mid"):
         await volumes.ConnectVolume(connect(volume=name))
     await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
+    front.write(partial(replicated, "used"))
+
+
+def replicated(volume_id: str, txn: Transaction) -> None:
+    """Record that a volume was sent to a peer."""
+    volume = txn.get(Volume, volume_id)
+    assert volume is not None
+    name = f"{volume.uid}/peer"
+    txn.put(Replication(id=name, volume=volume_id, peer="peer", pending_uid="c" * 32))
 
 
 async def test_validate_only_returns_the_plan_and_changes_nothing(
@@ -110,6 +135,9 @@ async def test_every_change_with_an_etag_refuses_an_old_one(front: Front) -> Non
     assert front.fixture.facts == facts
     assert set(DRY) - set(taking) == {
         "CreateVolume",
+        "ReplicateVolume",  # it takes the volume as it is
+        "EndReplication",
+        "ReceiveReplica",
         "UndeleteVolume",
         "AdoptVolume",
         "ReportFilesystem",

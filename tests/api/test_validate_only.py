@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,7 +15,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.dbus_fixture import on_private_bus, options
 from tests.api.running import DATA, TAKE, create
 from tests.api.test_dbus import break_down
-from tests.api.test_plans_and_etags import DRY, at_all_states
+from tests.api.test_plans_and_etags import DRY, at_all_states, replicated
 from tests.api.test_roles import METHODS
 from tests.service_fixture import administrator
 from zfsilod.api.dbus.contract import (
@@ -209,6 +210,8 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{VOLUME}.Unpublish": (path_of("volume", "used"), ("take",)),
     f"{VOLUME}.RotateSecrets": (path_of("volume", "used"), ("take",)),
     f"{VOLUME}.RotateKey": (path_of("volume", "secret"), ()),
+    f"{VOLUME}.Replicate": (path_of("volume", "lone"), ("peer",)),
+    f"{VOLUME}.EndReplication": (path_of("volume", "used"), ("peer",)),
     f"{VOLUME}.Detach": (path_of("volume", "data"), ()),
     f"{VOLUME}.Disconnect": (path_of("volume", "low"), ()),
     f"{VOLUME}.Stage": (path_of("volume", "low"), ("",)),
@@ -247,6 +250,7 @@ async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) ->
     await fixture.do(CreateSnapshot(volume="cut", id="monday"))
     await fixture.do(CreateHost(id="spare", iqn="iqn.2024-01.lab:spare"))
     await fixture.do(CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d"))
+    await context.write(partial(replicated, "used"))
     return await make_strange(fixture, monkeypatch)
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zfsilod.requests
 from tests.examples import TAKE
 from tests.service_fixture import SETTINGS, administrator
 from zfsilod.host import transports
-from zfsilod.model.host_facts import Disk, ListedZvol
+from zfsilod.model.host_facts import Disk, Filesystem, ListedZvol
 from zfsilod.model.records import Attachment, Trashed, VolumeKey
+from zfsilod.model.replica import SendJob
 from zfsilod.requests import adoption, orphans, pool_import
 from zfsilod.requests.attach import Grow, MountAt, Stage
+from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume, PurgeVolume, UndeleteVolume
 from zfsilod.requests.detach import Clear, Disconnect, EndSession, EndWait, UnmountFrom, Unstage
@@ -26,6 +29,8 @@ from zfsilod.requests.open_ports import OpenPorts
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
+from zfsilod.requests.receive import ReceiveReplica
+from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
@@ -42,7 +47,7 @@ from zfsilod.requests.snapshots import (
 )
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volume_keys import RotateVolumeKey
-from zfsilod.requests.volumes import CreateVolume, UpdateVolume
+from zfsilod.requests.volumes import CreateVolume, UpdateVolume, need_volume
 from zfsilod.requests.whole_paths import AttachVolume, DetachVolume
 from zfsilod.service.orphan_scan import find_orphans
 from zfsilod.service.pool_scan import find_zvol, unknown_snapshots, unknown_volumes
@@ -103,6 +108,22 @@ REPORT = ReportFilesystem(
     uuid=UUID,
     operation="01jd",
 )
+REPLICATE = ReplicateVolume(id="data", peer="other")
+END_REPLICATION = EndReplication(id="data", peer="other")
+TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data"))
+SENT = (*TO_SEND, REPLICATE)
+SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data")
+RECEIVE = ReceiveReplica(
+    id="twin",
+    peer="give",
+    uid="d" * 32,
+    capacity_bytes=GIB,
+    volblocksize=16384,
+    mode="FILESYSTEM",
+    filesystem=Filesystem(),
+    snapshot_uid="",
+    snapshot_guid="",
+)
 SYNC = SyncVolume(id="data")
 ROTATE = RotateSecrets(volume="data", host="take", force=True)
 REFRESH = RefreshSecrets(server="give", ids=("data",))
@@ -141,6 +162,16 @@ EPOCH = (  # counted up and never reused, also by an operation that is rolled ba
 
 UNLIMITED = (r"fact session:.* limited",)
 """What a rollback leaves: limits apply to a session, although they did not before."""
+KEPT_FOR_PEER = (  # the next replication goes on with the same snapshot
+    r"fact peer:.*",
+    r"fact sent:.*",
+    r"record replication .*",
+)
+RECEIVED = (  # what was received stays, and its record with it
+    r"fact zvol:tank/zfsilo/twin.*",
+    r"fact replica-.*",
+    r"record volume twin.*",
+)
 LOADED = (r"fact key:.*",)  # a key stays loaded
 
 
@@ -180,6 +211,30 @@ async def purge(service: Service) -> Request[Any]:
     """Return the purge of the volume in the trash."""
     with service.context.store.read() as txn:
         return PurgeVolume(id=next(txn.scan(Trashed)).id)
+
+
+async def receive(service: Service) -> Request[Any]:
+    """Return the receive of the snapshot of volume data, as of another server."""
+    with service.context.store.read() as txn:
+        snapshot = need_snapshot(txn, SNAP.id)
+    return RECEIVE.but(snapshot_uid=snapshot.uid, snapshot_guid=snapshot.guid)
+
+
+def give_stream(machine: SimulatedMachine) -> None:
+    """Let the worker of a receive get the stream of that snapshot."""
+
+    def open_stream(_operation: str) -> int:
+        with machine.store.read() as txn:
+            snapshot, volume = need_snapshot(txn, SNAP.id), need_volume(txn, SNAP.volume)
+        job = SendJob(
+            dataset=volume.dataset, volume_uid=volume.uid, uid=snapshot.uid, guid=snapshot.guid
+        )
+        output, stream = socket.socketpair()
+        with output:  # it is small: a socket holds it
+            machine.host.replicas.send(job, output.fileno())
+        return stream.detach()
+
+    machine.host.open_stream = open_stream
 
 
 async def clear(service: Service) -> Request[Any]:
@@ -322,6 +377,17 @@ SERVER = (
         find=purge,
     ),
     Case("publish-encrypted", ENCRYPTED, PUBLISH, may_remain=LOADED, lost=("key:",)),
+    Case("replicate", TO_SEND, REPLICATE, may_remain=KEPT_FOR_PEER),
+    Case("replicate-more", (*SENT, SECOND_SNAP), REPLICATE, may_remain=KEPT_FOR_PEER),
+    Case("end-replication", SENT, END_REPLICATION),
+    Case(
+        "receive",
+        (*CREATED, SNAP),
+        RECEIVE,
+        find=receive,
+        damage=give_stream,
+        may_remain=RECEIVED,
+    ),
     Case("rotate-key", (*ENCRYPTED, PUBLISH), ROTATE_KEY),
     Case(
         "rotate-key-again",

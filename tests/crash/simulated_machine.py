@@ -147,6 +147,7 @@ class SimulatedMachine:
         service = Service(context, self.units)
         self.background = keep_tasks(service)
         self.fixture = ServiceFixture(service, self.host, self.units)
+        service.executor.send = self.fixture.server.send
         self.units.hint = self._unit_ended
         self.units.report = self._report
         self.supervisor = Supervisor(service, retention_s=1 << 30)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tests.examples import ATTACHMENT, UID, VOLUME, steps
 from zfsilod.engine.steps.filesystem import Reported
+from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
 from zfsilod.model.records import (
@@ -21,6 +22,7 @@ from zfsilod.model.records import (
     PendingRelease,
     PolicyOutcome,
     Publication,
+    ReplicaOf,
     Revocation,
     Snapshot,
     SnapshotGroup,
@@ -29,6 +31,7 @@ from zfsilod.model.records import (
     Trashed,
     VolumeKey,
 )
+from zfsilod.model.replica import Replication
 from zfsilod.model.words import ActionStatus
 
 if TYPE_CHECKING:
@@ -78,6 +81,15 @@ FULL_ATTACHMENT = ATTACHMENT.but(
 ALL_STEPS = (
     *steps(),
     Reported(server="give", volume="data", epoch=1, state="READY", type="ext4", uuid=UUID),
+    Sent(
+        server="other",
+        volume="data",
+        snapshot="replica-data-other-1",
+        base_uid="c" * 32,
+        base_guid="987654321",
+        raw=True,
+        rate=1 << 20,
+    ),
 )
 ACTIONS = tuple(
     Action(step=step, up=bool(index % 2), status=STATUSES[index % len(STATUSES)], took_ms=index)
@@ -161,6 +173,33 @@ RECORDS: tuple[Stored, ...] = (
         max_attachments=8,
         created_at=TODAY,
         updated_at=TODAY + 1,
+    ),
+    VOLUME.but(
+        id="replica",
+        uid="9" * 32,
+        dataset="tank/replica",
+        state="CREATED",
+        replica=ReplicaOf(
+            peer="give",
+            snapshot_uid="c" * 32,
+            snapshot_guid="987654321",
+            taken_at=TODAY,
+            received_at=TODAY + 1,
+            raw=True,
+        ),
+    ),
+    Replication(
+        id=f"{UID}/other",
+        volume="data",
+        peer="other",
+        number=2,
+        snapshot="replica-data-other-2",
+        snapshot_uid="c" * 32,
+        snapshot_guid="987654321",
+        taken_at=TODAY,
+        sent_at=TODAY + 1,
+        pending_uid="8" * 32,
+        created_at=TODAY,
     ),
     PendingRelease(id="01kd00000000000000000000ad", server="give", volume="data"),
     StoreIdentity(id=IDENTITY, store_id="5" * 32, machine="6" * 32, root="tank/zfsilo"),

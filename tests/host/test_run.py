@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.host.doubles import chap
+from zfsilod.host.replicas import LAST_S
 from zfsilod.host.run import (
     CLIENT_TOOLS,
     MAX_OUTPUT_BYTES,
@@ -230,3 +232,25 @@ def test_every_tool_has_a_package() -> None:
     commands = {"journalctl", "systemctl", "systemd-creds", "systemd-analyze"}
     maps = {"multipathd", "multipath", "dmsetup"}  # of a client with several paths over iSCSI
     assert {*SERVER_TOOLS, *CLIENT_TOOLS, *xfs, *maps, *commands} == set(TOOLS)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_stream_is_the_input_and_the_output_of_a_tool(
+    tool: Callable[[str], None], *, inherited: bool
+) -> None:
+    """Descriptors that came from another process are inherited by the next one."""
+    tool("cat; echo done >&2; exit 3")
+    ours, theirs = socket.socketpair()
+    output, stdout = socket.socketpair()
+    with ours, theirs, output, stdout:
+        for end in (theirs, stdout):
+            end.set_inheritable(inherited)
+        ours.sendall(b"data")
+        ours.shutdown(socket.SHUT_WR)
+        done = Runner().stream(
+            ["zfs", "send"], stdin=theirs.fileno(), stdout=stdout.fileno(), timeout_s=LAST_S
+        )
+        assert (done.rc, done.stderr) == (3, "done\n")
+        stdout.close()
+        assert output.recv(100) == b"data"
+        assert output.recv(100) == b"", "no process has it any more"

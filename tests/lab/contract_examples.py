@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.examples import NVME_PUBLICATION, NVME_TARGET, PLANS, TLS_KEYS, UID, Example
 from zfsilod.engine.steps.nvme import Controller
+from zfsilod.engine.steps.replica import KeptForPeer
 from zfsilod.engine.steps.session import Node
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet
 from zfsilod.model.chap import Chap
@@ -69,7 +70,7 @@ def _placed(step: Step) -> Step:
     """Return a step with its datasets below ROOT."""
     if isinstance(step, SnapshotSet):
         return step.but(refs=tuple(ref.but(dataset=_below(ref.dataset)) for ref in step.refs))
-    if isinstance(step, Clone):
+    if isinstance(step, (Clone, KeptForPeer)):
         ref = step.snapshot_ref
         step = step.but(snapshot_ref=ref.but(dataset=_below(ref.dataset)))
     fields = [name for name in ("dataset", "trash", "other") if getattr(step, name, "")]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tests.examples import (
     NVME_PUBLICATION,
     NVME_TARGET,
     PUBLICATION,
+    SNAPSHOT_SET,
     TARGET,
     TLS_PUBLICATION,
     UID,
@@ -78,7 +81,20 @@ def real_contract() -> Contract:
     interrupter.count_calls(NvmeController, "set_attribute")
     interrupter.count_calls(KeyCalls, "add")
     interrupter.count_calls(KeyCalls, "unlink")
-    return Contract(real_host(secrets, MadeUpKeys()), interrupter, real_inventory, _print)
+    interrupter.count_calls(Runner, "stream")
+    host = real_host(secrets, MadeUpKeys(), open_stream=open_stream)
+    return Contract(host, interrupter, real_inventory, _print)
+
+
+def open_stream(_operation: str) -> int:
+    """Return the stream of the example's snapshot; zfs runs without the runner that is cut."""
+    output, stream = socket.socketpair()
+    with output:
+        snapshot = f"{DATASET}@zfsilo-{SNAPSHOT_SET.uid}"
+        subprocess.Popen(
+            ["zfs", "send", snapshot], stdout=output.fileno(), stderr=subprocess.DEVNULL
+        )
+    return stream.detach()
 
 
 def _print(case: str, error: str) -> None:

@@ -6,7 +6,7 @@ are generated from it. Functions are named as text, so that a command imports on
 
 from __future__ import annotations
 
-from zfsilod.ctl.parse import parse_days, parse_number, parse_seconds, parse_timeout
+from zfsilod.ctl.parse import parse_days, parse_number, parse_seconds, parse_size, parse_timeout
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ ACCESS_MODES = (
     "multi_node_single_writer",
     "multi_node_multi_writer",
 )
-ROLES = ("admin", "controller", "reader")  # authorization.READERS, without its imports
+ROLES = ("admin", "controller", "reader", "replica")  # certificates.USER_ROLES, without its imports
 OPERATION_STATES = (
     "running",
     "waiting",
@@ -262,6 +262,15 @@ COMMANDS = (
             VOLUME, ETAG, changes=True),
     Command("volume recovery-key", "volume_keys:recovery_key",
             "show the key of an encrypted volume, once", VOLUME),
+    Command("volume replicate", "replication:replicate",
+            "send a snapshot of a volume to another server",
+            VOLUME,
+            Argument("--to", required=True, metavar="SERVER", offer="servers",
+                     text="server that this host has joined"),
+            Argument("--rate", type=parse_size, default=0, metavar="BYTES",
+                     text="most bytes a second, as 20M (no limit)"),
+            flag("--end", text="keep nothing for it there any more; the replica stays"),
+            changes=True),
     Command("volume undelete", "volume:undelete", "restore a deleted volume from the trash",
             Argument("name", metavar="VOLUME", text="id of the deleted volume"),
             Argument("--uid", default="", text="uid, if several have this id (the last deleted)"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ANYWHERE = "/"
 BACKSTORE = "zfsilo-"  # then the uid of the volume
 MARK = "zfsilo:"  # of user properties
+READONLY = "readonly"  # of a replica; zfsilo sets it nowhere else
 HEX = frozenset("0123456789abcdef")
 MAX_TEXT = 8192  # a user property has at most 8191 characters: zfsprops(7)
 
@@ -132,6 +133,8 @@ def _properties(limits: WorkerLimits, value: Any, action: Action) -> None:
     for name, text in value:
         _text(limits, text, action)
         if not (name in CHOICES or name == FIXED or _is_mark(name)):
+            if name == READONLY and text in ("", "on"):
+                continue
             if name not in HIDDEN or text not in ("", HIDDEN[name]):
                 raise _refused(f"property {name!r:.80}={text!r:.80}", "zfsilo does not set it")
 
@@ -213,6 +216,16 @@ def _server(limits: WorkerLimits, value: Any, action: Action) -> None:
     own = iqn_form(step.target.rpartition(":")[0].lower())
     if prefix and own != prefix.lower():
         raise _outside(f"target {step.target}", f"iqn_prefix ({prefix}) of servers.d/{value}.toml")
+
+
+def _peer(_limits: WorkerLimits, value: Any, _action: Action) -> None:
+    """Check the name of a peer, which is a part of the name of a hold."""
+    from zfsilod.model.validation import check_id
+
+    try:
+        check_id(value, "server name")
+    except InvalidArgument as error:
+        raise _refused("the hold", error.message) from None
 
 
 def _initiator(limits: WorkerLimits, value: Any, action: Action) -> None:
@@ -422,8 +435,12 @@ FIELDS: dict[str, Check] = {
     "Limited.previous_limits": _record,
     "LossWait.seconds": _number,
     "NotNewer.uid": _known_uid,
+    "KeptForPeer.peer": _peer,
     "PoolOwned.owner": _text,
     "PoolOwned.root": _root,
+    "ReceivedSnapshot.base_guid": _guid,
+    "ReceivedSnapshot.raw": _number,
+    "ReceivedSnapshot.snapshot_guid": _guid,
     "ZvolProperty.name": _property,
 }
 

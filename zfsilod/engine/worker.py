@@ -3,6 +3,7 @@
     zfsilo-worker [--state DIR] run UNIT
     zfsilo-worker [--state DIR] rollback UNIT
     zfsilo-worker [--state DIR] blocks TICKET ...    see block_reader.py
+    zfsilo-worker [--state DIR] send TICKET ...      see stream_sender.py
 
 A unit is named after its one operation, or after the batch whose operations it runs one by one.
 
@@ -42,7 +43,7 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import pairs
-from zfsilod.model.records import Failure, Operation, failure_of
+from zfsilod.model.records import Failure, Operation, RemoteStep, failure_of
 from zfsilod.storage.paths import read_text
 from zfsilod.storage.store import Store
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.host import HostAdapters
+    from zfsilod.model.records import Step
     from zfsilod.model.words import ActionStatus, OperationState
 
     Save = Callable[[Operation], Operation]
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/var/lib/zfsilo"
 BLOCKS_WORDS = 8  # the ticket, and the fields of a BlockQuery
+SEND_WORDS = 9  # the ticket, and the fields of a SendJob
+WORDS = {"run": 1, "rollback": 1, "blocks": BLOCKS_WORDS, "send": SEND_WORDS}
 
 
 def run(
@@ -77,7 +81,7 @@ def run(
         if index < end or action.status not in ("PENDING", "STARTED"):
             continue
         if not isinstance(action.step, HostStep):
-            if report is None:
+            if report is None or lasts(action.step):
                 return save(operation.but(state="WAITING"))
             operation = report(save(operation))
             if operation.state != "RUNNING":
@@ -90,6 +94,11 @@ def run(
     if cut := dict(operation.facts).get(CUT):
         operation = operation.but(title=f"{operation.title}; cut off {cut}")
     return save(operation.but(state="DONE"))
+
+
+def lasts(step: Step) -> bool:
+    """Tell whether a remote step may take hours: no worker waits for it in its unit."""
+    return isinstance(step, RemoteStep) and step.lasts
 
 
 def rollback(
@@ -440,7 +449,15 @@ def _work_locked(store: Store, state: str, unit: str, command: str) -> list[str]
 
         ask_daemon(locks, operation_id)
 
-    errors = work(store, _open_host(store, state, lock), unit, command, limits, ask)
+    def open_stream(operation_id: str) -> int:
+        from zfsilod.engine.stream_link import stream_of  # few operations receive
+        from zfsilod.host.replica_protocol import no_stream
+
+        stream = stream_of(locks, operation_id)
+        return stream if stream >= 0 else no_stream(operation_id)
+
+    host = _open_host(store, state, lock, open_stream=open_stream)
+    errors = work(store, host, unit, command, limits, ask)
     with store.read() as txn:
         if all(operation.ended for operation in txn.of_unit(unit)):
             remove_lock(locks, unit)
@@ -467,6 +484,23 @@ def _read_blocks(state: str, ticket: str, *words: str) -> list[str]:
     return []
 
 
+def _send(state: str, ticket: str, *words: str) -> list[str]:
+    """Send a snapshot to where the daemon says; return the errors."""
+    from zfsilod.engine.stream_sender import send_stream  # operations do not need it
+    from zfsilod.model.replica import SendJob
+
+    store = Store(state)
+    try:
+        limits = read_limits() if store.host == "real" else None
+        host, folder = _open_host(store, state), _lock_folder(store, state)
+        send_stream(host, limits, folder, ticket, SendJob.parsed(list(words)))
+    except OSError as error:
+        return [f"the daemon does not take the stream: {error}"]
+    finally:
+        store.close()
+    return []
+
+
 def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
     """Record that a rollback cannot start; it is retried like one that failed."""
     with store.write() as txn:
@@ -476,14 +510,18 @@ def _save_stuck(store: Store, unit: str, error: ZfsiloError) -> None:
                 txn.put(_needs_repair(operation, failure))
 
 
-def _open_host(store: Store, state: str, *locks: int) -> HostAdapters:
+def _open_host(
+    store: Store, state: str, *locks: int, open_stream: Callable[[str], int] | None = None
+) -> HostAdapters:
     if store.host == "simulated":
         from zfsilod.host.fake import FakeHost
 
-        return FakeHost(f"{state}/facts.json", chap=store.chap, key_store=store)
+        host = FakeHost(f"{state}/facts.json", chap=store.chap, key_store=store)
+        host.open_stream = open_stream
+        return host
     from zfsilod.host.real import real_host
 
-    return real_host(store.chap, store, inherit=locks)
+    return real_host(store.chap, store, inherit=locks, open_stream=open_stream)
 
 
 def read_boot_id() -> str:
@@ -501,12 +539,14 @@ def main() -> int:
     if arguments[:1] == ["--state"]:
         state, arguments = arguments[1], arguments[2:]
     command, *words = arguments or [""]
-    if len(words) != {"run": 1, "rollback": 1, "blocks": BLOCKS_WORDS}.get(command):
+    if len(words) != WORDS.get(command):
         sys.stderr.write("usage: zfsilo-worker [--state DIR] run|rollback UNIT\n")
         return 2
     try:
         if command == "blocks":
             errors = _read_blocks(state, *words)
+        elif command == "send":
+            errors = _send(state, *words)
         else:
             errors = _attempt(state, words[0], command)
     except ZfsiloError as error:

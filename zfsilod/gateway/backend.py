@@ -39,6 +39,7 @@ class ApiSockets:
         self._instance = secrets.token_hex(8)
         self._last = 0
         self._peers: dict[str, tuple[Peer, Close]] = {}
+        self._carry: dict[str, Callable[[], None]] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         for stale in directory.iterdir():
@@ -54,8 +55,17 @@ class ApiSockets:
         """The private socket of the HTTP server."""
         return self.directory / "http.sock"
 
-    def connect(self, peer: Peer, close: Close, *, http: bool) -> tuple[str, socket.socket]:
+    def connect(
+        self,
+        peer: Peer,
+        close: Close,
+        *,
+        http: bool,
+        carry: Callable[[], None] = lambda: None,
+    ) -> tuple[str, socket.socket]:
         """Connect to a server; `close` closes the connection. Raises OSError; it never waits.
+
+        `carry` says that the connection has no more calls, but a stream.
 
         Returns the name of the connection, for `forget`, and the socket.
         """
@@ -73,11 +83,13 @@ class ApiSockets:
             raise
         self.count.add(peer)
         self._peers[name] = (peer, close)
+        self._carry[name] = carry
         return name, server
 
     def forget(self, name: str) -> None:
         """Forget a connection that is closed."""
         entry = self._peers.pop(name, None)
+        self._carry.pop(name, None)
         if entry is not None:
             self.count.remove(entry[0])
 
@@ -89,6 +101,11 @@ class ApiSockets:
     def remote(self) -> list[tuple[str, Peer]]:
         """Return the names and peers of the connections over TCP."""
         return [(name, peer) for name, (peer, _) in self._peers.items() if peer.kind == "tcp"]
+
+    def carry_stream(self, name: str) -> None:
+        """Say that a connection carries a stream from now on, whose bytes have no pace."""
+        if carry := self._carry.get(name.removeprefix(PREFIX)):
+            carry()
 
     def disconnect(self, name: str, why: str) -> None:
         """Close a connection that is no longer allowed, after its answer is sent."""

@@ -66,3 +66,14 @@ class Requests:
     def follow(self, data: bytes) -> None:
         """Follow further bytes."""
         self._cost += len(data) + CALL_COST * data.count(b"\n\r\n")
+
+
+class Stream:
+    """The bytes of a stream that follows a call: they are for a worker, not for the daemon."""
+
+    def cost(self) -> int:
+        """Return the cost of what has come since the last time: none."""
+        return 0
+
+    def follow(self, _data: bytes) -> None:
+        """Follow further bytes."""

@@ -183,7 +183,8 @@ class LinkSession:
             return
         try:
             close = partial(self._tell_close, number)
-            name, server = self._backend.connect(peer, close, http=bool(packet.get("http")))
+            http, carry = bool(packet.get("http")), partial(self._tell, "stream", number)
+            name, server = self._backend.connect(peer, close, http=http, carry=carry)
         except OSError as error:  # the server does not accept
             log.warning("cannot connect to the server: %s", error)
             packets.send(self._link, {"tell": "refused", "id": number, "why": "unavailable"})
@@ -193,9 +194,12 @@ class LinkSession:
             packets.send(self._link, {"tell": "connection", "id": number}, server.fileno())
 
     def _tell_close(self, number: int, why: str) -> None:
+        self._tell("close", number, why)
+
+    def _tell(self, what: str, number: int, why: str = "") -> None:
         if self._open and number in self._names:
             try:
-                packets.send(self._link, {"tell": "close", "id": number, "why": why})
+                packets.send(self._link, {"tell": what, "id": number, "why": why})
             except OSError:
                 self.close()
 

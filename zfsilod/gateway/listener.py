@@ -71,6 +71,7 @@ class Gateway:
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
         uplink.close_client = self._close_client
+        uplink.carry_stream = self._carry_stream
         uplink.lost = partial(self._close_clients, "zfsilod has ended or restarted")
         self.count = ConnectionCount(uplink.limits)
         self._acceptors: list[Acceptor] = []
@@ -232,6 +233,11 @@ class Gateway:
         client = self._clients.get(number)
         if client is not None:
             client.close(why)
+
+    def _carry_stream(self, number: int) -> None:
+        client = self._clients.get(number)
+        if client is not None:
+            client.carry_stream()
 
     def _close_clients(self, why: str = "") -> None:
         for client in list(self._clients.values()):

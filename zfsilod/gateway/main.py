@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
+from zfsilod.gateway import dial
 from zfsilod.gateway.listener import Gateway
 from zfsilod.gateway.service_manager import notify, notify_watchdog
 from zfsilod.gateway.sockets import inherited
@@ -52,7 +53,9 @@ async def serve() -> None:
 
 
 def main() -> int:
-    """Run the gateway."""
+    """Run the gateway, or carry one stream to a peer."""
+    if sys.argv[1:] == ["dial"]:
+        return dial.main()
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     asyncio.run(serve())
     return 0

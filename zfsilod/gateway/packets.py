@@ -8,6 +8,7 @@ The gateway asks, the daemon answers. A packet is a JSON object; a descriptor ma
         token, digest, http                         or HTTP), or refused
     ask refused: address, path, reason          (no answer: it is for the audit)
     ask closed: id                              tell close: id, why
+                                                tell stream: id (no more calls come on it)
 """
 
 from __future__ import annotations

@@ -68,6 +68,9 @@ class PlainEnd:
         """Return how long to wait before the next bytes are received."""
         return 0.0
 
+    def carry_stream(self) -> None:
+        """Take what follows for a stream, without calls."""
+
     def end(self) -> None:
         """Tell the other side that no more bytes follow."""
         with suppress(OSError):  # the other side has closed
@@ -128,6 +131,11 @@ class RelayedConnection:
             side = "the client" if self._relays[0].ended else "zfsilod"
             why = f"{side} has ended it, the other side has not within {LINGER_S} s"
             self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.close, why)
+
+    def carry_stream(self) -> None:
+        """Take what follows for a stream: its bytes have no pace."""
+        for end in self._ends:
+            end.carry_stream()
 
     def close(self, why: str = "") -> None:
         """Close both ends at once."""

@@ -12,14 +12,14 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from zfsilod.gateway.frames import Frames, Requests
+from zfsilod.gateway.frames import Frames, Requests, Stream
 from zfsilod.gateway.relay import NOT_NOW, PlainEnd
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-READ_BYTES = 16384
+READ_BYTES, STREAM_READ_BYTES = 16384, 262144
 BARREN_BYTES = 40_000  # a whole record has 16.6 kB
 HANDSHAKE_BYTES = 65536  # certificates of a client included
 
@@ -30,9 +30,10 @@ class TlsEnd(PlainEnd):
     def __init__(self, own: socket.socket, context: ssl.SSLContext) -> None:
         super().__init__(own)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._frames: Frames | Requests = Frames()
+        self._frames: Frames | Requests | Stream = Frames()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._barren = 0
+        self._read_bytes = READ_BYTES
         self.pace: Callable[[int], float] = lambda _cost: 0.0  # the wait after headers of a cost
 
     async def handshake(self) -> None:
@@ -73,6 +74,12 @@ class TlsEnd(PlainEnd):
         """Take what follows for HTTP/1.1, not HTTP/2."""
         self._frames = Requests()
 
+    def carry_stream(self) -> None:
+        """Take what follows for a stream: it is read in larger pieces, and has no pace."""
+        self._frames = Stream()
+        self._read_bytes = STREAM_READ_BYTES
+        self.pace = lambda _cost: 0.0
+
     async def read(self) -> bytes:
         """Return the next data, b"" at the end, before the connection is relayed."""
         data = self.pending()
@@ -104,7 +111,7 @@ class TlsEnd(PlainEnd):
     def receive(self) -> bytes | None:
         """Return the data of the next records. Raises OSError."""
         try:
-            raw = self.socket.recv(READ_BYTES)
+            raw = self.socket.recv(self._read_bytes)
         except NOT_NOW:
             return None
         if not raw:

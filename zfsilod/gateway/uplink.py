@@ -37,6 +37,7 @@ class Uplink:
         self.tls = ServerTls()
         self.limits = Limits()
         self.close_client: Callable[[int, str], None] = lambda _number, _why: None
+        self.carry_stream: Callable[[int], None] = lambda _number: None
         self.lost: Callable[[], None] = lambda: None
         self._connect = connect
         self._fresh_s = fresh_s
@@ -140,6 +141,8 @@ class Uplink:
                 answer = self._pending.get(int(packet["id"]))
                 if answer is not None and not answer.done():
                     answer.set_exception(_refusal(packet))
+            case "stream":
+                self.carry_stream(int(packet["id"]))
             case "close":
                 self.close_client(int(packet["id"]), str(packet["why"]))
             case _:

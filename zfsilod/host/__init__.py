@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MountAdapter,
         NvmeAdapter,
     )
+    from zfsilod.host.replica_protocol import ReplicaAdapter
     from zfsilod.host.server_protocols import (
         KeyAdapter,
         KeyStore,
@@ -40,6 +41,8 @@ class HostAdapters(Protocol):
     def snapshots(self) -> SnapshotAdapter: ...
     @property
     def keys(self) -> KeyAdapter: ...
+    @property
+    def replicas(self) -> ReplicaAdapter: ...
     @property
     def lio(self) -> LioAdapter: ...
     @property

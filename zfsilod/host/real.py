@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zfsilod.host.mount import RealMounts
     from zfsilod.host.nvme import RealNvme
     from zfsilod.host.nvmet import RealNvmet
+    from zfsilod.host.replicas import RealReplicas
     from zfsilod.host.server_protocols import KeyStore
     from zfsilod.host.snapshots import RealSnapshots
     from zfsilod.host.zfs import RealZfs
@@ -35,6 +36,7 @@ class RealHost:
     zfs: RealZfs
     snapshots: RealSnapshots
     keys: RealKeys
+    replicas: RealReplicas
     lio: RealLio
     nvmet: RealNvmet
     limits: RealIoLimits
@@ -43,11 +45,18 @@ class RealHost:
     block: RealBlock
     mounts: RealMounts
 
-    def __init__(self, chap: Callable[[str], Chap], key_store: KeyStore, run: Runner) -> None:
+    def __init__(
+        self,
+        chap: Callable[[str], Chap],
+        key_store: KeyStore,
+        run: Runner,
+        open_stream: Callable[[str], int] | None = None,
+    ) -> None:
         self.chap = chap
         self.key_store = key_store
         self._run = run
         self._surveyed = False
+        self._open_stream = open_stream
 
     def __getattr__(self, name: str) -> object:
         """Make an adapter at its first use, and keep it as an attribute."""
@@ -72,7 +81,7 @@ class RealHost:
         from zfsilod.host.zvol_survey import SurveyedZfs
 
         zfs = SurveyedZfs(self._run, datasets)
-        copy = RealHost(self.chap, self.key_store, zfs.run)
+        copy = RealHost(self.chap, self.key_store, zfs.run, self._open_stream)
         copy.zfs = zfs
         copy._surveyed = True
         return copy
@@ -91,6 +100,10 @@ class RealHost:
                 from zfsilod.host.keys import RealKeys
 
                 return RealKeys(self._run, self.zfs)
+            case "replicas":
+                from zfsilod.host.replicas import RealReplicas
+
+                return RealReplicas(self._run, self.zfs, self._open_stream)
             case "lio":
                 from zfsilod.host.configfs import Configfs
                 from zfsilod.host.lio import RealLio
@@ -138,6 +151,10 @@ def real_host(
     key_store: KeyStore,
     *,
     inherit: tuple[int, ...] = (),
+    open_stream: Callable[[str], int] | None = None,
 ) -> HostAdapters:
-    """Return this machine. Its tools inherit these descriptors, such as the operation's lock."""
-    return RealHost(chap, key_store, Runner(inherit))
+    """Return this machine. Its tools inherit these descriptors, such as the operation's lock.
+
+    `open_stream` returns the descriptor of the stream that an operation receives.
+    """
+    return RealHost(chap, key_store, Runner(inherit), open_stream)

@@ -74,6 +74,7 @@ TERM_GRACE_S = 2.0
 KILL_GRACE_S = 1.0
 INTERNAL = 254  # exit code of a call that raised no OSError; errno(3) has lower ones
 READ_BYTES = 65536
+NO_DESCRIPTOR = -1
 STANDARD = 3  # descriptors below this one are the standard ones
 IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python; a tool has their default action
 
@@ -192,6 +193,38 @@ class Runner:
                 )
         return self._paths[tool]
 
+    def stream(
+        self,
+        argv: list[str],
+        *,
+        stdin: int = NO_DESCRIPTOR,
+        stdout: int = NO_DESCRIPTOR,
+        timeout_s: float,
+    ) -> Completed:
+        """Run a tool whose standard input or output is a descriptor, and return how it ended.
+
+        Raises Unavailable (TOOL_TIMEOUT), and FailedPrecondition (TOOL_MISSING).
+        """
+        # Copies are not inherited, so that RunningTool does not close them before it uses them.
+        own = os.open(os.devnull, os.O_RDONLY) if stdin == NO_DESCRIPTOR else os.dup(stdin)
+        output = stdout if stdout == NO_DESCRIPTOR else os.dup(stdout)
+        try:
+            command = [self.find(argv[0]), *argv[1:]]
+            process = RunningTool(command, own, self._inherit, output)
+        finally:
+            os.close(own)
+            if output != NO_DESCRIPTOR:
+                os.close(output)
+        try:
+            printed, errors = _collect(process, time.monotonic() + timeout_s)
+        except TimeoutError as error:
+            raise timed_out(argv, timeout_s) from error
+        finally:
+            process.end()
+        code = process.returncode
+        assert code is not None, "a tool that was not late has exited"
+        return Completed(tuple(argv), code, printed, errors)
+
     def start(
         self, argv: list[str], content: str | bytes = "", inherit: tuple[int, ...] = ()
     ) -> RunningTool:
@@ -211,7 +244,9 @@ class Runner:
 class RunningTool:
     """A running tool, in a session of its own: a process group to kill, without a terminal."""
 
-    def __init__(self, argv: list[str], stdin: int, inherit: tuple[int, ...]) -> None:
+    def __init__(
+        self, argv: list[str], stdin: int, inherit: tuple[int, ...], stdout: int = NO_DESCRIPTOR
+    ) -> None:
         """Start it with posix_spawn(3), which copies no memory of this process."""
         self.returncode: int | None = None
         out, err = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
@@ -225,7 +260,7 @@ class RunningTool:
                     *((os.POSIX_SPAWN_DUP2, number, number) for number in inherit),
                     *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() - {*inherit}),
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, out[1], 1),
+                    (os.POSIX_SPAWN_DUP2, out[1] if stdout == NO_DESCRIPTOR else stdout, 1),
                     (os.POSIX_SPAWN_DUP2, err[1], 2),
                 ],
                 setsid=True,

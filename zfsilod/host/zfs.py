@@ -63,6 +63,7 @@ MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "tls",
     "limits",
     "key",
+    "replica",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")

@@ -10,7 +10,7 @@ from zfsilod.model.record import Record
 IMPORTED = "imported"
 """Of identities of imported authorities: host/a and imported/host/a are two identities."""
 
-Role = Literal["admin", "controller", "host", "node", "reader"]
+Role = Literal["admin", "controller", "host", "node", "reader", "replica"]
 PeerKind = Literal["unix", "node", "tcp"]
 
 
@@ -82,8 +82,9 @@ class Caller(Record):
 
     @property
     def rights(self) -> str:
-        """The rights behind its operations: the role, and of a host also its id."""
-        return f"host {self.subject}" if self.role == "host" else self.role
+        """The rights behind its operations: the role, and of a host or a peer also its id."""
+        own = self.role in ("host", "replica")
+        return f"{self.role} {self.subject}" if own else self.role
 
     def overrides(self, rights: str) -> bool:
         """Tell whether it may cancel, roll back or abandon an operation with these rights.

@@ -112,6 +112,16 @@ def is_object(text: str) -> bool:
     return starts and ALPHANUMERIC.union("._-").issuperset(text)
 
 
+def is_uid(text: str) -> bool:
+    """Tell whether a text is the uid of a volume or snapshot: 32 hexadecimal digits."""
+    return len(text) == 32 and set(text) <= set("0123456789abcdef")
+
+
+def is_guid(text: str) -> bool:
+    """Tell whether a text is a guid of ZFS: a number of 64 bits, in decimal digits."""
+    return text.isascii() and text.isdecimal() and 0 < int(text[:21]) < 1 << 64
+
+
 def is_uuid(text: str) -> bool:
     """Tell whether a text is a UUID in lower case."""
     parts = text.split("-")

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 
 
+class ReplicaOf(Record, tag="ReplicaOf"):
+    """The origin of a replica, and the snapshot that it has; a volume that is none has no peer."""
+
+    peer: str = ""  # identity that sends it: user/give; "": the volume is not a replica
+    snapshot_uid: str = ""  # of the newest whole snapshot; "": none is whole yet
+    snapshot_guid: str = ""
+    taken_at: int = 0  # by the clock of the peer
+    received_at: int = 0
+    raw: bool = False  # it is encrypted, and its key is not here
+
+
 class Volume(Stored, tag="Volume"):
     """A zvol of this server."""
 
@@ -61,8 +72,14 @@ class Volume(Stored, tag="Volume"):
     source_volume: str = ""
     origin: str = ""  # uid of the volume whose snapshot it is a clone of
     key_uid: str = ""  # of the volume whose key it has: its own, of a clone the first origin's
+    replica: ReplicaOf = ReplicaOf()  # of a volume that another server sends
     created_at: int = 0
     updated_at: int = 0
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether another server sends it: it is never published, and nothing here writes it."""
+        return bool(self.replica.peer)
 
 
 class VolumeKey(Stored, tag="VolumeKey"):
@@ -383,6 +400,7 @@ class Step(Record, metaclass=ABCMeta):
 class RemoteStep(Step):
     """A fact about a server: the daemon asks for it, between two runs of the worker."""
 
+    lasts: ClassVar[bool] = False  # it may take hours: the worker does not wait for it
     server: str
     volume: str
 

@@ -324,6 +324,19 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
     ):
         values = {(policy,): getattr(one, field) for policy, one in summary.policies.items()}
         yield _gauge(name, text, values, ["policy"])
+    for name, text, times in (
+        (
+            "zfsilo_replication_snapshot_timestamp_seconds",
+            "When the newest snapshot was taken that a peer has of a volume.",
+            summary.replications,
+        ),
+        (
+            "zfsilo_replica_snapshot_timestamp_seconds",
+            "When the newest snapshot was taken that this server has of a volume of a peer.",
+            summary.replicas,
+        ),
+    ):
+        yield _gauge(name, text, times, ["volume", "peer"])
 
 
 def _of_reading(reading: Reading) -> Iterator[Metric]:

@@ -21,7 +21,7 @@ from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgum
 from zfsilod.model.host_facts import NO_LIMITS, Filesystem, IoLimits, ListedZvol
 from zfsilod.model.marks import parse_epoch
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import Publication, Trashed, Volume
+from zfsilod.model.records import Publication, ReplicaOf, Trashed, Volume
 from zfsilod.model.validation import check_id, check_limits
 from zfsilod.model.words import AccessMode, FilesystemState, Mode
 from zfsilod.requests.clones import origin_kept
@@ -175,6 +175,7 @@ class AdoptVolume(Request[None]):
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             key_uid=parse_uid(marks.get("key", "")),
+            replica=ReplicaOf(peer=marks.get("replica", "")),
             origin=self.origin or uids.get(self.zvol.origin, ""),
             epoch=max(view.now, marked_epoch(self.zvol)),
             created_at=view.now,

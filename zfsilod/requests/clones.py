@@ -60,11 +60,23 @@ def snapshot_source(txn: Transaction, snapshot_id: str) -> Source:
     )
 
 
+def of_replica(volume: Volume) -> FailedPrecondition:
+    """Return the error for a change of a replica, or a use of it."""
+    return FailedPrecondition(
+        f"{volume.id} is a replica that {volume.replica.peer} sends: it gets its next snapshot, or "
+        "is deleted; use the volume there",
+        reason="REPLICA",
+        volume=volume.id,
+    )
+
+
 def volume_source(txn: Transaction, volume_id: str) -> Source:
     """Return a volume as a source, by a snapshot that the clone takes of it. Raises NotFound."""
     volume = txn.get(Volume, check_id(volume_id, "volume id"))
     if volume is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
+    if volume.is_replica:
+        raise of_replica(volume)
     return Source(
         origin=Origin(
             snapshot_ref=SnapshotRef(dataset=volume.dataset, uid=volume.uid),

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
+    from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.ownership import Ownership
-    from zfsilod.model.records import Host, Publication
+    from zfsilod.model.records import Host, Publication, Snapshot
+    from zfsilod.model.replica import ReplicaFacts
     from zfsilod.model.settings import Settings
     from zfsilod.model.words import Transport
     from zfsilod.storage.transaction import Transaction
@@ -53,6 +55,21 @@ class Servers(Protocol):
     async def publications(self, server: str) -> list[Publication]: ...
     async def portals(self, server: str, transport: Transport, *, tls: bool) -> tuple[str, ...]:
         """Return the present portals of a server; () of one that does not name them."""
+
+    async def replica(self, server: str, volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
+        """Return what a peer has of a volume; `wait`: when its running receive has ended."""
+
+    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+        """Return the request by which a peer receives a snapshot, as JSON."""
+
+    def refusal(self, server: str, body: str, status: int) -> ZfsiloError:
+        """Return the error in the response of HTTP by which a peer refused that request."""
+
+    def access(self, server: str) -> dict[str, str]:
+        """Return address, tls_name, authority, certificate, key and token for a server.
+
+        Raises NotFound (NO_SERVER).
+        """
 
     async def rotate(self, server: str, volume: str) -> None: ...
 

@@ -23,6 +23,7 @@ from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
 from zfsilod.requests.dependents import (
+    ZFSILO_SNAPSHOT,
     ZvolDependents,
     all_dependents,
     has_dependents,
@@ -33,6 +34,7 @@ from zfsilod.requests.dependents import (
 )
 from zfsilod.requests.lost_snapshots import claims_on, forgotten
 from zfsilod.requests.publications import Unpublish
+from zfsilod.requests.replication import check_not_replicated
 from zfsilod.requests.request import Plan, Preemption, Request, View, drop, drop_secret, put
 from zfsilod.requests.volumes import need_volume
 
@@ -96,6 +98,9 @@ class DeleteVolume(Request[ZvolDependents]):
 
     def _deletion(self, volume: Volume, view: View, inputs: ZvolDependents) -> Plan:
         """Return the plan for a volume as it is, or as its withdrawal leaves it."""
+        check_not_replicated(view.txn, volume)
+        if volume.is_replica and not self.record_only and not inputs.foreign:
+            return self._replica_deletion(volume, inputs)
         names = all_dependents(view.txn, volume, inputs)
         if names and self.dependents == "REFUSE":
             raise has_dependents(volume, names)
@@ -131,6 +136,23 @@ class DeleteVolume(Request[ZvolDependents]):
                 commit=(drop(volume), *released(volume), *erased, *forgotten(view.txn, gone)),
             )
         return _into_trash(f"{titled}, into the trash", volume, view)
+
+    def _replica_deletion(self, volume: Volume, inputs: ZvolDependents) -> Plan:
+        """Return the plan for a replica: with the snapshots that it has from its peer."""
+        own = {
+            name.rpartition("-")[2]: name
+            for name in inputs.dependents
+            if ZFSILO_SNAPSHOT.search(name)
+        }
+        others = [name for name in inputs.dependents if name not in own.values()]
+        if others:
+            raise has_dependents(volume, others, "they are not from its peer")
+        return Plan(
+            title=f"delete replica {self.id} and its data",
+            claims=(f"volume/{self.id}",),
+            actions=(*plans.received_gone(volume, own), *plans.destruction(volume)),
+            commit=(drop(volume),),
+        )
 
 
 def _into_trash(title: str, volume: Volume, view: View) -> Plan:

@@ -17,7 +17,7 @@ from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import need_snapshot, volume_of, zvol_claim
 from zfsilod.requests.request import Plan, Request, View, drop, put
-from zfsilod.requests.volumes import need_volume
+from zfsilod.requests.volumes import need_primary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class CreateSnapshot(Request[None]):
 
     def plan(self, view: View, inputs: None) -> Plan:
         check_id(self.id, "snapshot id")
-        volume = need_volume(view.txn, self.volume)
+        volume = need_primary(view.txn, self.volume)
         self._check_new(view.txn, volume)
         snapshot = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
             labels=check_labels(self.labels), **taken_by(view.txn, self.policy)
@@ -144,7 +144,7 @@ class CreateSnapshotGroup(Request[None]):
                 f"invalid volumes of group {self.id}: name 1 to {MAX_VOLUMES} volumes, each once",
                 reason="BAD_GROUP",
             )
-        volumes = [need_volume(view.txn, volume_id) for volume_id in self.volumes]
+        volumes = [need_primary(view.txn, volume_id) for volume_id in self.volumes]
         if view.txn.get(SnapshotGroup, self.id):
             raise AlreadyExists(
                 f"snapshot group {self.id} exists, with other volumes or snapshots; use another "

@@ -15,7 +15,7 @@ from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.records import Trashed, Volume, VolumeKey
 from zfsilod.model.validation import check_etag
 from zfsilod.requests.request import Plan, Request, View, drop_secret, put
-from zfsilod.requests.volumes import check_sealed, check_unclaimed, need_volume
+from zfsilod.requests.volumes import check_sealed, check_unclaimed, need_primary, need_volume
 
 if TYPE_CHECKING:
     from zfsilod.host import HostAdapters
@@ -30,7 +30,7 @@ class RotateVolumeKey(Request[None]):
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
-        volume = need_volume(view.txn, self.id)
+        volume = need_primary(view.txn, self.id)
         check_etag(self.etag, volume.revision)
         check_sealed(view.settings)
         check_own_key(view.txn, volume)

@@ -33,6 +33,7 @@ from zfsilod.requests.clones import (
     Source,
     as_clone,
     clone_dependent,
+    of_replica,
     snapshot_source,
     volume_source,
 )
@@ -236,7 +237,7 @@ class UpdateVolume(Request["PoolSpace | None"]):
         return await space(context) if "capacity_bytes" in self.mask else None
 
     def plan(self, view: View, inputs: PoolSpace | None) -> Plan:
-        volume = need_volume(view.txn, self.id)
+        volume = need_primary(view.txn, self.id)
         check_etag(self.etag, volume.revision)
         actions: list[Action] = []
         new = volume.but(updated_at=view.now)
@@ -371,6 +372,14 @@ def check_volume_etag(txn: Transaction, volume_id: str, etag: str) -> None:
     if record is None:
         raise NotFound(f"there is no volume {volume_id} on this host", volume=volume_id)
     check_etag(etag, record.revision)
+
+
+def need_primary(txn: Transaction, volume_id: str) -> Volume:
+    """Return a volume of this host that is not a replica. Raises FailedPrecondition (REPLICA)."""
+    volume = need_volume(txn, volume_id)
+    if volume.is_replica:
+        raise of_replica(volume)
+    return volume
 
 
 def need_host(txn: Transaction, host_id: str) -> Host:

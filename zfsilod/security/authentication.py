@@ -183,9 +183,9 @@ def check_role(role: str) -> Role:
     Hosts authenticate with certificates only, since their names are used on the wire.
     """
     match role:
-        case "admin" | "controller" | "reader":
+        case "admin" | "controller" | "reader" | "replica":
             return role
     raise InvalidArgument(
-        f"invalid role {role[:40]!r}; use {', '.join(READERS[:-1])} or {READERS[-1]}",
+        f"invalid role {role[:40]!r}; use {', '.join(READERS)} or replica",
         reason="BAD_ROLE",
     )

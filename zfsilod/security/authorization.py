@@ -22,6 +22,7 @@ MANAGERS = ("admin", "controller")
 HOSTS = ("admin", "host")
 READERS = ("admin", "controller", "reader")
 REMOTE = ("admin", "controller", "host", "reader")
+PEERS = ("admin", "replica")
 ALL = ("admin", "controller", "host", "node", "reader")
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -33,7 +34,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.Service/ListOrphans": ADMIN,
     "/zfsilo.v1.Service/RemoveOrphans": ADMIN,
     "/zfsilo.v1.Service/RotateSecrets": HOSTS,  # its own
-    "/zfsilo.v1.Service/RenewCertificate": REMOTE,  # its own
+    "/zfsilo.v1.Service/RenewCertificate": (*REMOTE, "replica"),  # its own
     "/zfsilo.v1.Service/BindMachine": ADMIN,
     "/zfsilo.v1.Service/GetCapacity": READERS,
     "/zfsilo.v1.Service/GetStatus": READERS,
@@ -52,6 +53,11 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/UndeleteVolume": MANAGERS,
     "/zfsilo.v1.VolumeService/RotateVolumeKey": ADMIN,
     "/zfsilo.v1.VolumeService/ExportVolumeKey": ADMIN,
+    "/zfsilo.v1.VolumeService/ReplicateVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/EndReplication": ADMIN,
+    # A peer has the replicas that it sends, below the dataset root, and nothing else.
+    "/zfsilo.v1.VolumeService/GetReplica": PEERS,
+    "/zfsilo.v1.VolumeService/ReceiveReplica": PEERS,
     # A host may publish to itself if the volume names it (check_publish_to_itself in
     # requests/rights.py), and act on its own publications.
     "/zfsilo.v1.VolumeService/PublishVolume": (*MANAGERS, "host"),
@@ -154,6 +160,8 @@ ACTIONS: dict[str, str] = {
     "org.zfsilo1.Volume.Unpublish": MANAGE,
     "org.zfsilo1.Volume.RotateSecrets": MANAGE,
     "org.zfsilo1.Volume.RotateKey": MANAGE,
+    "org.zfsilo1.Volume.Replicate": MANAGE,
+    "org.zfsilo1.Volume.EndReplication": MANAGE,
     "org.zfsilo1.Volume.Detach": MANAGE,
     "org.zfsilo1.Volume.Disconnect": MANAGE,
     "org.zfsilo1.Volume.Stage": MANAGE,

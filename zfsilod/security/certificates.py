@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
 
 SCHEME = "zfsilo://"
-USER_ROLES = ("admin", "controller", "reader")
+USER_ROLES = ("admin", "controller", "reader", "replica")
 DOMAIN = ".zfsilo"
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 90

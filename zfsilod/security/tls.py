@@ -78,7 +78,7 @@ def _context(material: Material) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # The first that the client has: one of gRPC has h2 alone; others speak HTTP/1.1.
     context.set_alpn_protocols(["http/1.1", "h2"])
-    _load_pair(context, str(material["host"]))
+    load_pair(context, str(material["host"]))
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # imported intermediates
     context.num_tickets = 0  # a resumed session would not be verified again
@@ -88,7 +88,7 @@ def _context(material: Material) -> ssl.SSLContext:
     return context
 
 
-def _load_pair(context: ssl.SSLContext, pem: str) -> None:
+def load_pair(context: ssl.SSLContext, pem: str) -> None:
     """Load key and certificate from memory, for which ssl has files only."""
     with os.fdopen(os.memfd_create("zfsilo-host"), "wb") as file:
         file.write(pem.encode())

@@ -9,12 +9,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from zfsilod.engine.steps.filesystem import Reported
+from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.errors import Busy, ZfsiloError
 from zfsilod.model.records import Operation, failure_of
 from zfsilod.service.launch_queue import LaunchQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
@@ -38,6 +39,7 @@ class Executor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._latest: dict[str, Operation] = {}  # of the last change of each live operation
         self.batches: dict[str, list[str]] = {}  # those launched by this daemon
+        self.send: Callable[[Sent, Operation], Awaitable[None]] | None = None
         self.listeners: list[Callable[[Operation], None]] = []
 
     @property
@@ -203,7 +205,7 @@ class Executor:
         try:
             performed = await self._report(operation)
         except ZfsiloError as error:
-            performed = operation.but(state="FAILED", failure=failure_of(error, "Reported"))
+            performed = operation.but(state="FAILED", failure=failure_of(error, _step(operation)))
         return await self._context.write(lambda txn: txn.put(performed))
 
     async def _report(self, operation: Operation) -> Operation:
@@ -212,9 +214,18 @@ class Executor:
             for index, action in enumerate(operation.actions)
             if action.status == "PENDING"
         )
+        if isinstance(step, Sent):
+            assert self.send is not None, "the service has set it"
+            await self.send(step, operation)
+            return operation.with_status(index, "DONE").but(state="RUNNING")
         assert isinstance(step, Reported)
         facts = dict(operation.facts)
         if step.state == "READY" and facts:  # the filesystem found may not be the planned one
             step = step.but(type=facts["fs_type"], uuid=facts["fs_uuid"])
         await self._context.servers.report(step, operation.id)
         return operation.with_status(index, "DONE").but(state="RUNNING")
+
+
+def _step(operation: Operation) -> str:
+    action = operation.next_action
+    return action.description if action is not None else ""

@@ -141,10 +141,14 @@ class PolicyRunner:
 
 
 def volume_labels(txn: Transaction) -> dict[str, set[tuple[str, str]]]:
-    """Return the labels of every volume by its id. Reads all volumes: not in the event loop."""
+    """Return the labels of every volume by its id, replicas left out.
+
+    Reads all volumes: not in the event loop.
+    """
     return {
         volume["id"]: {(name, value) for name, value in volume.get("labels", ())}
         for volume in txn.scan_plain(Volume)
+        if not volume.get("replica", {}).get("peer")  # its snapshots come with it
     }
 
 

@@ -28,6 +28,18 @@ class Launcher(Protocol):
     async def stop_reader(self, ticket: str) -> None:
         """Stop such a process, if it still runs."""
 
+    async def start_sender(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        """Start a process that runs zfs send: engine/stream_sender.py."""
+
+    async def start_dialer(self, ticket: str, control: int, title: str) -> None:
+        """Start a process that carries a stream to a peer: gateway/dial.py.
+
+        `control`: the descriptor that becomes its standard input.
+        """
+
+    async def stop_stream(self, ticket: str) -> None:
+        """Stop both processes, if they still run."""
+
     async def running(self) -> set[str]:
         """Return the units that are active or have a queued job."""
 

@@ -54,7 +54,9 @@ from zfsilod.service.policies import PolicyRunner
 from zfsilod.service.port_gate import PortGate, opens_ports
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
+from zfsilod.service.replication import Replicator
 from zfsilod.service.stats import StatsReader
+from zfsilod.service.stream_socket import StreamSocket
 from zfsilod.storage.store import HEAD_ROOM
 from zfsilod.storage.volume_view import volume_view
 
@@ -98,6 +100,10 @@ class Service:
         self.health = HealthReader(context)
         self.policies = PolicyRunner(context, self)
         self.blocks = BlockReader(launcher)
+        self.streams = StreamSocket()
+        self.replicator = Replicator(context, launcher, self.streams)
+        self.executor.send = self.replicator.send
+        self.executor.listeners.append(self.streams.note)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
 

@@ -19,6 +19,7 @@ from zfsilod.model.records import (
     Publication,
     Volume,
 )
+from zfsilod.model.replica import Replication
 from zfsilod.storage.volume_view import needs_repair, repair_command
 
 if TYPE_CHECKING:
@@ -82,6 +83,16 @@ class Summary:
                 volume.get("target", ""),
             )
             for volume in txn.scan_plain(Volume)
+        }
+        # By volume and peer: when the newest snapshot was taken that has arrived; 0: none has.
+        self.replicas = {
+            (volume["id"], replica["peer"]): int(replica["taken_at"])
+            for volume in txn.scan_plain(Volume)
+            if (replica := volume.get("replica")) and replica["peer"]
+        }
+        self.replications = {
+            (one["volume"], one["peer"]): int(one["taken_at"])
+            for one in txn.scan_plain(Replication)
         }
         self.attachments = {
             attachment["id"]: Used(attachment["disk"]["serial"], attachment["state"])

@@ -17,6 +17,7 @@ from zfsilod.model.records import (
     Volume,
     VolumeKey,
 )
+from zfsilod.model.replica import Replication
 from zfsilod.model.validation import check_id
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class VolumeView(Record):
     conditions: tuple[str, ...] = ()  # its problems, a sentence each
     condition_reasons: tuple[str, ...] = ()  # of these problems, in the same order
     volume_key: VolumeKey | None = None  # what zfsilo knows of the key of the volume
+    replications: tuple[Replication, ...] = ()  # to which peers it is sent
     trashed: Trashed | None = None  # of a deleted volume, which does not own its name any more
 
     @property
@@ -57,6 +59,8 @@ class VolumeView(Record):
             return self.attachment.state
         if self.volume is None:
             return "ABSENT"
+        if self.volume.is_replica and self.volume.state == "ABSENT":
+            return "ABSENT"  # no snapshot of it is whole
         return "PUBLISHED" if self.publications else "CREATED"
 
     @property
@@ -117,6 +121,7 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         else None,
         publications=tuple(txn.scan_below(Publication, volume_id)),
         attachment=txn.get(Attachment, volume_id),
+        replications=tuple(txn.scan_below(Replication, volume.uid)) if volume is not None else (),
         operation=txn.claimant(f"volume/{volume_id}")
         or txn.claimant(f"attachment/{volume_id}")
         or "",

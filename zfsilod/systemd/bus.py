@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dbus_next import AuthError, BusType, DBusError
 from dbus_next.aio import MessageBus
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 CONNECT_DEADLINE_S = 10
 
 
-async def connect(bus_address: str | None) -> MessageBus:
-    """Connect to a bus (None: the system bus). Raises Unavailable."""
+async def connect(bus_address: str | None, *, descriptors: bool = False) -> MessageBus:
+    """Connect to a bus (None: the system bus). Raises Unavailable.
+
+    `descriptors`: messages may carry some; those that come are dropped.
+    """
     where = bus_address or "the system bus"
     try:
-        bus = MessageBus(bus_address=bus_address, bus_type=BusType.SYSTEM)
+        bus = MessageBus(
+            bus_address=bus_address, bus_type=BusType.SYSTEM, negotiate_unix_fd=descriptors
+        )
     except (OSError, ValueError) as error:
         raise Unavailable(f"cannot reach {where}: {error}; is dbus running?") from error
     bus._message_reader = MessageReader(bus).read  # before the first message
@@ -65,6 +70,13 @@ class PatientSocket:
         """Send as much as fits, and return the number of bytes."""
         try:
             return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    def sendmsg(self, parts: list[memoryview], ancillary: list[Any]) -> int:
+        """Send as much as fits, with descriptors."""
+        try:
+            return self._socket.sendmsg(parts, ancillary)
         except BlockingIOError:
             return 0
 

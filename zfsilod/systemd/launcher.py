@@ -22,14 +22,19 @@ from zfsilod.storage.secrets import credential
 from zfsilod.systemd.bus import connect
 from zfsilod.systemd.time_service import SystemClock
 from zfsilod.systemd.unit import (
+    dialer_name,
+    dialer_properties,
     properties,
     reader_name,
     reader_properties,
     rollback_name,
+    sender_name,
+    sender_properties,
     unit_name,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dbus_next.aio import MessageBus
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Operation
 
 WORKER = "/usr/lib/zfsilo/zfsilo-worker"
+GATEWAY = "zfsilo-gateway"  # beside the worker
+START = "StartTransientUnit"
 UNIT = re.compile(r"zfsilo-(?:op-|rollback@)([0-9a-z]{26})\.service")
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
@@ -59,6 +66,7 @@ class SystemdLauncher:
     ) -> None:
         self._bus = bus
         self._worker = worker
+        self._gateway = f"{worker.rpartition('/')[0]}/{GATEWAY}"
         self._debug = debug
         self._timeout_s = timeout_s
         self._hint: Hint | None = None
@@ -73,7 +81,7 @@ class SystemdLauncher:
         address: str | None = None,
     ) -> SystemdLauncher:
         """Connect to systemd. Raises FailedPrecondition when the rollback template is missing."""
-        bus = await connect(address)
+        bus = await connect(address, descriptors=True)
         launcher = cls(bus, worker=worker, timeout_s=timeout_s, debug=debug)
         await launcher.call("Subscribe")
         rule = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
@@ -139,6 +147,23 @@ class SystemdLauncher:
         with contextlib.suppress(Unavailable):
             await self.call("StopUnit", "ss", [reader_name(ticket), "replace"])  # its start too
 
+    async def start_sender(self, ticket: str, words: tuple[str, ...], title: str) -> None:
+        """Start a unit that runs zfs send, for the stream with this ticket."""
+        wanted = sender_properties(self._worker, (ticket, *words), title)
+        await self.call(START, "ssa(sv)a(sa(sv))", [sender_name(ticket), "fail", wanted, []])
+
+    async def start_dialer(self, ticket: str, control: int, title: str) -> None:
+        """Start a unit that carries a stream to a peer; `control` becomes its standard input."""
+        wanted = dialer_properties(self._gateway, title)
+        body = [dialer_name(ticket), "fail", wanted, []]
+        await self.call(START, "ssa(sv)a(sa(sv))", body, descriptors=[control])
+
+    async def stop_stream(self, ticket: str) -> None:
+        """Stop the units of a stream, if they still run."""
+        for name in (dialer_name(ticket), sender_name(ticket)):
+            with contextlib.suppress(Unavailable):
+                await self.call("StopUnit", "ss", [name, "replace"])
+
     async def stop_volume(self, volume_id: str) -> None:
         """Stop zfsilo-volume@NAME, if it is active, because its volume is down."""
         with contextlib.suppress(Unavailable):
@@ -179,7 +204,13 @@ class SystemdLauncher:
                 self._hint(match[1])
 
     async def call(
-        self, member: str, signature: str = "", body: list[Any] | None = None, *, fatal: bool = True
+        self,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        fatal: bool = True,
+        descriptors: Sequence[int] = (),
     ) -> Message:
         """Call a method of systemd's manager. Raises Unavailable when it fails, if `fatal`."""
         message = Message(
@@ -189,6 +220,7 @@ class SystemdLauncher:
             member=member,
             signature=signature,
             body=body or [],
+            unix_fds=[*descriptors],
         )
         return await self._send(message, fatal=fatal)
 
@@ -247,6 +279,26 @@ class LocalLauncher:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+
+    async def start_sender(self, ticket: str, words: tuple[str, ...], _title: str) -> None:
+        """Start a process that runs zfs send, for the stream with this ticket."""
+        self._readers[f"{ticket} send"] = await self._spawn("send", ticket, *words)
+
+    async def start_dialer(self, ticket: str, control: int, _title: str) -> None:
+        """Start a process that carries a stream to a peer; `control` is its standard input."""
+        self._readers[f"{ticket} dial"] = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "zfsilod.gateway.main",
+            "dial",
+            stdin=control,
+            env=self._environment,
+        )
+
+    async def stop_stream(self, ticket: str) -> None:
+        """Terminate the processes of a stream, if they still run, and wait for their end."""
+        for name in ("dial", "send"):
+            await self.stop_reader(f"{ticket} {name}")
 
     async def running(self) -> set[str]:
         """Return the names (Operation.unit) of units that have a worker."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
+from zfsilod.engine.steps.replica import ReceivedSnapshot
 from zfsilod.host.run import DEBUG_VARIABLE
 from zfsilod.model.records import journal_fields
 from zfsilod.storage.secrets import CREDENTIAL
-from zfsilod.systemd.sandbox import sandbox, settings
+from zfsilod.systemd.sandbox import ALWAYS, NAMESPACED, sandbox, settings
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Operation
@@ -21,6 +22,29 @@ if TYPE_CHECKING:
 BATCH_TIMES = 10  # how much longer a batch may take than one operation
 READER_S = 7 * 24 * 3600  # the longest time that one stream may take
 READER_BYTES = 256 << 20
+STREAM_S = 20 * 24 * 3600  # the longest time of one stream
+DIALER_FLAGS = (
+    "DynamicUser",
+    "PrivateDevices",
+    "PrivateIPC",
+    "PrivateMounts",
+    "PrivateUsers",
+    "ProtectClock",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "RemoveIPC",
+)
+DIALER_HIDDEN = ("-/etc/zfsilo", "-/var/lib/zfsilo", "-/run/zfsilo", "-/run/dbus")
+DIALER = (
+    ALWAYS
+    | NAMESPACED
+    | {
+        "CapabilityBoundingSet": "",
+        "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",  # the last for the names of hosts
+        "RestrictNamespaces": "yes",
+        "SystemCallFilter": "@system-service",
+    }
+)
 READER_WEIGHT = 20  # of the processors; other units have 100
 NAMED = 7  # others of a batch whose names each line of the unit's journal has
 NUMBERS = {  # capabilities(7)
@@ -69,6 +93,8 @@ def properties(
     command = [worker, "run", operation.unit]
     more = f" and {len(others)} more" if others else ""
     limit_us = timeout_s * 1_000_000 * (BATCH_TIMES if operation.batch else 1)
+    if any(isinstance(action.step, ReceivedSnapshot) and action.up for action in operation.actions):
+        limit_us = STREAM_S * 1_000_000
     actions = (action for one in (operation, *others) for action in one.actions)
     opens = sealed and any(action.step.resources().secrets for action in actions)
     allowed = sandbox(action.step for action in operation.actions)
@@ -95,6 +121,56 @@ def properties(
 def reader_name(ticket: str) -> str:
     """Return the name of the transient unit that reads the blocks of a snapshot."""
     return f"zfsilo-blocks-{ticket}.service"
+
+
+def sender_name(ticket: str) -> str:
+    """Return the name of the transient unit that runs zfs send for a stream."""
+    return f"zfsilo-send-{ticket}.service"
+
+
+def dialer_name(ticket: str) -> str:
+    """Return the name of the transient unit that carries a stream to a peer."""
+    return f"zfsilo-dial-{ticket}.service"
+
+
+def sender_properties(worker: str, words: tuple[str, ...], title: str) -> list[list[Any]]:
+    """Return the properties of a unit that runs zfs send; `words`: the ticket, and the job."""
+    return _of_stream([worker, "send", *words], title) + [
+        [name, on_the_wire(name, value)] for name, value in settings(("POOL",)).items()
+    ]
+
+
+def dialer_properties(gateway: str, title: str) -> list[list[Any]]:
+    """Return the properties of a unit that carries a stream to a peer.
+
+    Its user is made for it, and it reaches the network and its standard input, the first descriptor
+    of the message, only.
+    """
+    return [
+        *_of_stream([gateway, "dial"], title),
+        ["StandardInputFileDescriptor", Variant("h", 0)],
+        ["InaccessiblePaths", Variant("as", [*DIALER_HIDDEN])],
+        *([name, Variant("b", True)] for name in DIALER_FLAGS),  # noqa: FBT003
+        *([name, on_the_wire(name, value)] for name, value in DIALER.items()),
+    ]
+
+
+def _of_stream(command: list[str], title: str) -> list[list[Any]]:
+    """Return the properties of every unit of a stream. It ends with the daemon."""
+    return [
+        ["Description", Variant("s", f"zfsilo: {title}")],
+        ["Type", Variant("s", "exec")],
+        ["ExecStart", Variant("a(sasb)", [[command[0], command, False]])],
+        ["BindsTo", Variant("as", ["zfsilod.service"])],
+        ["After", Variant("as", ["zfsilod.service"])],
+        ["CollectMode", Variant("s", "inactive-or-failed")],
+        ["RuntimeMaxUSec", Variant("t", STREAM_S * 1_000_000)],
+        ["TimeoutStopUSec", Variant("t", 10_000_000)],
+        ["MemoryMax", Variant("t", READER_BYTES)],
+        ["CPUWeight", Variant("t", READER_WEIGHT)],
+        ["Slice", Variant("s", "zfsilo.slice")],
+        ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
+    ]
 
 
 def reader_properties(worker: str, words: tuple[str, ...], title: str) -> list[list[Any]]:

@@ -11,6 +11,7 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Publication
+from zfsilod.model.replica import ReplicaFacts
 from zfsilod.model.ulid import ALPHABET
 from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 from zfsilod.model.validation import check_id
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
         Volume,
         VolumeKey,
     )
+    from zfsilod.model.replica import Replication
     from zfsilod.service.drift import Check, DriftReport
+    from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
 
 
@@ -56,6 +59,7 @@ def volume(view: VolumeView) -> volume_pb2.Volume:
         key=_volume_key(view.volume_key) if view.volume_key else None,
         delete_time=_time(view.trashed.deleted_at) if view.trashed else None,
         purge_time=_time(view.trashed.purge_at) if view.trashed else None,
+        replications=list(map(_replication, view.replications)) or None,
         **_volume_fields(view.volume) if view.volume is not None else {},
     )
 
@@ -114,7 +118,47 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "limit_read_bytes": record.limits.read_bytes,
         "limit_write_bytes": record.limits.write_bytes,
         "encrypted": bool(record.key_uid),
+        "replica": replica(record) if record.is_replica else None,
     }
+
+
+def replica(record: Volume, facts: ReplicaFacts | None = None) -> volume_pb2.Replica:
+    """Return a replica, as its record has it, or with what its peer needs to go on."""
+    known = record.replica
+    message = volume_pb2.Replica(
+        name=f"volumes/{record.id}",
+        peer=known.peer,
+        snapshot_guid=known.snapshot_guid,
+        snapshot_time=_time(known.taken_at),
+        receive_time=_time(known.received_at),
+        encrypted=known.raw,
+    )
+    if facts is not None:
+        message.snapshot_guid = facts.guid
+        message.continuation = facts.token
+        message.problem = facts.problem
+        message.problem_reason = facts.reason
+    return message
+
+
+def read_replica(message: volume_pb2.Replica) -> ReplicaFacts:
+    """Return what a peer says that it has of a volume; its token is checked where it is used."""
+    return ReplicaFacts(
+        exists=True,
+        guid=message.snapshot_guid,
+        token=message.continuation,
+        problem=message.problem,
+        reason=message.problem_reason,
+    )
+
+
+def _replication(record: Replication) -> volume_pb2.Replication:
+    return volume_pb2.Replication(
+        peer=record.peer,
+        snapshot=f"snapshots/{record.snapshot}" if record.snapshot else "",
+        snapshot_time=_time(record.taken_at),
+        pending=bool(record.pending_uid),
+    )
 
 
 def _volume_key(record: VolumeKey) -> volume_pb2.VolumeKey:
@@ -305,6 +349,31 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
         if failure is not None
         else None,
         **stored,
+    )
+
+
+def offered(snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> Any:
+    """Return the request that offers a snapshot to a peer."""
+    return volume_pb2.ReceiveReplicaRequest(
+        name=f"volumes/{snapshot.volume}",
+        uid=snapshot.volume_uid,
+        capacity_bytes=snapshot.size_bytes,
+        volblocksize=snapshot.volblocksize,
+        mode=enums.MODES.number(snapshot.mode),
+        filesystem=filesystem(snapshot.filesystem),
+        snapshot_uid=snapshot.uid,
+        snapshot_guid=snapshot.guid,
+        base_guid=base_guid,
+        raw=raw,
+        snapshot_time=_time(snapshot.created_at),
+        attempt=attempt,
+    )
+
+
+def transfer(sent: Transfer) -> operation_pb2.Transfer:
+    """Return how far a stream is."""
+    return operation_pb2.Transfer(
+        sent_bytes=sent.sent_bytes, total_bytes=sent.total_bytes, bytes_per_second=sent.rate
     )
 
 

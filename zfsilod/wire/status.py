@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ MAX_MESSAGE_CHARACTERS = 1024
 PARAMETERS = ("self", "message", "reason")
 # The direct subclasses: the most general class of each code.
 BY_CODE: dict[str, type[ZfsiloError]] = {kind.code: kind for kind in ZfsiloError.__subclasses__()}
+BY_NUMBER = {grpc.StatusCode[code].value[0]: kind for code, kind in BY_CODE.items()}
 
 # Words of the gRPC library (C core) and of BoringSSL; the kind of error, its reason and sentence.
 CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ZfsiloError], str, str], ...] = (
@@ -71,6 +73,22 @@ def as_json(error: ZfsiloError) -> dict[str, Any]:
         "message": error.message[:MAX_MESSAGE_CHARACTERS],
         "details": [info | {"metadata": _short(error.facts)}],
     }
+
+
+def from_json(text: str, http_status: int) -> ZfsiloError:
+    """Return the error that a server sent as the JSON of google.rpc.Status."""
+    try:
+        told = json.loads(text)
+        kind = BY_NUMBER[int(told["code"])]
+        info = next(iter(told["details"]))
+        facts = {str(name): str(value) for name, value in info["metadata"].items()}
+        message, reason = str(told["message"]), str(info["reason"])
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return Unavailable(
+            f"the server answered with the status {http_status}", reason="SERVER_UNAVAILABLE"
+        )
+    facts = {name: value for name, value in facts.items() if name not in PARAMETERS}
+    return kind(message[:MAX_MESSAGE_CHARACTERS], reason=reason, **facts)
 
 
 def from_status(error: grpc.RpcError) -> ZfsiloError:

@@ -14,9 +14,11 @@ from zfsilo.v1 import host_pb2, service_pb2, volume_pb2
 from zfsilod.model.errors import NotFound, Unauthenticated, Unavailable, ZfsiloError
 from zfsilod.model.features import TLS, check_feature
 from zfsilod.model.names import join_portal, portal_parts, split_address
+from zfsilod.model.replica import ReplicaFacts
 from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
+from zfsilod.wire.plain import encode, plain
 from zfsilod.wire.server_answers import check_chap, check_connection, check_portals
 from zfsilod.wire.stub import Api
 
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
-    from zfsilod.model.records import Host, Publication
+    from zfsilod.model.records import Host, Publication, Snapshot
     from zfsilod.model.words import Transport
     from zfsilod.security.join_file import Access
 
 MACHINE_METADATA = "zfsilo-machine"
 CALL_DEADLINE_S = 30.0  # a report is an operation on the server
+ACCESS = ("address", "tls_name", "authority", "certificate", "key", "token")
 PAGE_SIZE, MAX_PAGES = 1000, 100
 
 
@@ -163,6 +166,33 @@ class StorageServers:
             server, self._api(server).service.GetServerInfo, request
         )
         return info
+
+    async def replica(self, server: str, volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
+        """Return what a peer has of a volume; `wait`: when its running receive has ended."""
+        request = volume_pb2.GetReplicaRequest(name=f"volumes/{volume}", uid=uid, wait=wait)
+        method = self._api(server).volumes.GetReplica
+        try:
+            return convert.read_replica(await self.call(server, method, request))
+        except NotFound as error:
+            if error.reason == "NO_SERVER":
+                raise
+            return ReplicaFacts()
+
+    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+        """Return the request by which a peer receives a snapshot, as JSON."""
+        offered = convert.offered(snapshot, base_guid, raw=raw, attempt=attempt)
+        return encode(plain(offered)).decode()
+
+    def refusal(self, server: str, body: str, status_code: int) -> ZfsiloError:
+        """Return the error in the response of HTTP by which a peer refused that request."""
+        raised = status.from_json(body, status_code)
+        facts = raised.facts | {"server": server}
+        return type(raised)(f"server {server}: {raised.message}", reason=raised.reason, **facts)
+
+    def access(self, server: str) -> dict[str, str]:
+        """Return address, tls_name, authority, certificate, key and token for a server."""
+        access = self._config(server)
+        return {name: getattr(access, name) for name in ACCESS}
 
     async def rotate(self, server: str, volume: str) -> None:
         """Replace the secrets of this host; its session continues."""

@@ -13,6 +13,7 @@ from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
+from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
@@ -127,6 +128,8 @@ MUTATIONS = {
     f"{VOLUME}.Unpublish": Mutation(Unpublish, ("volume", "host"), ("fence", "grace_s", "etag")),
     f"{VOLUME}.RotateSecrets": Mutation(RotateSecrets, ("volume", "host"), ("force",)),
     f"{VOLUME}.RotateKey": Mutation(RotateVolumeKey, ("id",), ("etag",)),
+    f"{VOLUME}.Replicate": Mutation(ReplicateVolume, ("id", "peer"), ("rate",)),
+    f"{VOLUME}.EndReplication": Mutation(EndReplication, ("id", "peer")),
     f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force", "etag")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force", "etag")),
     f"{VOLUME}.Stage": Mutation(

@@ -57,6 +57,7 @@ OPTIONS = {
     "page_token": Option("s"),
     "properties": Option("a{ss}"),
     "publish_if_needed": Option("b"),
+    "rate": Option("t"),
     "readonly": Option("b"),
     "record_only": Option("b"),
     "restore": Option("s", get_args(Restore)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import select
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class HttpConnection:
         self._head_only = False  # the response has no body
         self.busy = False  # with a request
         self.closing = False  # after the response: the server stops
+        self.carry_stream: Callable[[], None] = lambda: None  # called before a stream begins
 
     async def serve(self, answer: Answer) -> None:
         """Answer requests until either side ends the connection."""
@@ -110,6 +112,25 @@ class HttpConnection:
             for one in (task, gone):
                 one.cancel()
             await asyncio.wait({task, gone})
+
+    async def hand_over(self, protocol: str) -> int:
+        """Answer that the connection changes to another protocol, and return its descriptor.
+
+        The connection ends here, and goes on where the descriptor is used. Raises
+        ConnectionAbortedError when the client has sent something before the answer.
+        """
+        transport: Any = self._writer.transport
+        transport.pause_reading()
+        if self._protocol.trailing_data[0]:
+            raise ConnectionAbortedError("the client did not wait for the answer")
+        self.carry_stream()
+        headers = [("connection", "upgrade"), ("upgrade", protocol)]
+        self._send(h11.InformationalResponse(status_code=101, headers=headers))
+        await self._drain(WRITE_S)
+        descriptor = os.dup(self._writer.get_extra_info("socket").fileno())
+        transport.abort()
+        os.set_blocking(descriptor, True)
+        return descriptor
 
     async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Send a whole response."""

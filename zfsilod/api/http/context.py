@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.api.http.codec import request_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zfsilod.api.http.connection import HttpConnection
     from zfsilod.api.http.routes import Route
 
+STREAM_PROTOCOL = "zfsilo-stream"
 TIMEOUT_HEADER = "zfsilo-timeout"
 LARGE_BYTES = 8192  # parsed in a thread: protobuf's parser of JSON is Python
 
@@ -70,6 +72,13 @@ class HttpContext(HttpCaller):
         if self.timeout_s is None:
             return None
         return max(0.0, self.timeout_s - (time.monotonic() - self._begun))
+
+    @property
+    def hand_over(self) -> Callable[[], Awaitable[int]] | None:
+        """What hands the connection over for a stream; None: the client has not asked for that."""
+        if self._headers.get("upgrade", "").lower() != STREAM_PROTOCOL:
+            return None
+        return partial(self._connection.hand_over, STREAM_PROTOCOL)
 
     async def send_initial_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
         """Take the name of the operation."""

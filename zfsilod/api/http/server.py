@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 from contextlib import aclosing
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ class HttpServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
         connection = self.connections[task] = HttpConnection(reader, writer)
+        connection.carry_stream = partial(self._guard.sockets.carry_stream, connection.peer)
         try:
             await connection.serve(self._answer)
         finally:

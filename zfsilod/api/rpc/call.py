@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zfsilod.model.errors import DeadlineExceeded
+from zfsilod.model.errors import DeadlineExceeded, FailedPrecondition
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -79,6 +79,27 @@ class Call:
         submitting = self.service.submit(request, caller=caller, deadline_s=self.left_s)
         submitted = await self.shielded(submitting)
         return await self.end(submitted.id)
+
+    async def receive(self, request: Request[Any]) -> operation_pb2.Operation:
+        """Submit a request whose worker takes over the connection of this call, for a stream.
+
+        It returns when the operation has ended, or ends with the connection. Raises
+        FailedPrecondition (NO_STREAM) for a call of gRPC, or without the header Upgrade.
+        """
+        hand_over = getattr(self._context, "hand_over", None)
+        if hand_over is None:
+            raise FailedPrecondition(
+                "this call is the beginning of a stream: make it by HTTP/1.1, with the header "
+                "Upgrade: zfsilo-stream",
+                reason="NO_STREAM",
+            )
+        submitting = self.service.submit(request, caller=self.caller, deadline_s=self.left_s)
+        submitted = await self.shielded(submitting)
+        self.service.streams.expect(submitted.id, hand_over)
+        try:
+            return convert.operation(await self.service.wait(submitted.id, self.left_s))
+        finally:
+            self.service.streams.forget(submitted.id)
 
     async def end(self, operation_id: str) -> operation_pb2.Operation:
         """Send the name of an operation to the caller, and wait until it ends."""

@@ -1,7 +1,8 @@
 """All methods of zfsilo.v1 with their implementations, for every front end.
 
 The implementations are in service.py, volumes.py, volume_keys.py, publications.py, attachments.py,
-snapshots.py, snapshot_policies.py, hosts.py and operations.py; a method without one fails at start.
+replicas.py, snapshots.py, snapshot_policies.py, hosts.py and operations.py; a method without one
+fails at start.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from zfsilod.api.rpc.attachments import AttachmentMethods
 from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
+from zfsilod.api.rpc.replicas import ReplicaMethods
 from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshot_blocks import SnapshotBlockMethods
 from zfsilod.api.rpc.snapshot_policies import SnapshotPolicyMethods
@@ -44,6 +46,7 @@ def all_methods(pages: Pages, files: Files) -> list[ApiMethod]:
             VolumeKeyMethods(),
             PublicationMethods(pages),
             AttachmentMethods(),
+            ReplicaMethods(),
         ),
         *methods_of(
             SNAPSHOTS,

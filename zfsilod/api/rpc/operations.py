@@ -33,7 +33,11 @@ class OperationMethods:
     async def GetOperation(
         self, message: operation_pb2.GetOperationRequest, call: Call
     ) -> operation_pb2.Operation:
-        return convert.operation(call.service.operation(convert.operation_id(message.name)))
+        operation_id = convert.operation_id(message.name)
+        shown = convert.operation(call.service.operation(operation_id))
+        if (sent := call.service.replicator.transfers.get(operation_id)) is not None:
+            shown.transfer.CopyFrom(convert.transfer(sent))
+        return shown
 
     async def ListOperations(
         self, message: operation_pb2.ListOperationsRequest, call: Call

@@ -170,10 +170,7 @@ class PublicationMethods:
             raise InvalidArgument(
                 "invalid filesystem state NONE: expected FORMATTING or READY", reason="BAD_ENUM"
             )
-        if not FILESYSTEM_TYPE.fullmatch(filesystem.type):
-            raise InvalidArgument("invalid filesystem type", reason="BAD_FILESYSTEM")
-        if not FILESYSTEM_UUID.fullmatch(filesystem.uuid):
-            raise InvalidArgument("invalid filesystem UUID", reason="BAD_FILESYSTEM")
+        check_filesystem(filesystem)
         request = report_filesystem.ReportFilesystem(
             volume=volume_id,
             host=host_id,
@@ -225,3 +222,11 @@ async def _bind(call: Call) -> None:
     host = call.read(lambda txn: txn.get(Host, call.caller.subject))
     if host is not None and host != bound(call.caller, host):
         await call.service.context.write(bind)
+
+
+def check_filesystem(message: volume_pb2.Filesystem) -> None:
+    """Raise InvalidArgument (BAD_FILESYSTEM) for a type or a UUID that no filesystem has."""
+    if not FILESYSTEM_TYPE.fullmatch(message.type):
+        raise InvalidArgument("invalid filesystem type", reason="BAD_FILESYSTEM")
+    if not FILESYSTEM_UUID.fullmatch(message.uuid):
+        raise InvalidArgument("invalid filesystem UUID", reason="BAD_FILESYSTEM")

@@ -86,8 +86,9 @@ def issue(args: Namespace) -> None:
     if args.json:
         print(dumps({"file": str(path), "subject": str(identity), "address": join.address}))
         return
-    place = f"on {args.subject}" if args.kind == "host" else "use"
-    command = f"join {path.name}" if args.kind == "host" else f"-H {path.name} volume list"
+    joins = args.kind == "host" or args.role == "replica"
+    place = f"on {args.subject}" if joins else "use"
+    command = f"join {path.name}" if joins else f"-H {path.name} volume list"
     say(
         args,
         f"wrote {path} for {identity}, with this server's address {join.address}\n"

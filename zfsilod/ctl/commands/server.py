@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zfsilod.security.join_file import Access
 
+PEER = "replica"  # the role of a server that sends volumes to another one
 NOT_A_HOST = ("NO_HOST", "ROLE")  # of a join file for a user
 
 
@@ -55,19 +56,42 @@ def join(args: Namespace) -> None:
             reason="NAME_TAKEN",
             server=access.name,
         )
-    host = register(access, args.timeout, args.iqn or own_iqn())
+    host = _register(access, args)
     path = server_files.write(access)
     ip_filter.allow(split_address(access.address)[0])
     if args.json:
         print(dumps({"server": _plain(access)}))
     elif not args.quiet:
-        print(f"joined {access.name} ({access.address}) as host {host}; saved in {path}")
+        role = f"as host {host}" if host else "as its peer, to replicate volumes to it"
+        print(f"joined {access.name} ({access.address}) {role}; saved in {path}")
         if args.file != server_files.STDIN:
             print(f"  next: delete {args.file}")
         if units := [
             f"zfsilo-volume@{name}.service" for name in volume_files.of_server(access.name)
         ]:
             print(f"  next, if its volumes are down: systemctl start {' '.join(units)}")
+
+
+def _register(access: Access, args: Namespace) -> str:
+    """Register this host, and return its id there; "": it is a peer, which is no host there."""
+    try:
+        iqn = args.iqn or own_iqn()
+    except FailedPrecondition:
+        if not _is_peer(access, args.timeout):
+            raise
+        return ""
+    return register(access, args.timeout, iqn)
+
+
+def _is_peer(access: Access, timeout_s: float | None) -> bool:
+    """Tell whether a join file is one of the role replica; nothing is registered."""
+    request = pb.RegisterHostRequest(validate_only=True)
+    server = Server(server_files.channel_to(access), access.name, timeout_s)
+    try:
+        server.ask("RegisterHost", request)
+    except ZfsiloError as error:
+        return error.facts.get("role") == PEER
+    return False
 
 
 def forget(args: Namespace) -> None:
@@ -78,13 +102,18 @@ def forget(args: Namespace) -> None:
 
 
 def register(access: Access, timeout_s: float | None, iqn: str) -> str:
-    """Register this host's initiator name with a server, and return the id of this host there."""
+    """Register this host's initiator name with a server, and return the id of this host there.
+
+    "": the join file is one of the role replica, which is no host there.
+    """
     request = pb.RegisterHostRequest(host=pb.Host(iqn=iqn))
     channel = server_files.channel_to(access)
     server = Server(channel, f"{access.name} ({access.address})", timeout_s)
     try:
         answer = server.ask("RegisterHost", request)
     except ZfsiloError as error:
+        if error.facts.get("role") == PEER:
+            return ""
         if error.reason not in NOT_A_HOST:
             raise
         raise FailedPrecondition(

@@ -11,6 +11,7 @@ from zfsilod.ctl.output.volume import short_caller, word
 from zfsilod.ctl.parse import bare
 from zfsilod.ctl.times import age, rfc3339, show_age, when
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.sizes import show_round
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,7 @@ def show_operation(operation: Any) -> None:
         "",
         [
             ("Error", operation.error.message),
+            ("Stream", transfer(operation)),
             ("Failed action", operation.error.step),
             ("By", operation.caller),
             ("Submitted", when(operation.create_time)),
@@ -46,6 +48,15 @@ def show_operation(operation: Any) -> None:
     )
     for action in operation.actions:
         print(f"  {word(action.status, 'ACTION_STATUS_'):<9}  {clean(action.step)}")
+
+
+def transfer(operation: Any) -> str:
+    """Return how far the stream of an operation is; "": it sends none."""
+    if not operation.HasField("transfer"):
+        return ""
+    sent = operation.transfer
+    of = f" of about {show_round(sent.total_bytes)}" if sent.total_bytes else ""
+    return f"{show_round(sent.sent_bytes)}{of} sent, {show_round(sent.bytes_per_second)}/s"
 
 
 def change_line(operation: Any) -> str:

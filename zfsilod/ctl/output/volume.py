@@ -95,6 +95,8 @@ def whereabouts(volume: Any) -> str:
     }.get(volume.state, [])
     preposition = "to" if volume.state == pb.STATE_PUBLISHED else "at"
     places = f" {preposition} {commas(paths)}" if any(paths) else ""
+    if volume.HasField("replica") and not places:
+        return "a replica"
     return f"{state(volume.state)}{places}"
 
 
@@ -133,6 +135,8 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
     return [
         ("Dataset", f"{volume.dataset} ({thin}, blocks of {show_size(volume.volblocksize)})"),
         ("Encryption", encryption(volume)),
+        ("Replica of", replica_of(volume)),
+        ("Replicated to", commas(map(replicated_to, volume.replications))),
         ("Properties", pairs(volume.properties)),
         ("Cloned from", volume.source.snapshot or volume.source.volume),
         ("Labels", pairs(volume.labels)),
@@ -236,6 +240,24 @@ STATS = (
     ("inodes_used", "Inodes used"),
     ("inodes_available", "Inodes free"),
 )
+
+
+def replica_of(volume: Any) -> str:
+    """Return who sends a replica, and which snapshot of it is here; "": it is not a replica."""
+    if not volume.HasField("replica"):
+        return ""
+    replica = volume.replica
+    if not replica.HasField("snapshot_time"):
+        return f"{replica.peer}, no snapshot is whole yet"
+    return f"{replica.peer}, as of {when(replica.snapshot_time)}"
+
+
+def replicated_to(replication: Any) -> str:
+    """Return a peer, and which snapshot it has."""
+    if not replication.HasField("snapshot_time"):
+        return f"{replication.peer} (nothing has arrived yet)"
+    unfinished = ", a newer one is unfinished" if replication.pending else ""
+    return f"{replication.peer} (as of {when(replication.snapshot_time)}{unfinished})"
 
 
 def filesystem(message: Any) -> str:

@@ -17,6 +17,7 @@ from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, No
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
 from zfsilod.engine.steps.keys import KeyAdded, KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.limits import Limited, SessionsLimited
+from zfsilod.engine.steps.replica import KeptForPeer, ReceivedSnapshot
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
@@ -32,7 +33,7 @@ from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.zfs_properties import HIDDEN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits, SnapshotRef
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
@@ -239,6 +240,7 @@ def marks(volume: Volume) -> dict[str, str]:
         "limits": limits_mark(volume.limits),
         "tls": "yes" if volume.tls else "",
         "key": volume.key_uid,
+        "replica": volume.replica.peer,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
@@ -534,6 +536,8 @@ def server_facts(
     volume: Volume, publications: Sequence[Publication], export: Export
 ) -> tuple[Action, ...]:
     """Return every fact of a volume on its server, as its records require it."""
+    if volume.is_replica:
+        return replica_facts(volume, export)
     steps: list[Step] = [
         zvol(volume),
         not_newer(volume),
@@ -545,7 +549,64 @@ def server_facts(
         steps += published(volume, publications, export)
         is_limited = any(isinstance(step, Limited) for step in steps)
         return up([*steps, *([SessionsLimited()] if is_limited else [])])
+    return (*up(steps), *_unexported(volume, export))
+
+
+def _unexported(volume: Volume, export: Export) -> tuple[Action, ...]:
+    """Return that a volume has no export, by any name that zfsilo gives one."""
     absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
-    steps += [NoUnknownAcls(target=named.target) for named in absent]
+    guards = up([NoUnknownAcls(target=named.target) for named in absent])
     exports = (down(export_steps(named, export)) for named in absent)
-    return (*up(steps), *(action for actions in exports for action in actions))
+    return (*guards, *(action for actions in exports for action in actions))
+
+
+# Replicas
+
+
+def replica_facts(volume: Volume, export: Export) -> tuple[Action, ...]:
+    """Return every fact of a replica: it is there, read-only, and not exported.
+
+    One of which no snapshot is whole has no facts: its zvol may be there in part, or not at all.
+    """
+    if volume.state == "ABSENT":
+        return ()
+    readonly = ZvolProperty(dataset=volume.dataset, name="readonly", value="on", previous="on")
+    return (*up([zvol(volume), readonly]), *_unexported(volume, export))
+
+
+def received(volume: Volume, base_guid: str, operation: str) -> ReceivedSnapshot:
+    """Return the step by which a replica has the snapshot of its record."""
+    replica = volume.replica
+    return ReceivedSnapshot(
+        dataset=volume.dataset,
+        uid=volume.uid,
+        snapshot_uid=replica.snapshot_uid,
+        snapshot_guid=replica.snapshot_guid,
+        base_guid=base_guid,
+        raw=replica.raw,
+        marks=_first_marks(volume, operation),
+        operation=operation,
+    )
+
+
+def received_gone(volume: Volume, snapshot_uids: Iterable[str]) -> tuple[Action, ...]:
+    """Return the destruction of snapshots of a replica."""
+    steps = [
+        ReceivedSnapshot(
+            dataset=volume.dataset,
+            uid=volume.uid,
+            snapshot_uid=uid,
+            snapshot_guid="",
+            base_guid="",
+            raw=False,
+            marks=_first_marks(volume, ""),
+            operation="",
+        )
+        for uid in snapshot_uids
+    ]
+    return down(steps)
+
+
+def kept_for_peer(snapshot_ref: SnapshotRef, uid: str, peer: str) -> KeptForPeer:
+    """Return the step by which a snapshot stays until a peer has the next one."""
+    return KeptForPeer(snapshot_ref=snapshot_ref, snapshot_uid=uid, peer=peer)

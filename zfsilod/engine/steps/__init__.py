@@ -18,6 +18,7 @@ MODULES = {
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
     "engine.steps.nvme": "Controller ControllerPortal QueueLimit",
     "engine.steps.ownership": "PoolOwned",
+    "engine.steps.replica": "KeptForPeer Sent ReceivedSnapshot",
     "engine.steps.session": "Node NodeSecrets SessionSecrets NoNode Session SessionPortal "
     "LossWait Answering Dropped DiskSize",
     "engine.steps.snapshot": "Cut SnapshotsUnused Clone",
@@ -25,6 +26,7 @@ MODULES = {
     "engine.steps.zfs": "Zvol ZvolSize ZvolProperty Epoch NotNewer InTrash Thick",
     "engine.steps.zvol_name": "ZvolRenamed",
     "model.ownership": "PoolClaim StoreIdentity",
+    "model.replica": "Replication",
 }
 MODULE_OF = {tag: module for module, tags in MODULES.items() for tag in tags.split()}
 

@@ -25,6 +25,7 @@ from zfsilod.model.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zfsilod.host.fake.replicas import FakeReplicas
     from zfsilod.host.server_protocols import KeyStore
     from zfsilod.model.chap import Chap
     from zfsilod.storage.paths import AnyPath
@@ -46,6 +47,8 @@ class FakeHost:
         key_store: KeyStore | None = None,
     ) -> None:
         self.facts = Facts(path)
+        self.open_stream: Callable[[str], int] | None = None
+        self._replicas: FakeReplicas | None = None
         self.chap = chap
         self.key_store = key_store or MadeUpKeys()
         self.zfs = FakeZfs(self.facts)
@@ -67,6 +70,19 @@ class FakeHost:
         self.iscsi = FakeIscsi(self.facts)
         self.nvme = FakeNvme(self.facts)
         self.block = FakeBlock(self.facts)
+
+    @property
+    def replicas(self) -> FakeReplicas:
+        """The replicas, made at their first use: few operations need them."""
+        if self._replicas is None:
+            from zfsilod.host.fake.replicas import FakeReplicas
+            from zfsilod.host.replica_protocol import no_stream
+
+            def open_stream(operation: str) -> int:
+                return (self.open_stream or no_stream)(operation)
+
+            self._replicas = FakeReplicas(self.snapshots, open_stream)
+        return self._replicas
 
     def machine_id(self) -> str:
         """Return the fact "machine", which a test changes for another machine."""

@@ -149,7 +149,8 @@ class FakeZfs:
         volume = self._zvol(dataset)["uid"]
         snapshot_sets = self.facts.of_kind("cut").items()
         uids = [uid for uid, snapshot_set in snapshot_sets if volume in snapshot_set["of"]]
-        return tuple(f"{dataset}@zfsilo-{uid}" for uid in uids)
+        received = self._zvol(dataset).get("replica_sets", {})
+        return tuple(f"{dataset}@zfsilo-{uid}" for uid in (*uids, *received))
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")

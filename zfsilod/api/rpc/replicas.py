@@ -1,0 +1,120 @@
+"""VolumeService: replication to a peer, and the replicas of this server that peers send."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilo.v1 import volume_pb2
+
+from zfsilod.api.rpc.publications import check_filesystem
+from zfsilod.api.rpc.volumes import change_volume
+from zfsilod.model.errors import InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.names import is_uid
+from zfsilod.model.records import Volume
+from zfsilod.model.validation import check_id
+from zfsilod.requests.receive import ReceiveReplica
+from zfsilod.requests.replication import EndReplication, ReplicateVolume
+from zfsilod.wire import convert, enums
+
+if TYPE_CHECKING:
+    from zfsilod.api.rpc.call import Call
+    from zfsilod.model.host_facts import Filesystem
+    from zfsilod.model.replica import ReplicaFacts
+    from zfsilod.storage.transaction import Transaction
+
+
+class ReplicaMethods:
+    """ReplicateVolume, EndReplication, GetReplica, ReceiveReplica."""
+
+    async def ReplicateVolume(
+        self, message: volume_pb2.ReplicateVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = ReplicateVolume(
+            id=convert.volume_id(message.name),
+            peer=check_id(message.peer, "server name"),
+            rate=message.bytes_per_second,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def EndReplication(
+        self, message: volume_pb2.EndReplicationRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = EndReplication(
+            id=convert.volume_id(message.name), peer=check_id(message.peer, "server name")
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def GetReplica(
+        self, message: volume_pb2.GetReplicaRequest, call: Call
+    ) -> volume_pb2.Replica:
+        volume_id = convert.volume_id(message.name)
+        if not is_uid(message.uid):
+            raise InvalidArgument("the uid is not one of a volume", reason="BAD_REPLICA")
+        if message.wait:
+            await _receive_ended(call, volume_id)
+        volume = call.read(partial(_own_replica, call, volume_id, message.uid))
+        context = call.service.context
+        find = partial(context.machine.replicas.find, volume.dataset, uid=volume.uid)
+        facts: ReplicaFacts = await context.look(find)
+        problem, reason = call.service.streams.problem(volume_id)
+        return convert.replica(volume, facts.but(problem=problem, reason=reason))
+
+    async def ReceiveReplica(
+        self, message: volume_pb2.ReceiveReplicaRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = ReceiveReplica(
+            id=convert.volume_id(message.name),
+            peer=call.caller.subject,
+            uid=message.uid,
+            capacity_bytes=message.capacity_bytes,
+            volblocksize=message.volblocksize,
+            mode=enums.MODES.name(message.mode),
+            filesystem=_filesystem(message.filesystem),
+            snapshot_uid=message.snapshot_uid,
+            snapshot_guid=message.snapshot_guid,
+            base_guid=message.base_guid,
+            raw=message.raw,
+            taken_at=message.snapshot_time.seconds,
+            stream=convert.ulid(message.attempt),
+        )
+        if message.validate_only:
+            operation = await call.change(request, validate_only=True)
+        else:
+            operation = await call.receive(request)
+        if call.caller.role != "admin":
+            operation.ClearField("actions")  # they contain names of this server
+        return volume_pb2.MutateVolumeResponse(operation=operation)
+
+
+async def _receive_ended(call: Call, volume_id: str) -> None:
+    """Wait until the operation on a replica has ended, at most until the deadline of the call."""
+    operation_id = call.read(lambda txn: txn.claimant(f"volume/{volume_id}"))
+    if operation_id:
+        try:
+            await call.service.ended(operation_id, call.left_s)
+        except ZfsiloError:
+            return  # the caller reads what there is, and asks again
+
+
+def _own_replica(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volume:
+    """Return the replica that a caller sends. It does not learn whether another volume exists."""
+    volume, caller = txn.get(Volume, volume_id), call.caller
+    if volume is None or not volume.is_replica or volume.uid != uid:
+        raise _no_replica(volume_id)
+    if caller.role != "admin" and volume.replica.peer != caller.subject:
+        raise _no_replica(volume_id)
+    return volume
+
+
+def _no_replica(volume_id: str) -> NotFound:
+    return NotFound(f"there is no replica {volume_id} of this caller", volume=volume_id)
+
+
+def _filesystem(message: volume_pb2.Filesystem) -> Filesystem:
+    """Return the filesystem of a snapshot. Its origin and host are of the other server."""
+    if message.type or message.uuid:
+        check_filesystem(message)
+    convert.ulid(message.operation)
+    filesystem = convert.read_filesystem(message)
+    return filesystem.but(operation="", host="", origin="")

@@ -1,0 +1,58 @@
+"""Replicas: what a server knows of a volume that it sends to a peer, and what a peer has of it."""
+
+from __future__ import annotations
+
+from zfsilod.model.record import Record, Stored
+
+
+class Replication(Stored, tag="Replication"):
+    """A volume that is sent to a peer: the snapshot that both have, and the one on its way."""
+
+    id: str  # <uid of the volume>/<peer>
+    volume: str
+    peer: str  # a server of servers.d
+    number: int = 0  # of the newest snapshot that the peer has; 0: none
+    snapshot: str = ""  # its id
+    snapshot_uid: str = ""
+    snapshot_guid: str = ""
+    taken_at: int = 0
+    sent_at: int = 0
+    pending_uid: str = ""  # of a snapshot that is kept for a transfer that was cut off
+    created_at: int = 0
+
+
+class ReplicaFacts(Record):
+    """What the pool of a peer has of a volume."""
+
+    exists: bool = False  # the zvol, whole or partly received
+    guid: str = ""  # of its newest whole snapshot
+    token: str = ""  # that continues an unfinished receive: zfs-send(8), -t
+    problem: str = ""  # why the last receive ended before its end, as a sentence
+    reason: str = ""  # of that problem
+
+
+class SendJob(Record):
+    """A stream of zfs send: which snapshot, since which base."""
+
+    dataset: str  # the zvol
+    volume_uid: str
+    uid: str  # of the snapshot set
+    guid: str  # of the snapshot in ZFS
+    base_uid: str = ""  # "": the whole snapshot
+    base_guid: str = ""
+    raw: str = ""  # "raw": as it is on the disks, for an encrypted zvol
+    token: str = ""  # of the peer, which is not trusted
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments of a process."""
+        return tuple(getattr(self, name) or NONE for name in self.FIELDS)
+
+    @classmethod
+    def parsed(cls, words: list[str]) -> SendJob:
+        """Return the job of a process by its arguments."""
+        texts = ("" if word == NONE else word for word in words)
+        return cls(**dict(zip(cls.FIELDS, texts, strict=True)))
+
+
+NONE = "-"

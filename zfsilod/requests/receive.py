@@ -1,0 +1,162 @@
+"""The request of a peer that sends a volume: receive a snapshot into its replica.
+
+The replica has the id and the uid of its origin, and belongs to the peer that has sent it first.
+What a peer says of a volume is shown and checked; nothing on this host is named by it but the zvol
+below the dataset root.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zfsilod.engine import plans
+from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from zfsilod.model.names import is_guid, is_uid
+from zfsilod.model.pool_space import PoolSpace, check_space
+from zfsilod.model.record import Record
+from zfsilod.model.records import ReplicaOf, Trashed, Volume
+from zfsilod.model.validation import check_block_size, check_id, check_size
+from zfsilod.requests.request import Growth, Plan, Request, View, put
+from zfsilod.requests.volumes import need_root, space
+
+if TYPE_CHECKING:
+    from zfsilod.model.host_facts import Filesystem
+    from zfsilod.model.replica import ReplicaFacts
+    from zfsilod.model.words import Mode
+    from zfsilod.requests.context import Context
+
+
+class ReplicaState(Record):
+    """What the pool has of a volume, and its space."""
+
+    facts: ReplicaFacts
+    space: PoolSpace
+
+
+class ReceiveReplica(Request[ReplicaState]):
+    """Receive a snapshot of a volume from a peer, whose stream the worker gets."""
+
+    kind = "receive"
+    id: str
+    peer: str  # subject of the caller
+    uid: str
+    capacity_bytes: int
+    volblocksize: int
+    mode: Mode
+    filesystem: Filesystem
+    snapshot_uid: str
+    snapshot_guid: str
+    base_guid: str = ""
+    raw: bool = False
+    taken_at: int = 0
+    stream: str = ""  # id of the attempt: two attempts are not one request
+
+    async def gather(self, context: Context, operation_id: str) -> ReplicaState:
+        root = need_root(context.settings)
+        self._check()
+        with context.read() as txn:
+            existing = txn.get(Volume, self.id)
+        if existing is not None:  # before its zvol is looked at
+            self._check_own(existing)
+        find = partial(context.machine.replicas.find, f"{root}/{self.id}", uid=self.uid)
+        return ReplicaState(facts=await context.look(find), space=await space(context))
+
+    def plan(self, view: View, inputs: ReplicaState) -> Plan:
+        existing = view.txn.get(Volume, self.id)
+        if existing is not None:
+            self._check_own(existing)
+        else:
+            self._check_new(view, inputs.facts)
+        facts, replica = inputs.facts, self._replica(view)
+        known = existing.replica if existing is not None else ReplicaOf()
+        volume = self._volume(view, existing)
+        before = existing.capacity_bytes if existing is not None else 0
+        left = inputs.space
+        check_space(volume, left, view.settings, view.txn.promised(), before=before)
+        if facts.guid != self.snapshot_guid and facts.guid != self.base_guid:
+            raise FailedPrecondition(
+                f"replica {self.id} has the snapshot with the guid {facts.guid or '(none)'}, and "
+                f"the stream begins at {self.base_guid or '(none)'}: replicate again",
+                reason="NO_COMMON_SNAPSHOT",
+                volume=self.id,
+            )
+        received = volume.but(state="CREATED", replica=replica, updated_at=view.now)
+        former = known.snapshot_uid if known.snapshot_uid != self.snapshot_uid else ""
+        return Plan(
+            title=f"receive {self.id} from {self.peer}",
+            claims=(f"volume/{self.id}",),
+            actions=(
+                *plans.up([plans.received(received, self.base_guid, view.operation_id)]),
+                *plans.received_gone(received, [former] if former else []),
+            ),
+            commit=(put(received),),
+            revert=(put(volume),) if existing is None else (),
+            growth=Growth(promises=max(0, self.capacity_bytes - before)),
+        )
+
+    def _check(self) -> None:
+        check_id(self.id, "volume id")
+        check_size(
+            self.capacity_bytes, 0, check_block_size({"volblocksize": str(self.volblocksize)}, 0)
+        )
+        uids, guids = (self.uid, self.snapshot_uid), (self.snapshot_guid, self.base_guid or "1")
+        if not (all(map(is_uid, uids)) and all(map(is_guid, guids))):
+            raise InvalidArgument(
+                "a uid has 32 hexadecimal digits, a guid decimal digits", reason="BAD_REPLICA"
+            )
+
+    def _check_own(self, existing: Volume) -> None:
+        """Raise AlreadyExists unless this is the replica of this volume, sent by this peer."""
+        if (existing.uid, existing.replica.peer) != (self.uid, self.peer):
+            of = f"a replica from {existing.replica.peer}" if existing.is_replica else "its own"
+            raise AlreadyExists(
+                f"volume {self.id} exists on this server, and is {of}: delete it, or send another",
+                reason="OTHER_VOLUME",
+                volume=self.id,
+            )
+
+    def _check_new(self, view: View, facts: ReplicaFacts) -> None:
+        """Raise AlreadyExists when a volume, or one in the trash, has the uid or the zvol."""
+        deleted = (trashed.volume for trashed in view.txn.scan(Trashed))
+        for volume in (*view.txn.scan(Volume), *deleted):
+            if volume.uid == self.uid:
+                raise AlreadyExists(
+                    f"this server has the volume itself, as {volume.id}: it cannot be its replica",
+                    reason="OTHER_VOLUME",
+                    volume=volume.id,
+                )
+        if facts.exists:
+            raise FailedPrecondition(
+                f"the zvol of {self.id} exists without a record: run zfsiloctl adopt --all on this "
+                "server, then replicate again",
+                reason="NO_RECORD",
+                volume=self.id,
+            )
+
+    def _replica(self, view: View) -> ReplicaOf:
+        return ReplicaOf(
+            peer=self.peer,
+            snapshot_uid=self.snapshot_uid,
+            snapshot_guid=self.snapshot_guid,
+            taken_at=self.taken_at,
+            received_at=view.now,
+            raw=self.raw,
+        )
+
+    def _volume(self, view: View, existing: Volume | None) -> Volume:
+        if existing is not None:
+            return existing.but(capacity_bytes=self.capacity_bytes, filesystem=self.filesystem)
+        return Volume(
+            id=self.id,
+            uid=self.uid,
+            dataset=f"{view.settings.root}/{self.id}",
+            capacity_bytes=self.capacity_bytes,
+            thin=True,
+            mode=self.mode,
+            volblocksize=self.volblocksize,
+            filesystem=self.filesystem,
+            replica=ReplicaOf(peer=self.peer, raw=self.raw),
+            created_at=view.now,
+            updated_at=view.now,
+        )

@@ -1,0 +1,284 @@
+"""Sends snapshots to peers: starts the processes of a stream, and follows them to the end.
+
+Two processes carry a stream: a sender, which runs `zfs send`, and one without privileges that has
+the connection to the peer. They are joined by a pair of sockets, so the bytes do not pass the
+daemon. A stream that is cut off goes on where the peer's pool says, for some attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from zfsilod.engine.block_reader import DONE, FAILED, HEAD
+from zfsilod.engine.stream_sender import SIZE
+from zfsilod.gateway import packets
+from zfsilod.model.errors import (
+    FailedPrecondition,
+    ResourceExhausted,
+    Unavailable,
+    ZfsiloError,
+    cancelled,
+    revive,
+)
+from zfsilod.model.record import Record
+from zfsilod.model.records import Operation, Snapshot
+from zfsilod.model.replica import SendJob
+from zfsilod.model.ulid import new_ulid
+from zfsilod.requests.clones import volume_of
+from zfsilod.requests.volumes import need_primary
+from zfsilod.storage import record_json
+
+if TYPE_CHECKING:
+    from zfsilod.engine.steps.replica import Sent
+    from zfsilod.model.replica import ReplicaFacts
+    from zfsilod.service.context import ServiceContext
+    from zfsilod.service.ports import Launcher
+    from zfsilod.service.stream_socket import StreamSocket
+
+ATTEMPTS_PAUSE_S = (1.0, 3.0, 10.0, 30.0)  # between the attempts of one operation
+PROGRESS_BYTES = 64 << 20  # after which the attempts are counted from the first again
+LOOK_S = 1.0  # between two looks whether the operation still wants its stream
+START_S = 60.0
+FRAME_BYTES = 1 << 16
+SECRETS = ("authority", "certificate", "key", "token")  # no larger than a packet may be
+CUT = ("STREAM_CUT", "SERVER_UNAVAILABLE", "CONNECTION_REFUSED", "STOPPED", "CLAIMED")
+PROBLEMS: dict[str, type[ZfsiloError]] = {"NO_SPACE": ResourceExhausted}
+
+log = logging.getLogger(__name__)
+
+
+class Transfer(Record):
+    """How far the stream of an operation is."""
+
+    sent_bytes: int = 0
+    total_bytes: int = 0  # about; 0: not known yet
+    rate: int = 0  # bytes a second, since the start
+
+
+class Replicator:
+    """Performs the steps Sent of operations."""
+
+    def __init__(self, context: ServiceContext, launcher: Launcher, streams: StreamSocket) -> None:
+        self._context = context
+        self._launcher = launcher
+        self._streams = streams
+        self.transfers: dict[str, Transfer] = {}  # by operation
+
+    async def send(self, step: Sent, operation: Operation) -> None:
+        """Send a snapshot, in some attempts. Raises ZfsiloError, and Busy when it was cancelled."""
+        tries = 0
+        try:
+            while True:
+                try:
+                    await self._attempt(step, operation)
+                    return
+                except ZfsiloError as error:
+                    if self._sent(operation.id) > PROGRESS_BYTES:
+                        tries = 0
+                    if error.reason not in CUT or tries == len(ATTEMPTS_PAUSE_S):
+                        raise
+                    log.warning("%s: %s", operation.title, error.message)
+                self.transfers.pop(operation.id, None)
+                await self._context.pause(ATTEMPTS_PAUSE_S[tries])
+                tries += 1
+                self._check_wanted(operation)
+        finally:
+            self.transfers.pop(operation.id, None)
+
+    def _sent(self, operation_id: str) -> int:
+        """Return how many bytes the last attempt has sent."""
+        return self.transfers.get(operation_id, Transfer()).sent_bytes
+
+    async def _attempt(self, step: Sent, operation: Operation) -> None:
+        with self._context.read() as txn:
+            snapshot = txn.get(Snapshot, step.snapshot)
+            volume = volume_of(txn, snapshot) if snapshot is not None else None
+            need_primary(txn, step.volume)
+        if snapshot is None or volume is None:
+            raise FailedPrecondition(
+                f"snapshot {step.snapshot} was deleted: replicate again", reason="LOST"
+            )
+        servers = self._context.servers
+        there = await servers.replica(step.server, step.volume, volume.uid, wait=True)
+        if there.guid == snapshot.guid:
+            return
+        if there.guid != step.base_guid:
+            raise FailedPrecondition(
+                f"{step.server} has another snapshot of {step.volume} than before: replicate again",
+                reason="NO_COMMON_SNAPSHOT",
+                volume=step.volume,
+                server=step.server,
+            )
+        job = SendJob(
+            dataset=volume.dataset,
+            volume_uid=volume.uid,
+            uid=snapshot.uid,
+            guid=snapshot.guid,
+            base_uid=step.base_uid,
+            base_guid=step.base_guid,
+            raw="raw" if step.raw else "",
+            token=there.token,
+        )
+        offer = servers.offer(snapshot, step.base_guid, raw=step.raw, attempt=new_ulid())
+        try:
+            await self._carry(step, operation, job, offer)
+        except OSError as error:  # of a socket to one of the processes
+            raise _cut(error.strerror or type(error).__name__) from None
+        there = await servers.replica(step.server, step.volume, volume.uid, wait=True)
+        if there.guid != snapshot.guid:
+            raise _failed(step, there)
+
+    async def _carry(self, step: Sent, operation: Operation, job: SendJob, body: str) -> None:
+        """Run the two processes of one stream to their end."""
+        ticket = new_ulid()
+        ends = socket.socketpair()
+        control, dialer_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control.settimeout(0)
+        sender = self._streams.expect_reports(ticket, _giving(ends[0]))
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            with ends[1], dialer_end:
+                self._instruct(step, control, ends[1], body)
+                await self._launcher.start_dialer(ticket, dialer_end.fileno(), step.fact())
+            await self._launcher.start_sender(ticket, job.words, operation.title)
+            began = time.monotonic()
+            loop = asyncio.get_running_loop()
+            tasks = [
+                loop.create_task(self._follow_dialer(step.server, operation.id, control, began)),
+                loop.create_task(self._follow_sender(operation.id, sender)),
+            ]
+            await self._until_ended(operation, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            self._streams.forget(ticket)
+            ends[0].close()
+            control.close()
+            await self._launcher.stop_stream(ticket)
+
+    def _instruct(
+        self, step: Sent, control: socket.socket, stream: socket.socket, body: str
+    ) -> None:
+        """Tell the process with the connection where to, with what, and hand it the stream."""
+        access: packets.Packet = {**self._context.servers.access(step.server)}
+        secrets = packets.to_file({name: access.pop(name) for name in SECRETS})
+        opening = access | {
+            "path": f"/v1/volumes/{step.volume}:receive",
+            "body": body,
+            "rate": step.rate,
+        }
+        try:
+            packets.send(control, opening, secrets)
+        finally:
+            os.close(secrets)
+        packets.send(control, {"tell": "stream"}, stream.fileno())
+
+    async def _until_ended(self, operation: Operation, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for both processes. The connection's error tells more than the one of `zfs send`."""
+        dialer, sender = tasks
+        while not dialer.done():
+            await asyncio.wait({dialer}, timeout=LOOK_S)
+            self._check_wanted(operation)
+            if sender.done() and sender.exception() is not None and not dialer.done():
+                await asyncio.wait({dialer}, timeout=LOOK_S)
+                break
+        if dialer.done():
+            dialer.result()
+        await sender
+
+    async def _follow_dialer(
+        self, server: str, operation_id: str, control: socket.socket, began: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            raw = await loop.sock_recv(control, packets.PACKET_BYTES)
+            told: dict[str, Any] = (
+                json.loads(raw) if raw else {"tell": "ended", "why": "it stopped"}
+            )
+            match told["tell"]:
+                case "sent":
+                    self.note(operation_id, int(told["bytes"]), began)
+                case "refused":
+                    body, status = str(told["body"]), int(told["status"])
+                    raise self._context.servers.refusal(server, body, status)
+                case "ended" if told["why"]:
+                    raise _cut(f"the connection to the peer: {told['why']}")
+                case "ended":
+                    return
+
+    async def _follow_sender(self, operation_id: str, taken: asyncio.Future[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(START_S):
+                link = await taken
+        except TimeoutError:
+            raise _cut("the process that runs zfs send did not start") from None
+        with link:
+            while True:
+                kind, size = HEAD.unpack(await _exactly(loop, link, HEAD.size))
+                content = await _exactly(loop, link, min(size, FRAME_BYTES))
+                if kind == DONE:
+                    return
+                if kind == FAILED:
+                    stored = record_json.loads(content)
+                    facts = dict(stored["facts"])
+                    raise revive(stored["name"], stored["message"], stored["reason"], facts)
+                if kind == SIZE:
+                    known = self.transfers.get(operation_id, Transfer())
+                    self.transfers[operation_id] = known.but(total_bytes=int(content))
+
+    def note(self, operation_id: str, sent: int, began: float) -> None:
+        """Remember how far a stream is, which began at this time.monotonic()."""
+        known = self.transfers.get(operation_id, Transfer())
+        rate = int(sent / max(0.001, time.monotonic() - began))
+        self.transfers[operation_id] = known.but(sent_bytes=sent, rate=rate)
+
+    def _check_wanted(self, operation: Operation) -> None:
+        """Raise Busy when the operation was cancelled or rolled back meanwhile."""
+        with self._context.read() as txn:
+            stored = txn.get(Operation, operation.id)
+            stopped = txn.is_cancelled(operation.id)
+        if stored is None or stored.revision != operation.revision or stopped:
+            raise cancelled()
+
+
+def _giving(stream: socket.socket) -> Any:
+    async def give() -> int:
+        return stream.detach()  # the stream ends with the process that has it
+
+    return give
+
+
+async def _exactly(loop: asyncio.AbstractEventLoop, link: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = await loop.sock_recv(link, count - len(data))
+        if not more:
+            raise _cut("the process that runs zfs send was stopped")
+        data += more
+    return data
+
+
+def _cut(why: str) -> Unavailable:
+    return Unavailable(
+        f"the stream was cut off: {why}; what the peer has received is kept, replicate again to "
+        "go on",
+        reason="STREAM_CUT",
+    )
+
+
+def _failed(step: Sent, there: ReplicaFacts) -> ZfsiloError:
+    """Return the error for a stream that was sent, and is not whole on the peer."""
+    why = there.problem or "it was stopped"
+    if there.reason in CUT or not there.problem:
+        return _cut(f"{step.server}: {why}")
+    kind = PROBLEMS.get(there.reason, FailedPrecondition)
+    return kind(f"{step.server}: {why}", reason=there.reason, server=step.server)
