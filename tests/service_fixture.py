@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import pytest
+
 from tests.examples import HOW, TAKE
 from tests.worker_rig import Killed
 from zfsilod.engine import plans
@@ -359,6 +361,14 @@ class ServiceFixture:
             operation = await self.service.wait(submitted.id, DEADLINE_S)
         assert operation is not None
         return operation
+
+    async def refuses(self, request: Request[Any], error: type[ZfsiloError], reason: str) -> None:
+        """Check that a request fails for a reason, and changes nothing on the host."""
+        facts = self.facts
+        with pytest.raises(error) as caught:
+            await self.do(request)
+        assert caught.value.reason == reason
+        assert self.facts == facts
 
     @property
     def facts(self) -> dict[str, object]:

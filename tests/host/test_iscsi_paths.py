@@ -72,6 +72,16 @@ class TwoPortals(Initiator):
         self.script(ADD_MAP, effect=lambda: self.sys.join("sda"))
         self.script(TABLE, stdout=table)
 
+    def third_joins(self) -> None:
+        """Add to the script that a session at AWAY becomes a path of the map."""
+
+        def log_in() -> None:
+            self.sys.add_portal(3, AWAY)
+            self.sys.login(sid=3, disk="sdc", number="8:32")
+
+        self.script(LOGIN.replace(PORTAL, AWAY), effect=log_in)
+        self.script("multipathd add path sdc", effect=lambda: self.sys.join("sdc"))
+
     def logs_out(self, command: str, session: Path, number: str) -> None:
         """Add a logout to the script."""
         self.script(command, effect=lambda: self.sys.logout(session, number=number))
@@ -302,12 +312,7 @@ def test_a_portal_that_appears_joins_and_another_goes(
     answer_at(monkeypatch, PORTAL, BESIDE, AWAY)
     assert not host.iscsi.follows(DISK, (BESIDE, AWAY))
 
-    def third() -> None:
-        host.sys.add_portal(3, AWAY)
-        host.sys.login(sid=3, disk="sdc", number="8:32")
-
-    host.script(LOGIN.replace(PORTAL, AWAY), effect=third)
-    host.script("multipathd add path sdc", effect=lambda: host.sys.join("sdc"))
+    host.third_joins()
     host.script(REMOVE)
     host.logs_out(LOGOUT, first, "8:0")
     host.iscsi.follow(DISK, (BESIDE, AWAY))
@@ -356,12 +361,7 @@ def test_a_disk_that_has_lost_all_paths_gets_a_new_one(
     answer_at(monkeypatch, AWAY)
     assert not host.iscsi.follows(DISK, (AWAY,))
 
-    def third() -> None:
-        host.sys.add_portal(3, AWAY)
-        host.sys.login(sid=3, disk="sdc", number="8:32")
-
-    host.script(LOGIN.replace(PORTAL, AWAY), effect=third)
-    host.script("multipathd add path sdc", effect=lambda: host.sys.join("sdc"))
+    host.third_joins()
     host.script(REMOVE)
     host.logs_out(LOGOUT, first, "8:0")
     host.script("multipathd del path sdb")

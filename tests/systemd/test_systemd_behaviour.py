@@ -150,6 +150,7 @@ def test_polkit_binds_a_user_to_the_units_of_a_template(host: SystemdHost) -> No
     """A transient unit is refused, under the name of an instance too: its properties are free."""
     host.write("/etc/systemd/system/zfsilo-pool@.service", TEMPLATE)
     host.write("/etc/polkit-1/rules.d/50-zfsilo-test.rules", RULE)
+    host.run("systemctl", "restart", "polkit.service")  # by itself it may read half of the file
     host.run("systemctl", "daemon-reload")
     unit = f"zfsilo-pool@{'0' * 26}.service"
     start = ("systemctl", "--no-ask-password", "start")

@@ -38,7 +38,7 @@ class NvmetPorts:
 
     def portals(self, target: str) -> frozenset[str]:
         """Return the portals of the ports that are linked to a subsystem."""
-        return frozenset(self._portal(port) for port in self._all() if target in self._linked(port))
+        return frozenset(map(self._portal, self._ports_of(target)))
 
     def has(self, target: str, portals: Iterable[str], *, tls: bool = False) -> bool:
         """Tell whether a subsystem is linked to the ports of these portals, and to no other.
@@ -46,19 +46,20 @@ class NvmetPorts:
         All require TLS, or none does. A portal whose address this host does not have now may be
         linked or not; one that clients are still connected to may be linked.
         """
-        wanted, linked = frozenset(canonical(portals)), self.portals(target)
-        if any(kind != tls for kind in self._kinds(target)):
+        wanted, ports = frozenset(canonical(portals)), self._ports_of(target)
+        if any(self._is_tls(port) != tls for port in ports):
             return False
+        linked = frozenset(map(self._portal, ports))
         others = linked - wanted
         return served(wanted) <= linked and all(self._lingers(one, wanted) for one in others)
 
     def requires_tls(self, target: str) -> bool:
         """Tell whether a subsystem is linked to a port that requires TLS."""
-        return any(self._kinds(target))
+        return any(map(self._is_tls, self._ports_of(target)))
 
-    def _kinds(self, target: str) -> list[bool]:
-        """Return of each port that is linked to a subsystem whether it requires TLS."""
-        return [self._is_tls(port) for port in self._all() if target in self._linked(port)]
+    def _ports_of(self, target: str) -> list[str]:
+        """Return the ports that are linked to a subsystem."""
+        return [port for port in self._all() if target in self._linked(port)]
 
     def _is_tls(self, port: str) -> bool:
         return all(self._fs.read(f"ports/{port}/{name}") == value for name, value in TLS.items())

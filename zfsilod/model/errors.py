@@ -41,6 +41,11 @@ def show(text: str, *, lines: bool = False) -> str:
     )
 
 
+def some_of(names: list[str], most: int) -> str:
+    """Return the first of some names for people: "a, b, ..."."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 class ZfsiloError(Exception):
     """An error that a caller may see."""
 

@@ -112,7 +112,7 @@ class IoLimits(Record, tag="IoLimits"):
     write_bytes: int = 0
 
     def __bool__(self) -> bool:
-        return any(self._values())
+        return bool(self.read_iops or self.write_iops or self.read_bytes or self.write_bytes)
 
     def __str__(self) -> str:
         figures = zip(self.FIELDS, self._values(), strict=True)

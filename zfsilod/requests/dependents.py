@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zfsilod.model.errors import Conflict, FailedPrecondition
+from zfsilod.model.errors import Conflict, FailedPrecondition, some_of
 from zfsilod.model.record import Record
 from zfsilod.model.records import Dependent, Snapshot, Trashed, Volume
 
@@ -118,7 +118,7 @@ def _datasets(txn: Transaction, names: list[str]) -> set[str]:
 def has_dependents(volume: Volume, names: list[str], why: str = "") -> FailedPrecondition:
     """Return the error for a volume with dependents; `why` they cannot be kept."""
     unique = list(dict.fromkeys(names))
-    some = ", ".join(unique[:MAX_NAMED]) + (", ..." if len(unique) > MAX_NAMED else "")
+    some = some_of(unique, MAX_NAMED)
     return FailedPrecondition(
         f"{volume.id} has snapshots or clones: {some}; delete them first"
         + (f": {why}" if why else ", or keep them (--keep-dependents)"),

@@ -31,7 +31,7 @@ def transport_in_use(volume: Volume) -> Transport:
 
 def check_limits_apply(volume: Volume, transport: Transport) -> None:
     """Raise InvalidArgument for limits of a volume over a transport that has none."""
-    if volume.limits and transport != "ISCSI":
+    if transport != "ISCSI" and volume.limits:
         raise InvalidArgument(
             f"the I/O of {volume.id} cannot be limited over nvme: the kernel's NVMe target does "
             "the I/O of all volumes in the same threads; use iscsi, or set the limits to 0",

@@ -68,7 +68,8 @@ class Publish(Request[None]):
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
-        check_volume_etag(txn, self.volume, self.etag)
+        if self.etag:
+            check_volume_etag(txn, self.volume, self.etag)
         volume, host = txn.get(Volume, self.volume), txn.get(Host, self.host)
         publication = txn.get(Publication, f"{self.volume}/{self.host}")
         if volume is None or host is None or publication is None:
@@ -117,20 +118,18 @@ class Publish(Request[None]):
 
     def _resolved(self, volume: Volume, txn: Transaction) -> Publish:
         """Return the request with an access mode, a transport, and whether it has TLS."""
-        if not self.transport or not self.tls:
-            present = next(iter(txn.scan_below(Publication, volume.id)), volume)
-            transport = self.transport or present.transport
-            tls = self.tls or volume.tls or present.tls
-            if (transport, tls) != (self.transport, self.tls):
-                return self.but(transport=transport, tls=tls)._resolved(volume, txn)
-        if self.access_mode:
-            return self
+        present = next(iter(txn.scan_below(Publication, volume.id)), volume)
         default: AccessMode = "SINGLE_NODE_WRITER"
         allowed = volume.access_modes
-        return self.but(access_mode=default if default in allowed else allowed[0])
+        return self.but(
+            transport=self.transport or present.transport,
+            tls=self.tls or volume.tls or present.tls,
+            access_mode=self.access_mode or (default if default in allowed else allowed[0]),
+        )
 
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
-        check_volume_etag(view.txn, self.volume, self.etag)
+        if self.etag:
+            check_volume_etag(view.txn, self.volume, self.etag)
         volume = need_primary(view.txn, self.volume)
         host = view.txn.get(Host, check_id(self.host, "host id"))
         if host is None:
@@ -239,7 +238,8 @@ class Publish(Request[None]):
                 volume=volume.id,
             )
         assert self.transport, "see _resolved"
-        check_limits_apply(volume, self.transport)
+        if self.transport != "ISCSI":
+            check_limits_apply(volume, self.transport)
         obstacle = self._obstacle(others) if others else ""
         if obstacle:
             holder = others[0].host

@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zfsilod.model.errors import FailedPrecondition, ZfsiloError
+from zfsilod.model.errors import FailedPrecondition, ZfsiloError, some_of
 from zfsilod.model.records import Publication, Snapshot, Volume
 from zfsilod.requests.adoption import AdoptVolume
 from zfsilod.requests.clones import volume_of
 from zfsilod.requests.context import INVENTORY_DEADLINE_S
-from zfsilod.requests.dependents import is_lost, own_dependents
+from zfsilod.requests.dependents import MAX_NAMED, is_lost, own_dependents
 from zfsilod.requests.lost_snapshots import claims_on, forgotten, pool_snapshots
 from zfsilod.requests.ownership import ClaimPool
 from zfsilod.requests.pool_import import AdoptSnapshots, AdoptTrashed
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 ADOPT_DEADLINE_S = 60.0
-MAX_NAMED = 20
 PUBLICATIONS_UNKNOWN = (
     "publications and hosts are not stored in the pool: let every client join again, or add it, "
     "and publish its volumes again; `zfsiloctl orphan list` shows what is still exported"
@@ -103,8 +102,7 @@ async def adopt_all(
         await _adopt(submitter, caller, snapshots, result)
     lost = await _forget_lost(context, validate_only=validate_only)
     if lost:
-        some = ", ".join(lost[:MAX_NAMED]) + (", ..." if len(lost) > MAX_NAMED else "")
-        result.unknown.append(SNAPSHOTS_LOST.format(some))
+        result.unknown.append(SNAPSHOTS_LOST.format(some_of(lost, MAX_NAMED)))
     result.unknown.extend(_unknown(result.adopted))
     if hold is not None and not validate_only:
         await _claim(context, submitter, caller, claim, hold, result)

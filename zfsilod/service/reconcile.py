@@ -149,16 +149,9 @@ class Reconciler:
         ports itself wait for that: it is resumed afterwards.
         """
         with self._context.read() as txn:
-            views = [view for view in volume_views(txn) if view.id not in compared]
-            operations = {view.id: txn.get(Operation, view.operation) for view in views}
-            idle = {view.id for view in views if _is_idle(txn, view)}
-        return self._sharing(
-            [
-                name
-                for name, operation in operations.items()
-                if name in idle and not (operation and opens_ports(operation.actions))
-            ]
-        )
+            busy = [view for view in volume_views(txn) if view.id not in compared]
+            names = [view.id for view in busy if _is_idle(txn, view) and not _opens(txn, view)]
+        return self._sharing(names)
 
     async def _repair(
         self, names: list[str], caller: Caller, *, first: bool = False
@@ -275,6 +268,12 @@ class Reconciler:
 def _problems(reports: list[DriftReport]) -> dict[str, str]:
     """Return the first problem of each volume that has one."""
     return {report.volume: report.problems[0].problem for report in reports if report.problems}
+
+
+def _opens(txn: Transaction, view: VolumeView) -> bool:
+    """Tell whether the operation on a volume may open the ports itself."""
+    operation = txn.get(Operation, view.operation) if view.operation else None
+    return operation is not None and opens_ports(operation.actions)
 
 
 def _is_idle(txn: Transaction, view: VolumeView) -> bool:

@@ -26,6 +26,7 @@ from zfsilod.model.errors import (
     NotFound,
     Unavailable,
     ZfsiloError,
+    some_of,
 )
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.ulid import LENGTH as ULID_LENGTH
@@ -225,9 +226,9 @@ def find(server: Server, text: str) -> str:
     if not matches:
         raise NotFound(f"there is no operation whose id starts or ends with {part}")
     if len(matches) > 1:
-        some = ", ".join(matches[:MAX_NAMED]) + (", ..." if len(matches) > MAX_NAMED else "")
         raise InvalidArgument(
-            f"{len(matches)} operations have an id that starts or ends with {part}: {some}",
+            f"{len(matches)} operations have an id that starts or ends with {part}: "
+            f"{some_of(matches, MAX_NAMED)}",
             reason="USAGE",
             usage="zfsiloctl operation list -q",
         )
