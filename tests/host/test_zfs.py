@@ -280,7 +280,7 @@ def test_capacity_and_list() -> None:
         "zfs get -Hp -r -t volume -o name,property,value,source "
         "zfsilo:uid,zfsilo:epoch,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
         "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
-        "zfsilo:source_volume,zfsilo:transport,zfsilo:tls,zfsilo:limits,zfsilo:key,"
+        "zfsilo:source_volume,zfsilo:transport,zfsilo:tls,zfsilo:limits,zfsilo:key,zfsilo:replica,"
         "guid,volsize,volblocksize,refreservation,origin tank"
     )
     (zvol,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
