@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from tests.crash.report import CrashReport, Size
-from tests.crash.suites import LAB, LOCAL, SUITES, run
+from tests.crash.suites import SUITES, lanes, run
 
 
 def main() -> int:
@@ -25,12 +25,10 @@ def main() -> int:
     chosen = options.suites or list(SUITES)
     report = CrashReport()
     report.note(f"seed {options.seed}")
-    # The suites of this machine and those of the lab run side by side, on one processor each.
-    lanes = [[name for name in chosen if name in suites] for suites in (LOCAL, LAB)]
-    lanes = [lane for lane in lanes if lane]
+    shared_out = lanes(chosen)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(lanes), mp_context=spawn) as pool:
-        for partial_report in pool.map(partial(run, size=size, seed=options.seed), lanes):
+    with ProcessPoolExecutor(len(shared_out), mp_context=spawn) as pool:
+        for partial_report in pool.map(partial(run, size=size, seed=options.seed), shared_out):
             report.add(partial_report)
     return report.close()
 

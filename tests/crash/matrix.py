@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from unittest import mock
 
-from tests.crash.cases import CASES, EPOCH, Case
+from tests.crash.cases import EPOCH, Case
 from tests.crash.fault_injector import Fault, How, Process, When
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import SimulatedMachine, simulated_machine
@@ -26,7 +26,7 @@ from tests.service_fixture import administrator
 from zfsilod.host.fake.iscsi import MULTIPATHD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.crash.report import CrashReport, Size
     from tests.crash.simulated_machine import Dump
@@ -207,10 +207,10 @@ async def _try(runner: CaseRunner, report: CrashReport, *faults: Fault) -> None:
     report.case(runner.case.request.kind, kind, problem and where + problem)
 
 
-def run(report: CrashReport, *, size: Size, seed: int) -> None:
-    """Run all cases; `short`: only the longest rollback of each case gets faults."""
+def run(report: CrashReport, *, size: Size, seed: int, cases: Sequence[Case]) -> None:
+    """Run cases; `short`: only the longest rollback of each case gets faults."""
     logging.disable(logging.ERROR)  # the daemon logs each injected failure
-    for case in CASES:
+    for case in cases:
         before = report.passed.total()
         with tempfile.TemporaryDirectory() as directory:
             asyncio.run(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from tests.crash.cases import CASES, Case
 from tests.crash.matrix import CaseRunner
 from tests.crash.randomness import CountedRandomness
 from tests.crash.simulated_machine import simulated_machine
@@ -25,8 +24,9 @@ from tests.service_fixture import administrator
 from zfsilod.model.records import Publication, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from tests.crash.cases import Case
     from tests.crash.report import CrashReport, Size
     from tests.crash.simulated_machine import SimulatedMachine
 
@@ -168,10 +168,10 @@ def _data(fact: Facts | None) -> Facts:
     return {name: value for name, value in (fact or {}).items() if name != "size"}
 
 
-def run(report: CrashReport, *, size: Size, seed: int) -> None:
-    """Run all cases."""
+def run(report: CrashReport, *, size: Size, seed: int, cases: Sequence[Case]) -> None:
+    """Run cases."""
     logging.disable(logging.ERROR)  # the daemon logs each operation that it cannot roll back
-    for case in CASES:
+    for case in cases:
         before = report.passed.total()
         with tempfile.TemporaryDirectory() as directory:
             asyncio.run(restore_at_every_point(case, Path(directory), report))

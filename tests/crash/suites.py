@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import NamedTuple
 
+from tests.crash.cases import CASES
 from tests.crash.report import CrashReport, Size
 
-# Each module has run(report, *, size, seed)
+# Each module has run(report, *, size, seed), those of DIVISIBLE with `cases` too
 LOCAL = {
     "matrix": "tests.crash.matrix",  # every point of every request, on the fake host
     "restored": "tests.crash.restored_store",  # an old store comes back after each request
@@ -19,11 +21,33 @@ LAB = {
     "power": "tests.lab.power_cuts",  # the power cut at random moments
 }
 SUITES = LOCAL | LAB
+DIVISIBLE = ("matrix", "restored")
 
 
-def run(names: list[str], *, size: Size, seed: int) -> CrashReport:
+class Lane(NamedTuple):
+    """Suites that one process runs, and its part of the cases of those that can be divided."""
+
+    names: list[str]
+    part: int = 0
+    parts: int = 1
+
+
+def lanes(names: list[str]) -> list[Lane]:
+    """Return what two processes run: the suites of this machine and of the lab, or two parts."""
+    local, lab = ([name for name in names if name in suites] for suites in (LOCAL, LAB))
+    if local and not lab:
+        return [Lane(local, 0, 2), Lane([name for name in local if name in DIVISIBLE], 1, 2)]
+    return [Lane(some) for some in (local, lab) if some]
+
+
+def run(lane: Lane, *, size: Size, seed: int) -> CrashReport:
     """Run suites one after the other."""
     report = CrashReport()
-    for name in names:
-        importlib.import_module(SUITES[name]).run(report, size=size, seed=seed)
+    for name in lane.names:
+        module = importlib.import_module(SUITES[name])
+        if name in DIVISIBLE:
+            cases = CASES[lane.part :: lane.parts]
+            module.run(report, size=size, seed=seed, cases=cases)
+        else:
+            module.run(report, size=size, seed=seed)
     return report
