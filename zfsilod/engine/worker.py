@@ -127,6 +127,7 @@ def rollback(
         forward = without_guards(forward) if complete else forward
         return run(forward.but(state="RUNNING"), host, save, at=at)
     operation = forget_volatile(operation, boot_id, "REVERTED")
+    operation = announce_reversal(operation, save)
     for index, action in reversed(list(enumerate(operation.actions))):
         if not action.began:
             continue
@@ -138,12 +139,29 @@ def rollback(
             left = step.revert(host)
             operation = operation.but(facts=pairs(dict(operation.facts) | left))
             if KEPT in left:
-                continue  # its effect remains, as its status says
+                operation = operation.with_status(index, "DONE")  # its effect remains
+                continue
         elif isinstance(step, HostStep) and not step.sticky:
             if action.status == "STARTED" or not step.probe(host):
                 step.do(host)
         operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
+
+
+def announce_reversal(operation: Operation, save: Save) -> Operation:
+    """Mark all that will be reverted, in one save.
+
+    A reboot may stop the rollback between a reversion and its save, and the next one may finish the
+    operation. It must not take for done what was reverted.
+    """
+    done = [
+        index
+        for index, action in enumerate(operation.actions)
+        if action.status == "DONE" and isinstance(action.step, HostStep)
+    ]
+    for index in done:
+        operation = operation.with_status(index, "STARTED")
+    return save(operation) if done else operation
 
 
 def past_return(operation: Operation, host: HostAdapters) -> bool:
