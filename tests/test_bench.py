@@ -13,7 +13,7 @@ from tests.bench import data_path, guest, inside, nvme_script, part, settings
 from tests.bench.lifecycle import KINDS, PHASES
 from tests.bench.rounds import rounds
 from tests.bench.scripts import SCRIPTS, script
-from tests.bench.table import at_most, closing, within
+from tests.bench.table import Figure, at_most, closing, within
 from tests.service_fixture import STORE_BYTES, service_fixture
 from zfsilod.model.records import Publication, Volume
 from zfsilod.requests.publications import Publish
@@ -55,21 +55,26 @@ class TestTime:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(part, "STOP_S", 0)
-        figures, why = part.run("recovery", 0)
+        figures, why = part.run("recovery", 0.01)
         assert figures == []
         assert "time of all benches" in why
+
+    def test_none_is_started_without_time(self) -> None:
+        assert part.run("recovery", 0) == ([], "no time was left")
 
     def test_the_last_lines_say_what_falls_short(self) -> None:
         figures = [
             at_most("fast", 1, 2, " s"),
             at_most("slow", 3, 2, " s"),
             within("apart", 0.9, 0.03),
+            Figure("no target", "5 s"),
         ]
         text = closing(figures, {"csi": "", "recovery": "failed"}, 1300, 1200, "load 9")
         assert "2 of 3 figures fall short" in text
         assert "  slow: 3.00 s; target: at most 2 s" in text
         assert "  apart: 0.90 times; target: 0.97 to 1.03 times" in text
         assert "fast" not in text
+        assert "no target" not in text
         assert "  recovery: failed" in text
         assert "  csi:" not in text
         assert "21.7 minutes; target: less than 20: MISSED; load 9 before" in text

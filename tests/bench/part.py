@@ -22,6 +22,8 @@ def run(name: str, timeout_s: float) -> tuple[list[Figure], str]:
 
     A bench that fails must not take the figures of the others with it.
     """
+    if timeout_s <= 0:
+        return [], "no time was left"
     with tempfile.TemporaryDirectory(prefix="zfsilo-bench-") as folder:
         file = Path(folder) / "figures"
         process = subprocess.Popen([sys.executable, "-m", "tests.bench.part", name, str(file)])
@@ -52,8 +54,11 @@ def main(name: str, file: str) -> None:
     """Run a bench and write its figures."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     sys.path.insert(0, str(PROTO))
-    figures = import_module(f"tests.bench.{name}").figures()
-    Path(file).write_text(json.dumps([asdict(figure) for figure in figures]))
+    try:
+        figures = [asdict(figure) for figure in import_module(f"tests.bench.{name}").figures()]
+    except KeyboardInterrupt:
+        sys.exit(f"{name} was interrupted")
+    Path(file).write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":
