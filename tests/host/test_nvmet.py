@@ -447,3 +447,26 @@ def test_keys_are_no_part_of_an_error(nvmet: RealNvmet, fs: FakeNvmetfs) -> None
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of any kind
         nvmet.add_acl(TARGET, TAKE, chap=keys())
     assert "DHHC" not in str(caught.value)
+
+
+# Controller ids
+
+
+@pytest.mark.parametrize("before", [(1, 65519), (1, 31999), (32000, 65519), (100, 200), (150, 180)])
+@pytest.mark.parametrize("after", [(1, 65519), (1, 31999), (32000, 65519), (100, 200), (200, 300)])
+def test_the_range_of_controller_ids_is_never_empty(
+    before: tuple[int, int], after: tuple[int, int], nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    """As nvmet_subsys_attr_cntlid_min_store() in drivers/nvme/target/configfs.c requires it."""
+    nvmet.add_target(TARGET)
+    folder = fs.folder / f"subsystems/{TARGET}"
+    nvmet.set_controller_ids(TARGET, *before)
+    assert nvmet.has_controller_ids(TARGET, *before)
+    assert nvmet.has_controller_ids(TARGET, *after) is (before == after)
+    for calls in range(3):
+        nvmet.set_controller_ids(TARGET, *before)
+        interrupt(fs, lambda: nvmet.set_controller_ids(TARGET, *after), calls)
+        low, high = (int((folder / f"attr_cntlid_{end}").read_text()) for end in ("min", "max"))
+        assert low < high
+        nvmet.set_controller_ids(TARGET, *after)
+        assert nvmet.has_controller_ids(TARGET, *after)

@@ -39,6 +39,7 @@ MODEL = "zfsilo volume"  # for lsblk, and for the udev rule on clients
 SERIAL_DIGITS = 20  # an NVMe serial number has at most 20 characters
 NSID = "1"
 RENAMED_S = 10
+CONTROLLER_IDS = ("attr_cntlid_min", "attr_cntlid_max")
 LOCK = "/run/zfsilo/nvmet.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 30
 
@@ -96,6 +97,21 @@ class RealNvmet:
         if self._fs.read(f"{folder}/enable") != "1":
             return False
         uuid = self._fs.read(f"{folder}/device_uuid") or ""
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        folder = _subsystem(target)
+        return [self._fs.read(f"{folder}/{name}") for name in CONTROLLER_IDS] == [
+            str(first),
+            str(last),
+        ]
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        values = list(zip(CONTROLLER_IDS, (first, last), strict=True))
+        present = self._fs.read(f"{_subsystem(target)}/{CONTROLLER_IDS[1]}") or "0"
+        if first >= int(present):  # the kernel refuses a range that is empty at any time
+            values.reverse()
+        for name, value in values:
+            self._fs.write(f"{_subsystem(target)}/{name}", str(value))
+
         if uuid != uuid_of(uid):
             raise Conflict(
                 f"namespace {NSID} of {target} exists with the UUID {uuid}, not {uuid_of(uid)}",

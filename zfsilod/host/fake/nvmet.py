@@ -6,7 +6,7 @@ from zfsilod.host.fake.psk import has_psk, put_psk, remove_psk
 from zfsilod.host.fake.targets import FakeTargets
 from zfsilod.host.fake.zfs import FakeZfs
 from zfsilod.model.errors import Busy, Conflict
-from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.host_facts import CONTROLLER_IDS, ExportPath
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +45,24 @@ class FakeNvmet(FakeTargets):
             self.facts.effect(f"namespace:{target}", namespace | {"enabled": False})
         self._remove(f"namespace:{target}")
 
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        return self.exists(target) and self._controller_ids(target) == (first, last)
+
+    def _controller_ids(self, target: str) -> tuple[int, int]:
+        lowest, highest = self.facts.get(f"cntlids:{target}") or CONTROLLER_IDS
+        return lowest, highest
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        self._need(f"target:{target}")
+        lowest, highest = self._controller_ids(target)
+        half = (lowest, last) if first >= highest else (first, highest)
+        if half not in ((lowest, highest), (first, last)):
+            self.facts.effect(f"cntlids:{target}", list(half))
+        if (first, last) == CONTROLLER_IDS:  # as a new subsystem has them
+            self._remove(f"cntlids:{target}")
+        else:
+            self.facts.effect(f"cntlids:{target}", [first, last])
+
     def is_empty(self, target: str) -> bool:
         return self.facts.get(f"namespace:{target}") is None
 
@@ -52,6 +70,7 @@ class FakeNvmet(FakeTargets):
         parts = (f"namespace:{target}", f"portals:{target}")
         if self.list_acls(target) or any(self.facts.get(name) for name in parts):
             raise Busy(f"the subsystem {target} is not empty", target=target)
+        self._remove(f"cntlids:{target}")
         self._remove(f"target:{target}")
 
     def has_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> bool:
