@@ -78,6 +78,7 @@ class FakeNvmet(FakeTargets):
 
     def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
         super().add_portals(target, _of_kind(portals, tls=tls))
+        self._remove(f"closed:{target}")
 
     def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
         has_keys = super().has_secrets(target, initiator, chap=chap)
@@ -92,6 +93,7 @@ class FakeNvmet(FakeTargets):
         self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
         put_psk(self.facts, target, chap)
         super().add_acl(target, initiator, chap=chap)
+        self._reopen(target)
 
     def add_portals_to_all(
         self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
@@ -102,13 +104,29 @@ class FakeNvmet(FakeTargets):
 
     def remove_acl(self, target: str, initiator: str) -> None:
         """End the controller by the removal of the ports, which other hosts get back."""
-        portals = tuple(self.facts.get(f"portals:{target}") or ())
-        if self.has_session(target, initiator):
-            self.remove_portals(target)
-        remove_psk(self.facts, target, initiator)
+        portals = self.facts.get(f"portals:{target}")
+        if initiator in self.list_acls(target):
+            if portals and not self.facts.get(f"closed:{target}"):
+                self.facts.effect(f"closed:{target}", portals)
+            if self.facts.get(f"session:{target}"):  # of any host
+                super().remove_portals(target)
         super().remove_acl(target, initiator)
-        if self.list_acls(target) and not super().has_portals(target, portals):
-            super().add_portals(target, portals)
+        self._reopen(target)
+        remove_psk(self.facts, target, initiator)
+
+    def _reopen(self, target: str) -> None:
+        closed = self.facts.get(f"closed:{target}")
+        if closed and self.list_acls(target) and not super().has_portals(target, closed):
+            super().add_portals(target, closed)
+        self._remove(f"closed:{target}")
+
+    def remove_portals(self, target: str) -> None:
+        super().remove_portals(target)
+        self._remove(f"closed:{target}")
+
+    def exists(self, target: str, initiator: str = "") -> bool:
+        is_closed = bool(initiator) and self.facts.get(f"closed:{target}") is not None
+        return is_closed or super().exists(target, initiator)
 
     def remove_export(self, target: str, backstore: str | None) -> None:
         self.remove_portals(target)
