@@ -16,6 +16,8 @@ let
         inherit (cfg.server) root portals overcommit;
         nvme_portals = cfg.server.nvmePortals;
         nvme_tls_port = cfg.server.nvmeTlsPort;
+        nvme_cntlid_min = cfg.server.nvmeCntlidMin;
+        nvme_cntlid_max = cfg.server.nvmeCntlidMax;
         iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
@@ -116,6 +118,8 @@ in
       portals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
       nvmePortals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:4420" ]; description = "Addresses and ports of the NVMe/TCP targets."; };
       nvmeTlsPort = mkOption { type = types.nullOr types.port; default = null; description = "Port of the NVMe/TCP targets that require TLS 1.3, which tlshd (ktls-utils) serves; null: 4421, which is not opened in the firewall."; };
+      nvmeCntlidMin = mkOption { type = types.nullOr types.int; default = null; description = "First id of NVMe controllers that this server gives; null: 1. Two servers between which volumes move while they are in use need ranges that do not overlap."; };
+      nvmeCntlidMax = mkOption { type = types.nullOr types.int; default = null; description = "Last of these ids; null: 65519."; };
       iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
       schedules = mkOption { type = types.attrsOf schedule; default = { }; description = "Snapshot policies by name. One that is removed here stays until `zfsiloctl schedule delete`."; };

@@ -38,6 +38,7 @@ HOW = Export(
     prefix="iqn.2026-01.org.zfsilo:give",
     portals=("10.77.0.1:3260",),
     nvme_portals=("10.77.0.1:4420",),
+    nvme_cntlid_min=32000,
 )
 GIB = 1 << 30
 

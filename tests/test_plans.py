@@ -28,7 +28,7 @@ from tests.examples import (
 from zfsilod.engine import plans
 from zfsilod.engine.step import Guard, HostStep
 from zfsilod.engine.steps.access import Acl, Fenced, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Namespace, Portals, Reopened, Target
+from zfsilod.engine.steps.export import ControllerIds, Namespace, Portals, Reopened, Target
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
 from zfsilod.engine.steps.snapshot import SnapshotSet
@@ -162,9 +162,17 @@ def test_unpublish_mirrors_publish(
 def test_over_nvme_the_ports_come_last_and_go_first() -> None:
     """A client that finds a subsystem which does not allow it gives its controller up for good."""
     published = plans.publish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
-    assert [type(action.step) for action in published] == [Target, Namespace, Acl, Portals]
+    kinds = [Target, Namespace, ControllerIds, Acl, Portals]
+    assert [type(action.step) for action in published] == kinds
     gone = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
-    assert [type(action.step) for action in gone] == [NoSession, Portals, Acl, Namespace, Target]
+    assert [type(action.step) for action in gone] == [
+        NoSession,
+        Portals,
+        Acl,
+        ControllerIds,
+        Namespace,
+        Target,
+    ]
     fenced = plans.unpublish(
         NVME_VOLUME, NVME_PUBLICATION, HOW, [NVME_SECOND], fence=plans.Fence(grace_s=0)
     )

@@ -606,6 +606,7 @@ BOTH_WRITE = (
 SHARED_NVME = (
     Case("open-ports", TWO_PUBLISHED, OpenPorts(ids=("data", "more")), OPENED, lost=("portals:",)),
     Case("publish-second", BOTH_WRITE[:-1], BOTH_WRITE[-1]),
+    Case("publish-beside", (*BOTH_WRITE[:-1], CONNECT), BOTH_WRITE[-1]),
     Case("unpublish-one", BOTH_WRITE, UNPUBLISH.but(host="take")),
     Case("unpublish-all", BOTH_WRITE, UNPUBLISH),
     Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),

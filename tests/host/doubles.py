@@ -200,7 +200,8 @@ def _nvme_attributes(parts: list[str]) -> dict[str, str]:
         case ["subsystems", _]:
             groups = {f"{name}/.keep": "" for name in ("namespaces", "allowed_hosts")}
             identity = {"attr_serial": "0d8f4a2b1c3e5f60\n", "attr_model": "Linux\n"}
-            return groups | identity | {"attr_allow_any_host": "0\n"}
+            ids = {"attr_cntlid_min": "1\n", "attr_cntlid_max": "65519\n"}
+            return groups | identity | ids | {"attr_allow_any_host": "0\n"}
         case ["subsystems", _, "namespaces", _]:
             zeros = {"device_uuid": "0-0\n", "device_nguid": "0-0\n", "enable": "0\n"}
             return {"device_path": "(null)\n"} | zeros

@@ -123,6 +123,7 @@ def test_the_daemon_understands_its_settings(
     file = volume_files.read("data")
     if host == "give":
         assert (loaded.server.root, loaded.server.overcommit) == ("tank/zfsilo", 3)
+        assert (loaded.server.nvme_cntlid_min, loaded.server.nvme_cntlid_max) == (32000, 65519)
     elif host == "both":
         assert (loaded.sync.interval_s, loaded.server.volblocksize) == (60, 65536)
     else:

@@ -335,6 +335,12 @@ class NvmetAdapter(TargetAdapter, Protocol):
         Raises Conflict for a portal of the other kind, FailedPrecondition (NO_NVME_TLS).
         """
 
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        """Tell whether a subsystem gives ids from `first` to `last` to new controllers."""
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        """Set the range, also while clients are connected: a live controller keeps its id."""
+
     def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
         """Tell whether namespace 1 is enabled; it must have this zvol and identity.
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from zfsilod.engine.steps.access import Acl, MappedLun
-from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Namespace, Portals, Target
+from zfsilod.engine.steps.export import (
+    Backstore,
+    ControllerIds,
+    Enabled,
+    Lun,
+    Namespace,
+    Portals,
+    Target,
+)
 from zfsilod.engine.steps.limits import Limited
 from zfsilod.engine.steps.nvme import Controller, ControllerPortal, QueueLimit
 from zfsilod.engine.steps.session import LossWait, Node, Session, SessionPortal
@@ -113,10 +121,11 @@ def _iscsi_connection(attachment: Attachment, lost_session_s: int) -> list[Step]
     ]
 
 
-def _nvme_export(volume: Volume, target: str, _export: Export) -> list[Step]:
+def _nvme_export(volume: Volume, target: str, export: Export) -> list[Step]:
     return [
         Target(target=target),
         Namespace(target=target, dataset=volume.dataset, serial=volume.uid),
+        ControllerIds(target=target, first=export.nvme_cntlid_min, last=export.nvme_cntlid_max),
     ]
 
 

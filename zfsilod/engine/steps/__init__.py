@@ -10,8 +10,8 @@ from zfsilod.model import record
 
 MODULES = {
     "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl",
-    "engine.steps.export": "Backstore Target Lun Namespace Portals AllPortals Reopened Enabled "
-    "NoExport NoOtherPath",
+    "engine.steps.export": "Backstore Target Lun ControllerIds Namespace Portals AllPortals "
+    "Reopened Enabled NoExport NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
     "engine.steps.keys": "KeyLoaded KeyChanged KeyAdded KeyCarried",
     "engine.steps.limits": "Limited SessionsLimited",

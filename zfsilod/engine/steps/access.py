@@ -256,7 +256,7 @@ class NoAcl(OneWay, tag="NoAcl", part="TARGET"):
     initiator: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return self.initiator not in target_adapter(host, self.target).list_acls(self.target)
+        return not target_adapter(host, self.target).exists(self.target, self.initiator)
 
     def do(self, host: HostAdapters) -> None:
         if transport_of(self.target) == "ISCSI":
