@@ -30,7 +30,7 @@ from zfsilod.host.zfs_output import (
 from zfsilod.model.errors import FailedPrecondition, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING, socket
 from zfsilod.model.names import check_dataset
-from zfsilod.model.replica import ReplicaFacts
+from zfsilod.model.replica import ReplicaFacts, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,6 @@ RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clon
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
 ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
-MAX_TOKEN = 4096
 SIGPIPE = -13  # the exit code of a tool that it ended
 STALL_S = 300  # the longest silence of a peer
 LAST_S = 20 * 24 * 3600.0  # the longest time of one stream; poll(2) has 31 bits of ms
@@ -126,7 +125,7 @@ class RealReplicas:
 
     def _told_by(self, token: str) -> dict[str, str]:
         """Return what a token says: names and values of its list, of which zfs checks the sum."""
-        if len(token) > MAX_TOKEN or not set(token) <= set("0123456789abcdef-"):
+        if not is_token(token):
             return {}
         argv = ["zfs", "send", "-nvP", "-t", token]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)

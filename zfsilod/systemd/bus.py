@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from dbus_next import AuthError, BusType, DBusError
+from dbus_next import AuthError, BusType, DBusError, Variant
 from dbus_next.aio import MessageBus
 
-from zfsilod.model.errors import Unavailable
+from zfsilod.model.errors import InvalidArgument, Unavailable
 from zfsilod.systemd.messages import MessageReader
 
 if TYPE_CHECKING:
     from socket import socket
 
 CONNECT_DEADLINE_S = 10
+MAX_TEXT = 128 << 10  # MAX_ARG_STRLEN of Linux, with the NUL: execve(2)
 
 
 async def connect(bus_address: str | None, *, descriptors: bool = False) -> MessageBus:
@@ -50,6 +51,31 @@ def send_raw(bus: MessageBus, raw: bytes) -> None:
     """Send a message that is marshalled."""
     bus._writer.messages.put_nowait((raw, [], None))
     bus._writer.schedule_write()
+
+
+def check_texts(value: Any) -> None:
+    """Raise InvalidArgument for a text that a message, or an argument of a process, cannot have.
+
+    dbus-daemon ends the connection of the sender of a NUL, and execve(2) takes 128 KiB a word.
+    """
+    match value:
+        case str():
+            if "\0" in value or not _is_sendable(value):
+                raise InvalidArgument(
+                    f"the text {value[:40]!r} cannot be sent to systemd", reason="MALFORMED"
+                )
+        case list() | tuple():
+            for one in value:
+                check_texts(one)
+        case Variant():
+            check_texts(value.value)
+
+
+def _is_sendable(text: str) -> bool:
+    try:
+        return len(text.encode()) < MAX_TEXT
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def wait_while_full(bus: MessageBus) -> None:

@@ -19,7 +19,7 @@ from dbus_next import Message, MessageType
 
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.storage.secrets import credential
-from zfsilod.systemd.bus import connect
+from zfsilod.systemd.bus import check_texts, connect
 from zfsilod.systemd.time_service import SystemClock
 from zfsilod.systemd.unit import (
     dialer_name,
@@ -212,7 +212,11 @@ class SystemdLauncher:
         fatal: bool = True,
         descriptors: Sequence[int] = (),
     ) -> Message:
-        """Call a method of systemd's manager. Raises Unavailable when it fails, if `fatal`."""
+        """Call a method of systemd's manager.
+
+        Raises InvalidArgument for a text that no message can have, and Unavailable when the call
+        fails, if `fatal`.
+        """
         message = Message(
             destination=SYSTEMD,
             path=MANAGER_PATH,
@@ -225,6 +229,7 @@ class SystemdLauncher:
         return await self._send(message, fatal=fatal)
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
+        check_texts(message.body)
         try:
             async with asyncio.timeout(CALL_DEADLINE_S):
                 reply = await self._bus.call(message)

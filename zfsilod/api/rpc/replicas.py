@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zfsilod.model.replica import ReplicaFacts
     from zfsilod.storage.transaction import Transaction
 
+MAX_TIME = 253402300799  # 9999-12-31T23:59:59Z: google/protobuf/timestamp.proto
+
 
 class ReplicaMethods:
     """ReplicateVolume, EndReplication, GetReplica, ReceiveReplica."""
@@ -75,7 +77,7 @@ class ReplicaMethods:
             snapshot_guid=message.snapshot_guid,
             base_guid=message.base_guid,
             raw=message.raw,
-            taken_at=message.snapshot_time.seconds,
+            taken_at=_time(message.snapshot_time.seconds),
             stream=convert.ulid(message.attempt),
         )
         if message.validate_only:
@@ -109,6 +111,13 @@ def _own_replica(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volu
 
 def _no_replica(volume_id: str) -> NotFound:
     return NotFound(f"there is no replica {volume_id} of this caller", volume=volume_id)
+
+
+def _time(seconds: int) -> int:
+    """Return the time of a snapshot. Raises InvalidArgument for one that has no date."""
+    if not 0 <= seconds <= MAX_TIME:
+        raise InvalidArgument("the time of the snapshot is not valid", reason="BAD_REPLICA")
+    return seconds
 
 
 def _filesystem(message: volume_pb2.Filesystem) -> Filesystem:
