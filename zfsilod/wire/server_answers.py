@@ -23,7 +23,7 @@ from zfsilod.model.names import (
 )
 from zfsilod.model.replica import ReplicaFacts, is_token
 from zfsilod.model.validation import ID, MAX_BYTES
-from zfsilod.wire import convert, enums
+from zfsilod.wire import convert, enums, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,8 +114,8 @@ def check_replica(server: str, volume: str, answer: volume_pb2.Replica) -> Repli
         exists=True,
         guid=answer.snapshot_guid,
         token=answer.continuation,
-        problem=answer.problem,
-        reason=answer.problem_reason,
+        problem=status.bounded_message(answer.problem),
+        reason=status.checked_reason(answer.problem_reason),
     )
 
 
