@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from dbus_next import AuthError, BusType, DBusError, Variant
@@ -86,25 +87,48 @@ def wait_while_full(bus: MessageBus) -> None:
 class PatientSocket:
     """A socket that sends 0 bytes while it is full.
 
-    dbus-next takes the BlockingIOError of a full socket for the end of the connection.
+    dbus-next takes the BlockingIOError of a full socket for the end of the connection. Of a message
+    with descriptors it forgets these after the first try, so they are kept here.
     """
 
     def __init__(self, sock: socket) -> None:
         self._socket = sock
+        self._ancillary: list[Any] = []  # of the message whose first byte was not sent
 
     def send(self, data: memoryview) -> int:
         """Send as much as fits, and return the number of bytes."""
         try:
-            return self._socket.send(data)
+            if not self._ancillary:
+                return self._socket.send(data)
+            sent = self._socket.sendmsg([data], self._ancillary)
         except BlockingIOError:
             return 0
+        self._ancillary = []
+        return sent
 
     def sendmsg(self, parts: list[memoryview], ancillary: list[Any]) -> int:
         """Send as much as fits, with descriptors."""
         try:
             return self._socket.sendmsg(parts, ancillary)
         except BlockingIOError:
+            self._ancillary = ancillary
             return 0
+
+
+def close_when_sent(bus: MessageBus, descriptors: list[int]) -> None:
+    """Close descriptors when no message waits that has them: a call may end before it is sent."""
+
+    def close(_sent: object = None) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    if not bus.connected:
+        close()
+        return
+    sent = asyncio.get_running_loop().create_future()
+    sent.add_done_callback(close)
+    bus._writer.messages.put_nowait((b"", [], sent))  # no bytes: it follows the others only
+    bus._writer.schedule_write()
 
 
 def close_socket(bus: MessageBus) -> None:
