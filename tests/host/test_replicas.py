@@ -14,7 +14,13 @@ from zfsilod.host.run import Completed, Runner
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, SUBSTREAM
 from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, parse_header, peek
 from zfsilod.host.zfs import RealZfs
-from zfsilod.model.errors import Conflict, FailedPrecondition, ResourceExhausted, Unavailable
+from zfsilod.model.errors import (
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    ResourceExhausted,
+    Unavailable,
+)
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.replica import SendJob
 
@@ -142,10 +148,12 @@ def replicas(pool: Pool, stream: bytes = b"") -> RealReplicas:
     return RealReplicas(pool, RealZfs(pool), open_stream)
 
 
-def receive(adapter: RealReplicas, *, base: str = "", raw: bool = False) -> None:
+def receive(
+    adapter: RealReplicas, *, base: str = "", raw: bool = False, dataset: str = NAME
+) -> None:
     """Receive the snapshot."""
     adapter.receive(
-        NAME,
+        dataset,
         uid=UID,
         snapshot_uid=SET,
         guid=GUID,
@@ -286,14 +294,60 @@ def test_an_unfinished_receive_is_continued_or_ended(features: int) -> None:
             "STREAM_CUT",
         ),
         ("cannot receive: failed to read from stream", Unavailable, "STREAM_CUT"),
+        (
+            "cannot receive new filesystem stream: pool I/O is currently suspended",
+            Unavailable,
+            "STREAM_CUT",
+        ),
+        (
+            "cannot receive: dataset 'tank/quota-newer-feature' does not know",
+            CommandFailed,
+            "COMMAND_FAILED",
+        ),
     ],
 )
 def test_a_failed_receive_says_what_to_do(said: str, kind: type[ZfsiloError], reason: str) -> None:
     pool = Pool()
     pool.answer = Completed(("zfs",), 1, "", f"{said}\n")
     with pytest.raises(kind) as raised:
-        receive(replicas(pool, header(GUID)))
+        receive(replicas(pool, header(GUID)), dataset="tank/quota-newer-feature")
     assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': Broken pipe",
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': Connection reset by peer",
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': pool I/O is currently suspended",
+        "warning: cannot send: Resource temporarily unavailable",
+    ],
+)
+def test_a_peer_that_takes_nothing_more_is_a_cut_stream(said: str) -> None:
+    pool = Pool()
+    pool.add(f"{NAME}@zfsilo-{SET}", GUID)
+    pool.answer = Completed(("zfs",), 1, "", f"{said}\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(Unavailable) as raised:
+        replicas(pool).send(JOB, ours.fileno())
+    assert raised.value.reason == "STREAM_CUT"
+
+
+@pytest.mark.parametrize("how", ["silent", "reset"])
+def test_a_peer_that_sends_no_header_is_a_cut_stream(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("zfsilod.host.replicas.STALL_S", 0)
+    monkeypatch.setattr("zfsilod.host.replicas.STALL_US", 1000)
+    ours, theirs = socket.socketpair()
+    ours.sendall(header(GUID)[:100])
+    if how == "reset":
+        theirs.sendall(b"not read")
+        ours.close()
+    pool = Pool()
+    with ours, pytest.raises(Unavailable) as raised:
+        receive(RealReplicas(pool, RealZfs(pool), lambda _operation: theirs.detach()))
+    assert (raised.value.reason, pool.changes) == ("STREAM_CUT", [])
 
 
 def test_a_token_is_used_for_exactly_its_job_only() -> None:

@@ -327,7 +327,9 @@ class Worker:
         from zfsilod.engine.steps import ownership  # a run does not need it
 
         ownership.check_ownership(self.store, self.host, self.latest)
-        if self.latest.failure is not None and self.latest.failure.reason in ownership.HOLDS:
+        failure = self.latest.failure
+        own = failure is not None and "server" not in dict(failure.facts)  # not that of a peer
+        if own and failure is not None and failure.reason in ownership.HOLDS:
             self.latest = self.latest.but(failure=None)
 
     def rollback(self) -> None:

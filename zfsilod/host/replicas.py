@@ -12,7 +12,7 @@ import struct
 
 from zfsilod.host.replica_protocol import no_stream, stream_cut
 from zfsilod.host.snapshots import checked_uid
-from zfsilod.host.stream_header import parse_header, peek
+from zfsilod.host.stream_header import read_header
 from zfsilod.host.zfs import ANY, CHANGE_TIMEOUT_S, READ_TIMEOUT_S, UID
 from zfsilod.host.zfs_output import (
     Properties,
@@ -30,7 +30,7 @@ from zfsilod.host.zfs_output import (
 from zfsilod.model.errors import FailedPrecondition, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING, socket
 from zfsilod.model.names import check_dataset
-from zfsilod.model.replica import ReplicaFacts
+from zfsilod.model.replica import ReplicaFacts, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +49,18 @@ RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clon
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
 ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
-MAX_TOKEN = 4096
 SIGPIPE = -13  # the exit code of a tool that it ended
-STALL_S = 300  # the longest silence of a peer
+STALL_S, STALL_US = 300, 0  # the longest silence of a peer: struct timeval
 LAST_S = 20 * 24 * 3600.0  # the longest time of one stream; poll(2) has 31 bits of ms
+# Words for EAGAIN, also of a socket whose time is over: zfs_standard_error() of libzfs.
+SILENT = ("temporarily unavailable", "pool I/O is currently suspended")
+ENDED = ("Broken pipe", "signal received", "Connection reset")
 CUT = (
     "incomplete stream",
     "failed to read from stream",
     "checksum mismatch or incomplete stream",
     "Partially received snapshot is saved",
+    *SILENT,
 )
 
 
@@ -126,7 +129,7 @@ class RealReplicas:
 
     def _told_by(self, token: str) -> dict[str, str]:
         """Return what a token says: names and values of its list, of which zfs checks the sum."""
-        if len(token) > MAX_TOKEN or not set(token) <= set("0123456789abcdef-"):
+        if not is_token(token):
             return {}
         argv = ["zfs", "send", "-nvP", "-t", token]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -153,8 +156,10 @@ class RealReplicas:
         reason = first_line(done)
         if "does not exist" in reason:
             return lost(_bookmark(job.dataset, job.base_uid) if job.base_uid else job.dataset)
-        if done.rc == SIGPIPE or "Broken pipe" in reason or "signal received" in reason:
+        if done.rc == SIGPIPE or any(words in reason for words in ENDED):
             return stream_cut(job.dataset, "the connection to the peer has ended")
+        if any(words in reason for words in SILENT):
+            return stream_cut(job.dataset, f"the peer was silent, or the pool is: {reason}")
         return refused(done, reason, job.dataset)
 
     # On the peer
@@ -186,7 +191,7 @@ class RealReplicas:
         stream = self._open_stream(operation)
         try:
             _set_timeout(stream, socket.SO_RCVTIMEO)
-            header = parse_header(dataset, peek(stream))
+            header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
             if token and not header.resuming:  # its snapshot may be gone
                 self._abort(dataset)
@@ -212,7 +217,7 @@ class RealReplicas:
             raise refused(done, first_line(done), dataset)
 
     def _not_received(self, done: Completed, dataset: str) -> ZfsiloError:
-        text = " ".join(done.stderr.split())
+        text = " ".join(done.stderr.split()).replace(dataset, "")  # it may have any of these words
         if "out of space" in text or "quota" in text:
             return ResourceExhausted(
                 f"the pool {pool_of(dataset)} has no space for replica {dataset}: free space "
@@ -320,7 +325,7 @@ def _set_timeout(stream: int, option: int) -> None:
     """Let reads or writes of zfs fail when the peer is silent for STALL_S."""
     opened = socket.socket(fileno=stream)
     try:
-        opened.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALL_S, 0))
+        opened.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALL_S, STALL_US))
     finally:
         opened.detach()
 

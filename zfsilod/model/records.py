@@ -37,7 +37,7 @@ ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 class ReplicaOf(Record, tag="ReplicaOf"):
     """The origin of a replica, and the snapshot that it has; a volume that is none has no peer."""
 
-    peer: str = ""  # identity that sends it: user/give; "": the volume is not a replica
+    peer: str = ""  # Caller.peer of who sends it; "": the volume is not a replica
     snapshot_uid: str = ""  # of the newest whole snapshot; "": none is whole yet
     snapshot_guid: str = ""
     taken_at: int = 0  # by the clock of the peer

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from zfsilod.model.record import Record, Stored
 
+MAX_TOKEN = 4096
+TOKEN_CHARACTERS = frozenset("0123456789abcdef-")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text has the form of a resume token: receive_resume_token in zfsprops(7)."""
+    return 0 < len(text) <= MAX_TOKEN and text[0] != "-" and TOKEN_CHARACTERS.issuperset(text)
+
 
 class Replication(Stored, tag="Replication"):
     """A volume that is sent to a peer: the snapshot that both have, and the one on its way."""

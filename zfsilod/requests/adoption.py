@@ -205,7 +205,7 @@ def parse_labels(mark: str) -> dict[str, str]:
     """Return the labels of a mark that plans.marks wrote; none for any other text."""
     try:
         labels = json.loads(mark)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     plain = isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
     return labels if plain else {}

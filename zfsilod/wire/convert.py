@@ -11,7 +11,6 @@ from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Publication
-from zfsilod.model.replica import ReplicaFacts
 from zfsilod.model.ulid import ALPHABET
 from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 from zfsilod.model.validation import check_id
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
         Volume,
         VolumeKey,
     )
-    from zfsilod.model.replica import Replication
+    from zfsilod.model.replica import ReplicaFacts, Replication
     from zfsilod.service.drift import Check, DriftReport
     from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
@@ -139,17 +138,6 @@ def replica(record: Volume, facts: ReplicaFacts | None = None) -> volume_pb2.Rep
         message.problem = facts.problem
         message.problem_reason = facts.reason
     return message
-
-
-def read_replica(message: volume_pb2.Replica) -> ReplicaFacts:
-    """Return what a peer says that it has of a volume; its token is checked where it is used."""
-    return ReplicaFacts(
-        exists=True,
-        guid=message.snapshot_guid,
-        token=message.continuation,
-        problem=message.problem,
-        reason=message.problem_reason,
-    )
 
 
 def _replication(record: Replication) -> volume_pb2.Replication:

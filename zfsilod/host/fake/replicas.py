@@ -13,7 +13,7 @@ import struct
 from zfsilod.host.fake.snapshot_sets import guid_of
 from zfsilod.host.replica_protocol import stream_cut
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, SUBSTREAM
-from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, parse_header, peek
+from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, read_header
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.lean import TYPE_CHECKING
@@ -129,7 +129,7 @@ class FakeReplicas:
             return
         stream = self._open_stream(operation)
         try:
-            header = parse_header(dataset, peek(stream))
+            header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
             zvol = self._begun(dataset, uid, dict(marks))
             known = zvol.get("receiving", {}) if header.resuming else {}
