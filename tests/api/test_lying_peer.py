@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import pytest
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, refused
-from zfsilod.gateway import dial
+from zfsilod.gateway import dial, packets
 from zfsilod.gateway.sockets import peer_of
 from zfsilod.host.fake.replicas import FakeReplicas
 from zfsilod.model.errors import DeadlineExceeded
@@ -26,9 +26,10 @@ from zfsilod.service.stream_socket import StreamSocket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
+
     from tests.api.replica_pair import ReplicaPair
     from zfsilod.model.replica import ReplicaFacts
-
 
 HELD = "f" * 32  # the uid of no volume
 
@@ -75,106 +76,107 @@ async def test_why_a_receive_failed_has_bounds(
     assert len(failure.message) + len(failure.reason) < 1200
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b'{"code": Infinity}\n', b"[" * 60_000, b"\xff" * 60_000, b'{"code":8,"message":"', b""],
-)
+BODIES = (b'{"code": Infinity}\n', b"[" * 60_000, b"\xff" * 60_000, b'{"code":8,"message":"', b"")
+
+
 async def test_nonsense_of_a_peer_ends_the_operation(
-    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch, body: bytes
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.write(0, "a")
     peers: list[socket.socket] = []
+    bodies = iter([body for body in BODIES for _attempt in range(2)])
 
     def connected(_access: Any) -> socket.socket:
         ours, theirs = socket.socketpair()
-        theirs.sendall(b"HTTP/1.1 500 No\r\n\r\n" + body)
+        theirs.sendall(b"HTTP/1.1 500 No\r\n\r\n" + next(bodies))
         theirs.shutdown(socket.SHUT_WR)
         peers.append(theirs)
         return ours
 
     monkeypatch.setattr(dial, "connected", connected)
     monkeypatch.setattr(replication, "ATTEMPTS_PAUSE_S", (0.0,))
-    with refused("UNAVAILABLE", "SERVER_UNAVAILABLE"):
-        await pair.replicate()
-    assert len(peers) == 2
+    for _body in BODIES:
+        with refused("UNAVAILABLE", "SERVER_UNAVAILABLE"):
+            await pair.replicate()
+    assert len(peers) == 2 * len(BODIES)
     for peer in peers:
         peer.close()
 
 
-@pytest.mark.parametrize(
-    "packet",
-    [
-        b"[" * 60_000,
-        b"{",
-        b"7",
-        b"{}",
-        b'{"tell": []}',
-        b'{"tell": "sent"}',
-        b'{"tell": "sent", "bytes": 1e400}',
-        b'{"tell": "sent", "bytes": -1}',
-        b'{"tell": "sent", "bytes": 9223372036854775808}',
-        b'{"tell": "refused", "status": 500}',
-    ],
+PACKETS = (
+    b"[" * 60_000,
+    b"{",
+    b"7",
+    b"{}",
+    b'{"tell": []}',
+    b'{"tell": "sent"}',
+    b'{"tell": "sent", "bytes": 1e400}',
+    b'{"tell": "sent", "bytes": -1}',
+    b'{"tell": "sent", "bytes": 9223372036854775808}',
+    b'{"tell": "refused", "status": 500}',
 )
+
+
 async def test_nonsense_of_the_process_with_the_connection_is_an_end(
-    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch, packet: bytes
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.write(0, "a")
+    left = iter(PACKETS)
 
     def run(daemon: socket.socket) -> None:
-        daemon.send(packet)
+        daemon.send(next(left))
 
     monkeypatch.setattr(dial, "run", run)
     monkeypatch.setattr(replication, "ATTEMPTS_PAUSE_S", ())
-    with refused("UNAVAILABLE", "STREAM_CUT"):
-        await pair.replicate()
+    for _packet in PACKETS:
+        with refused("UNAVAILABLE", "STREAM_CUT"):
+            await pair.replicate()
+    assert next(left, None) is None
 
 
-class Cutter:
-    """Each stream says that it has sent much, and is cut off."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cuts = 0
-        monkeypatch.setattr(replication, "ATTEMPTS_PAUSE_S", (0.0,) * 4)
-        monkeypatch.setattr(replication, "MOST_ATTEMPTS", 12)
-        monkeypatch.setattr(dial.Carrier, "carry", self._carry)
-
-    def _carry(self, _peer: Any) -> None:
-        self.cuts += 1
-        if self.cuts > 20:
-            raise dial.Refused(500, b"there was no end")
-        raise ConnectionResetError("cut by the test")
-
-
-@pytest.mark.parametrize(
-    ("token_of", "cuts"),
-    [
-        (lambda _cuts: "1-aa", 5),
-        (lambda cuts: f"1-{cuts:02x}", 12),
-        (lambda cuts: f"1-{cuts // 3:02x}", 12),
-        (lambda cuts: f"1-{min(cuts, 3):02x}", 8),
-    ],
+TOKENS: tuple[tuple[Callable[[int], str], int], ...] = (
+    (lambda _cuts: "1-aa", 5),
+    (lambda cuts: f"1-{cuts:02x}", 12),
+    (lambda cuts: f"1-{cuts // 3:02x}", 12),
+    (lambda cuts: f"1-{min(cuts, 3):02x}", 8),
 )
+
+
 async def test_attempts_end_unless_the_peer_has_more(
-    pair: ReplicaPair,
-    monkeypatch: pytest.MonkeyPatch,
-    token_of: Callable[[int], str],
-    cuts: int,
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair.write(0, "a")
     await pair.replicate()
     find = FakeReplicas.find
-    cutter = Cutter(monkeypatch)
-    monkeypatch.setattr(replication.Transfer, "sent_bytes", 1 << 40)
+    counted = Counter[str]()
 
-    def found(replicas: FakeReplicas, dataset: str, *, uid: str) -> ReplicaFacts:
-        return find(replicas, dataset, uid=uid).but(token=token_of(cutter.cuts))
+    def cut(carrier: dial.Carrier, _peer: Any) -> None:
+        counted["cuts"] += 1
+        packets.send(carrier.daemon, {"tell": "sent", "bytes": 1 << 40})
+        if counted["cuts"] > 20:
+            raise dial.Refused(500, b"there was no end")
+        raise ConnectionResetError("cut by the test")
 
-    monkeypatch.setattr(FakeReplicas, "find", found)
+    monkeypatch.setattr(replication, "ATTEMPTS_PAUSE_S", (0.0,) * 4)
+    monkeypatch.setattr(replication, "MOST_ATTEMPTS", 12)
+    monkeypatch.setattr(dial.Carrier, "carry", cut)
     pair.write(1, "b")
-    with refused("UNAVAILABLE", "STREAM_CUT"):
-        await pair.replicate()
-    assert cutter.cuts == cuts
+    for token_of, expected in TOKENS:
+
+        def found(
+            replicas: FakeReplicas,
+            dataset: str,
+            *,
+            uid: str,
+            token_of: Callable[[int], str] = token_of,
+        ) -> ReplicaFacts:
+            return find(replicas, dataset, uid=uid).but(token=token_of(counted["cuts"]))
+
+        counted.clear()
+        monkeypatch.setattr(FakeReplicas, "find", found)
+        with refused("UNAVAILABLE", "STREAM_CUT"):
+            await pair.replicate()
+        assert counted["cuts"] == expected
 
 
 async def test_one_name_in_another_credential_is_another_peer(pair: ReplicaPair) -> None:
@@ -291,13 +293,13 @@ def test_a_connection_ends_a_minute_after_its_other_host() -> None:
         assert idle + pause * probes <= 60
 
 
-@pytest.mark.parametrize("seconds", [-1, 1 << 62])
-async def test_a_snapshot_of_no_date_is_refused(pair: ReplicaPair, seconds: int) -> None:
+async def test_a_snapshot_of_no_date_is_refused(pair: ReplicaPair) -> None:
     request = volume_pb2.ReceiveReplicaRequest(
         name=DATA, mode=volume_pb2.MODE_BLOCK, validate_only=True
     )
     request.filesystem.state = volume_pb2.FILESYSTEM_STATE_NONE
-    request.snapshot_time.seconds = seconds
-    with refused("INVALID_ARGUMENT", "BAD_REPLICA") as refusal:
-        await pair.other.role("replica", "give").volumes.ReceiveReplica(request)
-    assert "time" in refusal.error.message
+    for seconds in (-1, 1 << 62):
+        request.snapshot_time.seconds = seconds
+        with refused("INVALID_ARGUMENT", "BAD_REPLICA") as refusal:
+            await pair.other.role("replica", "give").volumes.ReceiveReplica(request)
+        assert "time" in refusal.error.message

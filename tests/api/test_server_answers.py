@@ -152,7 +152,7 @@ def test_what_an_honest_peer_has() -> None:
         {"snapshot_guid": str(1 << 64)},
     ],
 )
-def test_a_lie_about_a_replica_is_refused(told: dict[str, str]) -> None:
+def test_a_lie_about_a_replica_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises(FailedPrecondition) as raised:
         check_replica("other", "data", pb.Replica(**told))
     assert raised.value.reason == "BAD_ANSWER"
