@@ -1,4 +1,4 @@
-"""The deletion of replicas: what refuses it comes before anything is destroyed."""
+"""Replicas that are deleted, or in the way of a volume: nothing of them is lost or used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from zfsilo.v1 import volume_pb2
 
 from tests.api.replica_pair import DATASET
-from tests.api.running import DATA, refused
+from tests.api.running import DATA, create, refused
 from zfsilod.model.records import Operation
 
 if TYPE_CHECKING:
@@ -47,3 +47,14 @@ async def test_a_replica_in_use_keeps_its_data(
         facts.effect(fact, None)
         await pair.other.root().volumes.DeleteVolume(DELETE)
         assert (pair.zvol(), pair.replica()) == (None, None)
+
+
+async def test_no_volume_is_created_over_a_replica(pair: ReplicaPair) -> None:
+    pair.write(0, "a")
+    await pair.replicate()
+    same = create()
+    same.volume.ClearField("hosts")
+    same.volume.ClearField("transport")
+    with refused("ALREADY_EXISTS", "REPLICA"):
+        await pair.other.root().volumes.CreateVolume(same)
+    assert pair.replica().is_replica
