@@ -17,6 +17,7 @@ from zfsilod.service import replication
 
 if TYPE_CHECKING:
     from tests.api.replica_pair import ReplicaPair
+    from zfsilod.storage.transaction import Transaction
 
 DELETE = volume_pb2.DeleteVolumeRequest(name=DATA)
 END = volume_pb2.EndReplicationRequest(name=DATA, peer="other")
@@ -38,8 +39,22 @@ def record(pair: ReplicaPair) -> Any:
 
 def lose(pair: ReplicaPair, *records: Any) -> None:
     """Remove records, as the loss of a store does."""
-    for one in records:
-        pair.give.write(lambda txn, one=one: txn.drop(one.bucket(), one.key))
+
+    def drop(txn: Transaction) -> None:
+        for one in records:
+            txn.drop(one.bucket(), one.key)
+
+    pair.give.write(drop)
+
+
+def restore(pair: ReplicaPair, *records: Any) -> None:
+    """Put records of an older day in their place."""
+
+    def put(txn: Transaction) -> None:
+        for one in records:
+            txn.put(one.but(revision=0))
+
+    pair.give.write(put)
 
 
 def lose_snapshot(pair: ReplicaPair, snapshot: Any) -> None:
@@ -111,11 +126,9 @@ async def test_a_store_of_an_older_day_goes_on(pair: ReplicaPair) -> None:
     lose_snapshot(pair, newest)
     # The number after the recorded one has a snapshot that the pool does not have any more.
     stale = snapshot.but(id="replica-data-other-2", uid="7" * 32, revision=0)
-    for one in (old, snapshot, dependent, stale):
-        pair.give.write(lambda txn, one=one: txn.put(one.but(revision=0)))
     name = f"snapshots/{stale.id}"
     mark = Dependent(id=f"{stale.volume_uid}/{name}", name=name)
-    pair.give.write(lambda txn: txn.put(mark))
+    restore(pair, old, snapshot, dependent, stale, mark)
     pair.write(1, "d")
     await pair.replicate()
     assert pair.is_same()
