@@ -25,9 +25,10 @@ DATASET = "tank/zfsilo/data"
 class ReplicaPair:
     """Two servers: `give` sends its volumes to `other`."""
 
-    def __init__(self, give: Front, other: Front) -> None:
+    def __init__(self, give: Front, other: Front, known: dict[str, Any]) -> None:
         self.give = give
         self.other = other
+        self.known = known  # the servers of servers.d of give, by name
 
     async def replicate(self, **fields: Any) -> Any:
         request = volume_pb2.ReplicateVolumeRequest()
@@ -69,9 +70,10 @@ async def pair_in(directory: Path) -> AsyncIterator[ReplicaPair]:
     async with front_of(directory / "give") as give, front_of(directory / "other", there) as other:
         access = other.certified("replica", "give")
         access.name = "other"
-        servers = StorageServers({"other": access}.get)
+        known = {"other": access}
+        servers = StorageServers(known.get)
         give.service.context.servers = servers
         try:
-            yield ReplicaPair(give, other)
+            yield ReplicaPair(give, other, known)
         finally:
             await servers.close()

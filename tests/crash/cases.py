@@ -164,6 +164,7 @@ UNLIMITED = (r"fact session:.* limited",)
 """What a rollback leaves: limits apply to a session, although they did not before."""
 KEPT_FOR_PEER = (  # the next replication goes on with the same snapshot
     r"fact peer:.*",
+    r"fact bookmark:.*",
     r"fact sent:.*",
     r"record replication .*",
 )

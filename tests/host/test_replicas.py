@@ -79,13 +79,18 @@ class Pool(Runner):
         mark = {"zfsilo:uid": (UID, "local")}
         self.add(NAME, "1", type=("volume", "-"), receive_resume_token=(token, "-"), **mark)
 
+    def tags(self, name: str) -> list[str]:
+        """Return the holds of a snapshot."""
+        return sorted(self.holds.get(name, ()))
+
     def __call__(self, argv: list[str], **_how: object) -> Completed:
         tool, command, *words = argv
         assert tool == "zfs"
         if command == "get":
             return self._get(argv, words)
         if command == "holds":
-            lines = [f"{words[-1]}\t{tag}\tMon\n" for tag in self.holds.get(words[-1], ())]
+            names = [word for word in words if word != "-H"]
+            lines = [f"{name}\t{tag}\tMon\n" for name in names for tag in self.tags(name)]
             return Completed(tuple(argv), 0, "".join(lines), "")
         if command == "send":
             return Completed(tuple(argv), 0, TOLD, "")
@@ -109,7 +114,9 @@ class Pool(Runner):
         asked = words[words.index("name,property,value,source") + 1].split(",")
         names = words[words.index("name,property,value,source") + 2 :]
         if "-r" in words:
-            names = [name for name in self.datasets if name.startswith(f"{names[0]}@")]
+            signs = "@#" if "snapshot,bookmark" in words else "@"
+            stems = tuple(f"{names[0]}{sign}" for sign in signs)
+            names = [name for name in self.datasets if name.startswith(stems)]
         rows, errors = "", ""
         for name in names:
             if name not in self.datasets:
@@ -118,6 +125,8 @@ class Pool(Runner):
                 continue
             for one in asked:
                 value, source = self.datasets[name].get(one, ("-", "-"))
+                if one == "userrefs" and "@" in name:
+                    value = str(len(self.tags(name)))
                 rows += f"{name}\t{one}\t{value}\t{source}\n"
         return Completed(tuple(argv), bool(errors), rows, errors)
 
@@ -452,3 +461,23 @@ def test_a_snapshot_with_a_clone_is_released() -> None:
     adapter.destroy_received(NAME, uid=UID, snapshot_uid=FORMER, guid="")
     assert not adapter.has_received(NAME, uid=UID, snapshot_uid=FORMER, guid=BASE)
     assert adapter.find(NAME, uid=UID).guid == GUID
+
+
+def test_what_is_kept_for_peers() -> None:
+    pool = Pool()
+    replicas = RealReplicas(pool, RealZfs(pool))
+    assert replicas.list_kept(NAME, uid=UID) == ()
+    pool.replica()
+    for name in (f"{NAME}@zfsilo-{SET}", f"{NAME}@by-hand", f"{NAME}@zfsilo-{UID}"):
+        pool.add(name, GUID)
+    pool.add(f"{NAME}#zfsilo-{SET}", GUID)
+    pool.add(f"{NAME}#zfsilo-{FORMER}", BASE)
+    pool.holds[f"{NAME}@zfsilo-{SET}"] = {"zfsilo:peer:a", "zfsilo:peer:b", "by-hand"}
+    held, free, former = replicas.list_kept(NAME, uid=UID)
+    assert (held.uid, held.guid, held.exists, held.bookmarked) == (SET, GUID, True, True)
+    assert held.peers == ("a", "b")
+    assert (free.uid, free.exists, free.bookmarked, free.peers) == (UID, True, False, ())
+    assert (former.uid, former.guid, former.exists, former.peers) == (FORMER, BASE, False, ())
+    assert held.created_txg < former.created_txg
+    with pytest.raises(Conflict):
+        replicas.list_kept(NAME, uid=FORMER)

@@ -122,7 +122,7 @@ def rollback(
                 action.step.check_current(host)
     complete = not cancelled and is_complete(operation, host)
     stopped = not cancelled and must_finish(operation, host, boot_id)
-    if complete or stopped or past_return(operation, host):
+    if complete or stopped or past_return(operation, host) or has_stayed(operation, host):
         forward = unreverted(forget_volatile(operation, boot_id, "PENDING"))
         forward = without_guards(forward) if complete else forward
         return run(forward.but(state="RUNNING"), host, save, at=at)
@@ -173,6 +173,18 @@ def past_return(operation: Operation, host: HostAdapters) -> bool:
         return bool(finals)
     return any(
         not action.step.atomic or host_step(action).probe(host) == action.up for action in finals
+    )
+
+
+def has_stayed(operation: Operation, host: HostAdapters) -> bool:
+    """Tell whether an operation was stopped without a failure, and has made what stays."""
+    return operation.failure is None and any(
+        isinstance(action.step, HostStep)
+        and action.step.stays
+        and action.up
+        and action.began
+        and action.step.probe(host)
+        for action in operation.actions
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
+from zfsilod.host.kept_snapshots import HOLD, parse_kept
 from zfsilod.host.replica_protocol import no_stream, stream_cut
 from zfsilod.host.snapshots import checked_uid
 from zfsilod.host.stream_header import read_header
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.replica import SendJob
+    from zfsilod.model.replica import KeptSnapshot, SendJob
 
-HOLD = "zfsilo:peer:"  # then the name of the peer
 PROPERTIES = (("readonly", "on"), ("volmode", "dev"), ("snapdev", "hidden"))
 KEPT_BLOCKS = ("-c", "-L", "-e")  # compressed, large and embedded blocks as they are: zfs-send(8)
 RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clone
@@ -76,6 +76,13 @@ class RealReplicas:
 
     # On the server that sends
 
+    def list_kept(self, dataset: str, *, uid: str) -> tuple[KeptSnapshot, ...]:
+        if not self._own(dataset, uid):
+            return ()
+        rows = self._below(dataset, "snapshot,bookmark", "guid", "createtxg", "userrefs")
+        held = [name for name, row in rows.items() if row["userrefs"][0] not in (*NONE, "0")]
+        return parse_kept(rows, self._holds(*held) if held else {})
+
     def is_kept(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
         if not self._has_bookmark(ref, uid):
             return False
@@ -106,10 +113,16 @@ class RealReplicas:
     def _is_held(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
         snapshot = _snapshot(ref.dataset, uid)
         self._need(snapshot, ref.guid)
-        argv = ["zfs", "holds", "-H", snapshot]
-        done = self._run(argv, timeout_s=READ_TIMEOUT_S)
-        tags = [line.split("\t")[1] for line in done.stdout.splitlines() if line.count("\t") > 1]
-        return f"{HOLD}{peer}" in tags
+        return f"{HOLD}{peer}" in self._holds(snapshot).get(snapshot, ())
+
+    def _holds(self, *snapshots: str) -> dict[str, list[str]]:
+        """Return the tags of the holds of some snapshots: zfs-holds(8)."""
+        done = self._run(["zfs", "holds", "-H", *snapshots], timeout_s=READ_TIMEOUT_S)
+        tags: dict[str, list[str]] = {}
+        for line in done.stdout.splitlines():
+            name, _tab, rest = line.partition("\t")
+            tags.setdefault(name, []).append(rest.partition("\t")[0])
+        return tags
 
     def _has_bookmark(self, ref: SnapshotRef, uid: str) -> bool:
         properties = self._get(_bookmark(ref.dataset, uid), "guid")
@@ -259,9 +272,7 @@ class RealReplicas:
         properties = self._own(dataset, uid)
         if not properties:
             return ReplicaFacts()
-        argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "snapshot"]
-        argv += ["-o", "name,property,value,source", f"guid,createtxg,{RELEASED}", dataset]
-        listed = table(self._run(argv, timeout_s=READ_TIMEOUT_S).stdout).values()
+        listed = self._below(dataset, "snapshot", "guid", "createtxg", RELEASED).values()
         present = [row for row in listed if row[RELEASED][0] != "on"]
         newest = max(present, key=lambda row: int(row["createtxg"][0]), default=None)
         token = properties[TOKEN][0]
@@ -307,6 +318,12 @@ class RealReplicas:
         if not any(words in done.stderr for words in ABSENT):
             raise refused(done, first_line(done), name)
         return {}
+
+    def _below(self, dataset: str, kinds: str, *properties: str) -> dict[str, Properties]:
+        """Return properties of the snapshots, or also the bookmarks, of a dataset."""
+        argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", kinds]
+        argv += ["-o", "name,property,value,source", asked(properties), dataset]
+        return table(self._run(argv, timeout_s=READ_TIMEOUT_S).stdout)
 
     def _change(self, *args: str) -> Completed:
         return self._run(["zfs", *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)

@@ -53,7 +53,8 @@ class ZfsAdapter(Protocol):
     def users(self, dataset: str) -> list[str]:
         """Return the users of the device of a zvol on this host; an export is one.
 
-        Raises Unavailable without the device, or when the users cannot be seen.
+        A zvol without its key has no device, so no users. Raises Unavailable without the device, or
+        when the users cannot be seen.
         """
 
     def find_guid(self, dataset: str, *, uid: str) -> str:

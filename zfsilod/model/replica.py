@@ -39,6 +39,17 @@ class ReplicaFacts(Record):
     reason: str = ""  # of that problem
 
 
+class KeptSnapshot(Record):
+    """A snapshot of a zvol that zfsilo took, or its bookmark, which can be the base of a stream."""
+
+    uid: str  # of the snapshot set
+    guid: str
+    created_txg: int  # in which the snapshot was taken: later ones have larger numbers
+    exists: bool = False  # the snapshot; False: the bookmark alone
+    bookmarked: bool = False
+    peers: tuple[str, ...] = ()  # that hold it
+
+
 class SendJob(Record):
     """A stream of zfs send: which snapshot, since which base."""
 

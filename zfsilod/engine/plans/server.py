@@ -28,6 +28,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
+from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.names import target_of, transport_of
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.zfs_properties import HIDDEN
@@ -35,8 +36,9 @@ from zfsilod.model.zfs_properties import HIDDEN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits, SnapshotRef
+    from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
+    from zfsilod.model.replica import KeptSnapshot
     from zfsilod.model.settings import Export
     from zfsilod.model.words import Transport
 
@@ -607,6 +609,7 @@ def received_gone(volume: Volume, snapshot_uids: Iterable[str]) -> tuple[Action,
     return down(steps)
 
 
-def kept_for_peer(snapshot_ref: SnapshotRef, uid: str, peer: str) -> KeptForPeer:
-    """Return the step by which a snapshot stays until a peer has the next one."""
-    return KeptForPeer(snapshot_ref=snapshot_ref, snapshot_uid=uid, peer=peer)
+def kept_for_peer(volume: Volume, kept: KeptSnapshot, peer: str) -> KeptForPeer:
+    """Return the step by which a snapshot of a volume stays until a peer has the next one."""
+    ref = SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=kept.guid)
+    return KeptForPeer(snapshot_ref=ref, snapshot_uid=kept.uid, peer=peer)
