@@ -126,9 +126,9 @@ def test_a_host_with_windows_gets_secrets_that_it_accepts(ctl: Shell) -> None:
     for _time in ("published", "rotated"):
         lines = ctl("volume recipe disk win --secrets --for windows --json").json["lines"]
         text = "\n".join(lines)
-        found = re.findall(r"-ChapSecret '([^']+)'", text)
-        assert {len(secret) for secret in found} == {16}
-        assert len(set(found)) == 2
+        secrets = re.findall(r"-ChapSecret '([^']+)'", text)
+        assert {len(secret) for secret in secrets} == {16}
+        assert len(set(secrets)) == 2
         assert "12 to 16" not in text
         ctl.ok("rotate-secrets disk win")
 
