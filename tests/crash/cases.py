@@ -221,6 +221,13 @@ async def receive(service: Service) -> Request[Any]:
     return RECEIVE.but(snapshot_uid=snapshot.uid, snapshot_guid=snapshot.guid)
 
 
+def save_reservations(machine: SimulatedMachine) -> None:
+    """Save persistent reservations of two clients, as the kernel does."""
+    with machine.store.read() as txn:
+        volume = need_volume(txn, "data")
+    machine.host.facts.effect(f"aptpl:{volume.uid}", [TAKE, OTHER])
+
+
 def give_stream(machine: SimulatedMachine) -> None:
     """Let the worker of a receive get the stream of that snapshot."""
 
@@ -490,6 +497,13 @@ SERVER = (
     Case("unpublish-one", (*SHARED, READ.but(host="other")), UNPUBLISH.but(host="take")),
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
     Case("unpublish-half", PUBLISHED, UNPUBLISH, lost=("mapped:", "enabled:")),
+    Case("unpublish-reserved", PUBLISHED, UNPUBLISH, damage=save_reservations),
+    Case(
+        "unpublish-one-reserved",
+        (*SHARED, READ.but(host="other")),
+        UNPUBLISH.but(host="take"),
+        damage=save_reservations,
+    ),
     Case(
         "publish-over-session",
         (*CONNECTED, SECOND),

@@ -60,7 +60,7 @@ def flag(*names: str, text: str) -> Argument:
 
 
 TRANSPORTS = ("iscsi", "nvme")
-RECIPES = ("iscsiadm", "nvme", "esxi", "libvirt")
+RECIPES = ("iscsiadm", "nvme", "esxi", "windows", "libvirt")
 ACCESS_MODES = (
     "single_node_writer",
     "single_node_reader_only",
@@ -290,7 +290,7 @@ COMMANDS = (
             VOLUME,
             Argument("host", metavar="HOST", offer="hosts", text="id of the host"),
             Argument("--for", metavar="TOOL", dest="tool", choices=RECIPES, offer=RECIPES,
-                     text="iscsiadm, nvme, esxi or libvirt (iscsiadm or nvme)"),
+                     text="iscsiadm, nvme, esxi, windows or libvirt (iscsiadm or nvme)"),
             flag("--secrets", text="with the secrets, which are shown once")),
     Command("volume unpublish", "volume:unpublish", "stop exporting a volume to a host",
             VOLUME,

@@ -253,6 +253,11 @@ def _client_names(limits: WorkerLimits, value: Any, action: Action) -> None:
         _client_name(limits, name, action)
 
 
+def _any_client(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if value:
+        _client_name(limits, value, action)
+
+
 def _initiators(limits: WorkerLimits, value: Any, action: Action) -> None:
     for initiator in value:
         _initiator(limits, initiator, action)
@@ -452,6 +457,7 @@ FIELDS: dict[str, Check] = {
     "LossWait.seconds": _number,
     "NotNewer.uid": _known_uid,
     "KeptForPeer.peer": _peer,
+    "NoReservations.client": _any_client,
     "PoolOwned.owner": _text,
     "PoolOwned.root": _root,
     "ReceivedSnapshot.base_guid": _guid,

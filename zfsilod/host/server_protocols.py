@@ -265,10 +265,19 @@ class LioAdapter(TargetAdapter, Protocol):
         """Tell whether an enabled iblock backstore exists; it must have this zvol and serial."""
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
-        """Make a backstore of a zvol. Raises Busy when the zvol is in use."""
+        """Make a backstore of a zvol, with the saved persistent reservations of the serial.
+
+        Raises Busy when the zvol is in use, FailedPrecondition (RESERVATIONS_DAMAGED).
+        """
 
     def remove_backstore(self, name: str) -> None:
         """Remove a backstore. Raises Busy while it is a LUN."""
+
+    def has_reservations(self, serial: str, initiator: str = "") -> bool:
+        """Tell whether persistent reservations of an initiator are saved; "": of any."""
+
+    def forget_reservations(self, serial: str, initiator: str = "") -> None:
+        """Remove the saved persistent reservations of an initiator whose ACL is gone; "": all."""
 
     def has_lun(self, target: str, backstore: str) -> bool:
         """Tell whether LUN 0 of a target exists; it must be this backstore."""

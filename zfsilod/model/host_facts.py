@@ -32,6 +32,7 @@ SECTIONS = {
     "NoUnknownAcls": "export",
     "Acl": "access",
     "MappedLun": "access",
+    "NoReservations": "access",
     "Node": "session",
     "Session": "session",
     "SessionPortal": "session",

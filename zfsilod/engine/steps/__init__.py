@@ -9,7 +9,8 @@ from __future__ import annotations
 from zfsilod.model import record
 
 MODULES = {
-    "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl",
+    "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl "
+    "NoReservations",
     "engine.steps.export": "Backstore Target Lun ControllerIds Namespace Portals AllPortals "
     "Reopened Enabled NoExport NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
