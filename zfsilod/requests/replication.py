@@ -58,11 +58,7 @@ class ReplicateVolume(Request[PeerState]):
         with context.read() as txn:
             volume = need_primary(txn, self.id)
         check_id(self.peer, "server name")
-        if self.rate and self.rate < MIN_RATE:
-            raise InvalidArgument(
-                f"invalid rate {self.rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
-                reason="BAD_RATE",
-            )
+        check_rate(self.rate)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
         return PeerState(replica=replica, encrypted=bool(await context.look(find_root)))
@@ -186,6 +182,15 @@ class EndReplication(Request[None]):
             ),
             actions=plans.down([*snapshot_steps(txn, *gone), *_released(volume, known, "")]),
             commit=(drop(known), *(change for one in gone for change in record_removal(one))),
+        )
+
+
+def check_rate(rate: int) -> None:
+    """Raise InvalidArgument when a stream of this rate would be too slow; 0 is no limit."""
+    if rate and rate < MIN_RATE:
+        raise InvalidArgument(
+            f"invalid rate {rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
+            reason="BAD_RATE",
         )
 
 
