@@ -31,6 +31,11 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
+from zfsilod.requests.replication_policies import (
+    CreateReplicationPolicy,
+    DeleteReplicationPolicy,
+    UpdateReplicationPolicy,
+)
 from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
@@ -88,6 +93,7 @@ BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
 SNAP = CreateSnapshot(id="monday", volume="data")
 TAKEN = SNAP.but(policy="nightly")
 NIGHTLY = CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d")
+HOURLY = CreateReplicationPolicy(id="hourly", peer="other", calendar="hourly")
 RELEASE = DeleteSnapshot(id="monday")
 MORE = CREATE.but(id="more")
 GROUP = CreateSnapshotGroup(id="both", volumes=("data", "more"))
@@ -421,6 +427,13 @@ SERVER = (
         "update-policy", (NIGHTLY,), UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="1x1h")
     ),
     Case("delete-policy", (NIGHTLY,), DeleteSnapshotPolicy(id="nightly")),
+    Case("create-replication-policy", (), HOURLY),
+    Case(
+        "update-replication-policy",
+        (HOURLY,),
+        UpdateReplicationPolicy(id="hourly", mask=("volumes",), volumes=("data",)),
+    ),
+    Case("delete-replication-policy", (HOURLY,), DeleteReplicationPolicy(id="hourly")),
     Case("snapshot-delete-cloned", (*CREATED, SNAP, COPY), DeleteSnapshot(id="monday")),
     Case("snapshot-delete-trashed", (*CREATED, SNAP, KEEP), DeleteSnapshot(id="monday")),
     Case("snapshot-group", (*CREATED, MORE), GROUP),

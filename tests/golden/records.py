@@ -9,6 +9,7 @@ from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
+from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
 from zfsilod.model.records import (
     Action,
     Change,
@@ -187,6 +188,25 @@ RECORDS: tuple[Stored, ...] = (
             received_at=TODAY + 1,
             raw=True,
         ),
+    ),
+    ReplicationPolicy(
+        id="hourly",
+        uid="d" * 32,
+        peer="other",
+        calendar="hourly",
+        selector=LABELS,
+        volumes=("data",),
+        bytes_per_second=1 << 20,
+        max_delay_seconds=60,
+        created_at=TODAY,
+        updated_at=TODAY,
+    ),
+    ReplicationOutcome(
+        id="hourly",
+        ran_at=TODAY,
+        succeeded_at=TODAY,
+        failures=("data: the peer is full",),
+        missed=True,
     ),
     Replication(
         id=f"{UID}/other",

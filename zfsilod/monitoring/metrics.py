@@ -314,15 +314,39 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
         ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),
     ):
         yield _gauge(name, text, {(): value})
-    for name, text, field in (
-        ("zfsilo_schedule_failures", "What failed in the last run of a snapshot policy.", "failed"),
+    yield from _of_policies(summary)
+
+
+def _of_policies(summary: Summary) -> Iterator[Metric]:
+    """Yield the outcomes of policies, and the ages of replicas."""
+    schedules, replications = summary.policies, summary.replication_runs
+    for name, text, outcomes, field in (
+        (
+            "zfsilo_schedule_failures",
+            "What failed in the last run of a snapshot policy.",
+            schedules,
+            "failed",
+        ),
         (
             "zfsilo_schedule_success_timestamp_seconds",
             "When a snapshot policy last took all of its snapshots.",
+            schedules,
+            "succeeded_at",
+        ),
+        (
+            "zfsilo_replication_failures",
+            "What failed in the last run of a replication policy.",
+            replications,
+            "failed",
+        ),
+        (
+            "zfsilo_replication_success_timestamp_seconds",
+            "When a replication policy last sent all of its volumes.",
+            replications,
             "succeeded_at",
         ),
     ):
-        values = {(policy,): getattr(one, field) for policy, one in summary.policies.items()}
+        values = {(policy,): getattr(one, field) for policy, one in outcomes.items()}
         yield _gauge(name, text, values, ["policy"])
     for name, text, times in (
         (

@@ -71,11 +71,7 @@ class ReplicateVolume(Request[PeerState]):
             volume = need_primary(txn, self.id)
             recorded = recorded_uids(txn, volume)
         check_id(self.peer, "server name")
-        if self.rate and self.rate < MIN_RATE:
-            raise InvalidArgument(
-                f"invalid rate {self.rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
-                reason="BAD_RATE",
-            )
+        check_rate(self.rate)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
         return PeerState(
@@ -249,6 +245,15 @@ async def list_kept(context: Context, volume: Volume) -> tuple[KeptSnapshot, ...
     """List the snapshots and bookmarks of a volume's zvol, and which peers hold them."""
     look = partial(context.machine.replicas.list_kept, volume.dataset, uid=volume.uid)
     return await context.look(look)
+
+
+def check_rate(rate: int) -> None:
+    """Raise InvalidArgument when a stream of this rate would be too slow; 0 is no limit."""
+    if rate and rate < MIN_RATE:
+        raise InvalidArgument(
+            f"invalid rate {rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
+            reason="BAD_RATE",
+        )
 
 
 def replication_of(txn: Transaction, volume: Volume, peer: str) -> Replication:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from zfsilod.model.policies import ReplicationOutcome
 from zfsilod.model.record import Record
 from zfsilod.model.records import (
     Attachment,
@@ -50,6 +51,16 @@ def _about_policy(outcome: PolicyOutcome) -> Attention:
         subject=f"snapshotPolicies/{outcome.id}",
         sentence=f"policy {outcome.id} {what}: {sentences[0]}{more}",
         command=f"zfsiloctl schedule show {outcome.id}",
+    )
+
+
+def _about_replication(outcome: ReplicationOutcome) -> Attention:
+    more = f" and {outcome.failed - 1} more" if outcome.failed > 1 else ""
+    return Attention(
+        subject=f"replicationPolicies/{outcome.id}",
+        sentence=f"replication policy {outcome.id} could not send a volume: "
+        f"{outcome.failures[0]}{more}",
+        command=f"zfsiloctl replication show {outcome.id}",
     )
 
 
@@ -120,6 +131,10 @@ class Summary:
         )
         self.policies = {outcome.id: outcome for outcome in txn.scan(PolicyOutcome)}
         self.attention += tuple(_about_policy(one) for one in self.policies.values() if one.failed)
+        self.replication_runs = {outcome.id: outcome for outcome in txn.scan(ReplicationOutcome)}
+        self.attention += tuple(
+            _about_replication(one) for one in self.replication_runs.values() if one.failed
+        )
 
     def _states(self) -> Iterator[str]:
         """Yield the state of every volume, as VolumeView.state."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, replication_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.host_facts import Filesystem
@@ -19,6 +19,7 @@ from zfsilod.wire import enums
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
     from zfsilod.model.records import (
         Attachment,
         Host,
@@ -214,6 +215,30 @@ def snapshot_policy(
     )
 
 
+def replication_policy(
+    record: ReplicationPolicy, outcome: ReplicationOutcome, selected: list[str]
+) -> replication_pb2.ReplicationPolicy:
+    """Return a policy, with the ids of the volumes that it selects."""
+    return replication_pb2.ReplicationPolicy(
+        name=f"replicationPolicies/{record.id}",
+        id=record.id,
+        peer=record.peer,
+        calendar=record.calendar,
+        selector=dict(record.selector),
+        volumes=[f"volumes/{volume}" for volume in record.volumes],
+        bytes_per_second=record.bytes_per_second,
+        max_delay_seconds=record.max_delay_seconds,
+        selected=[f"volumes/{volume}" for volume in selected],
+        running=outcome.missed,
+        run_time=_time(outcome.ran_at),
+        success_time=_time(outcome.succeeded_at),
+        failures=outcome.failures,
+        etag=str(record.revision),
+        create_time=_time(record.created_at),
+        update_time=_time(record.updated_at),
+    )
+
+
 def publication(record: Publication) -> volume_pb2.Publication:
     """Return a publication; its record contains no secrets."""
     return volume_pb2.Publication(
@@ -395,6 +420,11 @@ def group_id(name: str) -> str:
 def policy_id(name: str) -> str:
     """Return the id in a snapshot policy's name, else raise InvalidArgument."""
     return check_id(_id_in(name, "snapshotPolicies"), "policy id")
+
+
+def replication_policy_id(name: str) -> str:
+    """Return the id in a replication policy's name, else raise InvalidArgument."""
+    return check_id(_id_in(name, "replicationPolicies"), "policy id")
 
 
 def operation_id(name: str) -> str:

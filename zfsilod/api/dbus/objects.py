@@ -14,6 +14,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -31,8 +32,9 @@ from zfsilod.api.dbus.properties import (
     clean,
 )
 from zfsilod.model.errors import InvalidArgument, NotFound
+from zfsilod.model.policies import ReplicationPolicy
 from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
-from zfsilod.requests.snapshot_policies import outcome_of
+from zfsilod.requests import replication_policies, snapshot_policies
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -102,6 +104,9 @@ class Objects:
                 case "policy":
                     kept = txn.get(SnapshotPolicy, name)
                     return policy(txn, kept) if kept else None
+                case "replication":
+                    sends = txn.get(ReplicationPolicy, name)
+                    return replication_policy(txn, sends) if sends else None
                 case "host":
                     record = txn.get(Host, name)
                     return host(record) if record else None
@@ -124,6 +129,7 @@ class Objects:
                 map(volume, volume_views(txn)),
                 map(snapshot, txn.scan(Snapshot)),
                 (policy(txn, kept) for kept in txn.scan(SnapshotPolicy)),
+                (replication_policy(txn, kept) for kept in txn.scan(ReplicationPolicy)),
                 map(host, txn.scan(Host)),
                 map(operation, txn.live()),
             )
@@ -148,6 +154,7 @@ class Objects:
                 "volume": volume_views(txn),
                 "snapshot": txn.scan(Snapshot),
                 "policy": txn.scan(SnapshotPolicy),
+                "replication": txn.scan(ReplicationPolicy),
                 "host": txn.scan(Host),
                 "operation": txn.live(),
             }
@@ -172,8 +179,14 @@ def snapshot(record: Snapshot) -> BusObject:
 
 def policy(txn: Transaction, record: SnapshotPolicy) -> BusObject:
     """Return the object of a snapshot policy."""
-    shown = ShownPolicy(record, outcome_of(txn, record.id))
+    shown = ShownPolicy(record, snapshot_policies.outcome_of(txn, record.id))
     return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, shown)
+
+
+def replication_policy(txn: Transaction, record: ReplicationPolicy) -> BusObject:
+    """Return the object of a replication policy."""
+    shown = ShownPolicy(record, replication_policies.outcome_of(txn, record.id))
+    return BusObject(path_of("replication", record.id), REPLICATION_POLICY, shown)
 
 
 def host(record: Host) -> BusObject:
