@@ -37,6 +37,7 @@ from zfsilod.api.dbus.contract import (
 )
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed
+from zfsilod.service.replication import Transfer
 from zfsilod.storage.volume_view import volume_view
 from zfsilod.wire import convert
 
@@ -262,6 +263,15 @@ async def test_replication_policies(fixture: BusFixture) -> None:
     await client.done(path, REPLICATION_POLICY, "Delete", "a{sv}", {})
     gone = await client.try_call(path, REPLICATION_POLICY, "Run", "a{sv}", {})
     assert gone.error == f"{NAME}.Error.NotFound"
+
+
+async def test_the_stream_of_an_operation(fixture: BusFixture) -> None:
+    client = await fixture.client()
+    operation = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
+    assert await client.get(operation, "Transfer") == [0, 0, 0]
+    transfer = Transfer(sent_bytes=5, total_bytes=9, rate=2)
+    fixture.service.replicator.transfers[operation.rpartition("/")[2]] = transfer
+    assert await client.get(operation, "Transfer") == [5, 9, 2]
 
 
 # Signals

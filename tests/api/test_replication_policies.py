@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from zfsilo.v1 import replication_pb2 as pb
-from zfsilo.v1 import service_pb2
+from zfsilo.v1 import service_pb2, volume_pb2
 
 from tests.api.running import DATA, create, refused
 from tests.service_fixture import DEADLINE_S
@@ -17,7 +18,8 @@ from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
 from zfsilod.model.records import Volume
 from zfsilod.model.replica import Replication
 from zfsilod.requests.replication import ReplicateVolume
-from zfsilod.service.policy_runs import selected, volume_labels
+from zfsilod.storage.selection import selected, volume_labels
+from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tests.api.replica_pair import ReplicaPair
     from zfsilod.model.records import Operation
 
+HOUR_S = 3600
 NAME = "replicationPolicies/hourly"
 POLICY = pb.ReplicationPolicy(peer="other", calendar="hourly", selector={"app": "db"})
 CREATE = pb.CreateReplicationPolicyRequest(policy_id="hourly", policy=POLICY)
@@ -250,3 +253,54 @@ async def test_a_policy_that_is_deleted_during_a_run_leaves_no_outcome(
     assert sent(pair) == {"data": 1}
     with refused("NOT_FOUND"):
         await root.replications.RunReplicationPolicy(RUN)
+
+
+async def shown(pair: ReplicaPair) -> Any:
+    """Return what the server that sends tells of the volume and its peer."""
+    volume = await pair.give.root().volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))
+    return volume.replications[0]
+
+
+async def test_a_volume_is_late_when_the_second_run_was_due(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = pair.give.root()
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    before = int(pair.give.service.context.now())
+    await root.replications.RunReplicationPolicy(RUN)
+    known = await shown(pair)
+    assert 0 <= known.due_time.seconds - before - 2 * HOUR_S < DEADLINE_S
+    summary = pair.give.read(Summary)
+    assert summary.due == {("data", "other"): known.due_time.seconds}
+    assert summary.late(known.due_time.seconds) == []
+    (late,) = summary.late(known.due_time.seconds + 1)
+    assert late.subject == DATA
+    assert late.sentence.startswith("other has no snapshot of it that is new enough")
+    # By hand: the calendar is that of the policy, so it is due when it was.
+    await pair.replicate()
+    assert (await shown(pair)).due_time == known.due_time
+    clock = SimpleNamespace(now=lambda: known.due_time.seconds + 1)
+    monkeypatch.setattr(pair.give.service.context, "clock", clock)
+    status = await root.service.GetStatus(service_pb2.GetStatusRequest())
+    assert late.sentence in [one.sentence for one in status.attention]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"volumes": ["volumes/log"]}, {"calendar": "daily"}, {"peer": "third"}]
+)
+async def test_a_volume_that_a_policy_does_not_send_any_more_is_not_late(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    root = pair.give.root()
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    await root.replications.RunReplicationPolicy(RUN)
+    assert (await shown(pair)).HasField("due_time")
+    servers = pair.give.service.context.servers
+    access = servers.access("other")
+    monkeypatch.setattr(servers, "access", lambda _name: access)  # of the third peer
+    update = pb.UpdateReplicationPolicyRequest(
+        policy=pb.ReplicationPolicy(name=NAME, **fields), update_mask=FieldMask(paths=list(fields))
+    )
+    await root.replications.UpdateReplicationPolicy(update)
+    assert not (await shown(pair)).HasField("due_time")
+    assert pair.give.read(Summary).due == {}

@@ -218,6 +218,8 @@ RECORDS: tuple[Stored, ...] = (
         snapshot_guid="987654321",
         taken_at=TODAY,
         sent_at=TODAY + 1,
+        due_at=TODAY + 7200,
+        due_of="zfsilo: replication of policy hourly (hourly, up to 60 s later)",
         pending_uid="8" * 32,
         created_at=TODAY,
     ),

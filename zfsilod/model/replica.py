@@ -26,6 +26,8 @@ class Replication(Stored, tag="Replication"):
     taken_at: int = 0
     sent_at: int = 0
     pending_uid: str = ""  # of a snapshot that is kept for a transfer that was cut off
+    due_at: int = 0  # when the peer must have a newer snapshot; 0: not known
+    due_of: str = ""  # timer_text of the policy that says so
     created_at: int = 0
 
 

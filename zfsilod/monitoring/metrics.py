@@ -242,7 +242,8 @@ class Metrics:
         used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
-            more = len(self._service.context.identity_changes)
+            context = self._service.context
+            more = len(context.identity_changes) + len(self._summary.late(context.now()))
             yield from _of_summary(self._summary, more + self._service.health.unmet_wishes())
             if self._reading is not None:
                 yield from _of_reading(self._reading)
@@ -358,6 +359,11 @@ def _of_policies(summary: Summary) -> Iterator[Metric]:
             "zfsilo_replica_snapshot_timestamp_seconds",
             "When the newest snapshot was taken that this server has of a volume of a peer.",
             summary.replicas,
+        ),
+        (
+            "zfsilo_replication_due_timestamp_seconds",
+            "When a peer must have a newer snapshot of a volume, by its replication policy.",
+            summary.due,
         ),
     ):
         yield _gauge(name, text, times, ["volume", "peer"])

@@ -64,6 +64,8 @@ class ReplicateVolume(Request[PeerState]):
     id: str
     peer: str  # a server of servers.d
     rate: int = 0  # bytes a second; 0: no limit
+    due_at: int = 0  # of a policy: see Replication; 0: as it was
+    due_of: str = ""
 
     async def gather(self, context: Context, operation_id: str) -> PeerState:
         need_root(context.settings)
@@ -110,6 +112,8 @@ class ReplicateVolume(Request[PeerState]):
             taken_at=snapshot.created_at,
             sent_at=view.now,
             pending_uid="",
+            due_at=self.due_at or known.due_at,
+            due_of=self.due_of if self.due_at else known.due_of,
         )
         gone = _former(txn, volume, known, inputs.kept, number, snapshot.uid)
         send = Sent(

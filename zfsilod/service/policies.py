@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from zfsilod.model.records import PolicyOutcome, SnapshotPolicy
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
-from zfsilod.service.policy_runs import PolicyRun, PolicyRunner, selected, volume_labels
+from zfsilod.service.policy_runs import PolicyRun, PolicyRunner
+from zfsilod.storage.selection import selected, volume_labels
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
@@ -41,7 +42,10 @@ class SnapshotRunner(PolicyRunner[SnapshotPolicy, PolicyOutcome]):
 
         Raises NotFound without the policy. A snapshot that fails does not stop the others.
         """
-        return await self.submit_all(policy_id, caller, at_once=AT_ONCE, deadline_s=RUN_DEADLINE_S)
+        requests = await self.all_requests(policy_id)
+        return await self.submit_all(
+            policy_id, requests, caller, at_once=AT_ONCE, deadline_s=RUN_DEADLINE_S
+        )
 
     def about(self, request: Request[Any]) -> str:
         """Return the volume of a snapshot."""

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.policies import ReplicationPolicy, RunOutcome, TimedPolicy
-from zfsilod.model.records import Operation, Volume
+from zfsilod.model.policies import RunOutcome, TimedPolicy
+from zfsilod.model.records import Operation
 from zfsilod.requests.policies import need_policy
 from zfsilod.service.ownership import compare
+from zfsilod.storage.selection import selected, volume_labels
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
@@ -80,7 +81,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
 
     async def plan(self, policy_id: str, *, caller: Caller) -> PolicyRun:
         """Return the operations of a run without storing them. Raises NotFound."""
-        requests = await asyncio.to_thread(self._requests, policy_id)
+        requests = await self.all_requests(policy_id)
         planned = [await self.submitter.plan(request, caller=caller) for request in requests]
         return PolicyRun(tuple(planned))
 
@@ -102,12 +103,17 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         await self.run(policy_id, caller=DAEMON)
 
     async def submit_all(
-        self, policy_id: str, caller: Caller, *, at_once: int, deadline_s: float
+        self,
+        policy_id: str,
+        requests: list[Request[Any]],
+        caller: Caller,
+        *,
+        at_once: int,
+        deadline_s: float,
     ) -> PolicyRun:
         """Submit the requests of a policy, `at_once` at a time, and store the outcome."""
         turn = asyncio.Semaphore(at_once)
         until = time.monotonic() + deadline_s
-        requests = await asyncio.to_thread(self._requests, policy_id)
         ended = await asyncio.gather(
             *(self._submit(request, caller, turn, until) for request in requests)
         )
@@ -140,9 +146,14 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
             except ZfsiloError as error:
                 return f"{self.about(request)}: {error.message}"
 
-    def _requests(self, policy_id: str) -> list[Request[Any]]:
-        with self.context.read() as txn:
-            return self.requests(txn, need_policy(txn, self._policy, policy_id))
+    async def all_requests(self, policy_id: str) -> list[Request[Any]]:
+        """Return the requests of a run. Raises NotFound."""
+
+        def read() -> list[Request[Any]]:
+            with self.context.read() as txn:
+                return self.requests(txn, need_policy(txn, self._policy, policy_id))
+
+        return await asyncio.to_thread(read)
 
     def _is_blocked(self, txn: Transaction, policy_id: str) -> bool:
         """Tell whether a failed operation has a volume of a policy."""
@@ -160,29 +171,3 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         succeeded_at = before.succeeded_at if new.failures else new.ran_at
         run = {name: getattr(new, name) for name in ("ran_at", "failures", "missed")}
         txn.put(before.but(**run, succeeded_at=succeeded_at))
-
-
-def volume_labels(txn: Transaction) -> dict[str, set[tuple[str, str]]]:
-    """Return the labels of every volume by its id, replicas left out.
-
-    Reads all volumes: not in the event loop.
-    """
-    return {
-        volume["id"]: {(name, value) for name, value in volume.get("labels", ())}
-        for volume in txn.scan_plain(Volume)
-        if not volume.get("replica", {}).get("peer")  # its snapshots come with it
-    }
-
-
-def selected(policy: TimedPolicy, labels: dict[str, set[tuple[str, str]]]) -> list[str]:
-    """Return the ids of the volumes that a policy selects: replicas are never among them.
-
-    These are the volumes with all labels of its selector, and those that it names; one that names
-    some and has no selector selects no others.
-    """
-    named = set(policy.volumes) if isinstance(policy, ReplicationPolicy) else set()
-    wanted = set(policy.selector)
-    by_labels = bool(wanted) or not named
-    return [
-        volume for volume, own in labels.items() if volume in named or (by_labels and wanted <= own)
-    ]

@@ -18,7 +18,8 @@ from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
 from zfsilod.model.records import Volume
 from zfsilod.requests.replication import ReplicateVolume
 from zfsilod.requests.replication_policies import need_policy, outcome_of
-from zfsilod.service.policy_runs import PolicyRun, PolicyRunner, selected, volume_labels
+from zfsilod.service.policy_runs import PolicyRun, PolicyRunner
+from zfsilod.storage.selection import selected, volume_labels
 
 if TYPE_CHECKING:
     from zfsilod.model.identity import Caller
@@ -90,11 +91,28 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
 
     async def _run(self, policy: ReplicationPolicy, caller: Caller) -> PolicyRun:
         await self.context.write(partial(_mark_begun, policy.id))
+        due = await self._due(policy)
+        requests = [
+            request.but(due_at=due, due_of=policy.timer_text)
+            for request in await self.all_requests(policy.id)
+        ]
         at_once = 1 if policy.bytes_per_second else AT_ONCE
-        run = await self.submit_all(policy.id, caller, at_once=at_once, deadline_s=RUN_DEADLINE_S)
+        run = await self.submit_all(
+            policy.id, requests, caller, at_once=at_once, deadline_s=RUN_DEADLINE_S
+        )
         for sentence in run.failures:
             log.warning("replication policy %s: %s", policy.id, sentence)
         return run
+
+    async def _due(self, policy: ReplicationPolicy) -> int:
+        """Return when the next run must have ended: when the one after it is due. 0: not known."""
+        find = partial(self.context.machine.calendar_due, policy.calendar, self.context.now())
+        try:
+            due = await self.context.look(find)
+        except ZfsiloError as error:
+            log.warning("replication policy %s has no due time: %s", policy.id, error.message)
+            return 0
+        return due + policy.max_delay_seconds if due else 0
 
     def _ended(self, policy_id: str, task: asyncio.Task[PolicyRun]) -> None:
         """Forget a run. Its error is logged: maybe there is no caller that waits."""

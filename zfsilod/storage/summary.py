@@ -6,6 +6,7 @@ volumes to objects would take ten times as long.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from zfsilod.model.records import (
     Volume,
 )
 from zfsilod.model.replica import Replication
+from zfsilod.storage.selection import due_times
 from zfsilod.storage.volume_view import needs_repair, repair_command
 
 if TYPE_CHECKING:
@@ -105,6 +107,7 @@ class Summary:
             (one["volume"], one["peer"]): int(one["taken_at"])
             for one in txn.scan_plain(Replication)
         }
+        self.due = due_times(txn)  # by volume and peer
         self.attachments = {
             attachment["id"]: Used(attachment["disk"]["serial"], attachment["state"])
             for attachment in txn.scan_plain(Attachment)
@@ -135,6 +138,18 @@ class Summary:
         self.attention += tuple(
             _about_replication(one) for one in self.replication_runs.values() if one.failed
         )
+
+    def late(self, now: int) -> list[Attention]:
+        """Return the volumes of which a peer has an older snapshot than a policy allows."""
+        return [
+            about_volume(
+                volume,
+                f"{peer} has no snapshot of it that is new enough for its replication policy: one "
+                f"was due by {time.strftime('%Y-%m-%d %H:%M', time.gmtime(due))} UTC",
+            )
+            for (volume, peer), due in self.due.items()
+            if due < now
+        ]
 
     def _states(self) -> Iterator[str]:
         """Yield the state of every volume, as VolumeView.state."""

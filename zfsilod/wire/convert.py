@@ -147,6 +147,7 @@ def _replication(record: Replication) -> volume_pb2.Replication:
         snapshot=f"snapshots/{record.snapshot}" if record.snapshot else "",
         snapshot_time=_time(record.taken_at),
         pending=bool(record.pending_uid),
+        due_time=_time(record.due_at),
     )
 
 

@@ -40,6 +40,7 @@ from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zfsilod.service.replication import Transfer
     from zfsilod.service.service import Service
     from zfsilod.storage.transaction import Transaction
 
@@ -112,8 +113,12 @@ class Objects:
                     return host(record) if record else None
                 case "operation":
                     stored = txn.get(Operation, name)
-                    return operation(stored) if stored else None
+                    return self._operation(stored) if stored else None
         return None
+
+    def _operation(self, record: Operation) -> BusObject:
+        """Return the object of an operation, with its stream, if it has one now."""
+        return operation(record, self.service.replicator.transfers.get(record.id))
 
     def need(self, path: str) -> BusObject:
         """Return the object at a path. Raises UnknownObject."""
@@ -131,7 +136,7 @@ class Objects:
                 (policy(txn, kept) for kept in txn.scan(SnapshotPolicy)),
                 (replication_policy(txn, kept) for kept in txn.scan(ReplicationPolicy)),
                 map(host, txn.scan(Host)),
-                map(operation, txn.live()),
+                map(self._operation, txn.live()),
             )
             managed = list(islice(below, MAX_OBJECTS + 1))
         if len(managed) > MAX_OBJECTS:
@@ -194,7 +199,7 @@ def host(record: Host) -> BusObject:
     return BusObject(path_of("host", record.id), HOST, record)
 
 
-def operation(record: Operation) -> BusObject:
+def operation(record: Operation, transfer: Transfer | None = None) -> BusObject:
     """Return the object of an operation."""
-    path = path_of("operation", record.id)
-    return BusObject(path, OPERATION, ShownOperation(record, planned=False))
+    shown = ShownOperation(record, planned=False, transfer=transfer)
+    return BusObject(path_of("operation", record.id), OPERATION, shown)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zfsilod.model.ownership import Hold
     from zfsilod.model.policies import RunOutcome, TimedPolicy
     from zfsilod.model.records import Operation, Publication
+    from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
 
 
@@ -36,10 +37,11 @@ class ManagerInfo(NamedTuple):
 
 
 class ShownOperation(NamedTuple):
-    """An operation, stored or only planned."""
+    """An operation, stored or only planned, and how far its stream is."""
 
     operation: Operation
     planned: bool
+    transfer: Transfer | None = None  # None: there is no stream now
 
 
 class ShownPolicy(NamedTuple):
@@ -120,6 +122,11 @@ def _error(shown: ShownOperation) -> list[object]:
 def _step(shown: ShownOperation) -> str:
     action = None if shown.operation.ended else shown.operation.next_action
     return action.description if action else ""
+
+
+def _transfer(shown: ShownOperation) -> list[int]:
+    sent = shown.transfer
+    return [sent.sent_bytes, sent.total_bytes, sent.rate] if sent is not None else [0, 0, 0]
 
 
 # Of policies of all kinds.
@@ -223,6 +230,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda shown: shown.operation.progress,
         "Step": _step,
+        "Transfer": _transfer,
         "Actions": lambda shown: [
             (action.way, action.description, action.status) for action in shown.operation.actions
         ],

@@ -19,7 +19,7 @@ from zfsilod.requests.replication_policies import (
     need_policy,
     outcome_of,
 )
-from zfsilod.service.policy_runs import selected, volume_labels
+from zfsilod.storage.selection import selected, volume_labels
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
