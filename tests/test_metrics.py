@@ -16,8 +16,8 @@ from tests.examples import ATTACHMENT, TAKE
 from tests.scraping import scraped
 from tests.service_fixture import administrator
 from zfsilod.host.counters import Counters
-from zfsilod.model.policies import ReplicationOutcome
-from zfsilod.model.records import Attachment, Condition, PolicyOutcome, ReplicaOf, Volume
+from zfsilod.model.policies import PolicyOutcome, ReplicationOutcome
+from zfsilod.model.records import Attachment, Condition, ReplicaOf, Volume
 from zfsilod.model.replica import Replication
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish

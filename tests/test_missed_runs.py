@@ -13,7 +13,8 @@ from tests.test_ownership import StartedDaemon, daemon
 from tests.test_snapshot_policies import TIMER, FakeTimers
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import PolicyOutcome, Snapshot
+from zfsilod.model.policies import PolicyOutcome
+from zfsilod.model.records import Snapshot
 from zfsilod.requests.snapshot_policies import CreateSnapshotPolicy, DeleteSnapshotPolicy
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.policy_timers import TimerKeeper

@@ -17,14 +17,8 @@ from zfsilod.model.errors import (
     NotFound,
     Unavailable,
 )
-from zfsilod.model.records import (
-    Dependent,
-    Operation,
-    PolicyOutcome,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotPolicy,
-)
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import Dependent, Operation, Snapshot, SnapshotGroup
 from zfsilod.model.retention_grid import kept_times, parse_grid
 from zfsilod.requests.replication_policies import (
     CreateReplicationPolicy,

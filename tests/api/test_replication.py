@@ -207,15 +207,6 @@ async def test_a_stream_of_another_snapshot_is_refused(
     assert pair.zvol() is None
 
 
-async def test_without_a_common_snapshot_nothing_is_sent(pair: ReplicaPair) -> None:
-    pair.write(0, "a")
-    await pair.replicate()
-    known = pair.give.read(lambda txn: next(txn.scan(Replication)))
-    pair.give.write(lambda txn: txn.put(known.but(snapshot_guid="17")))
-    with refused("FAILED_PRECONDITION", "NO_COMMON_SNAPSHOT"):
-        await pair.replicate()
-
-
 async def test_the_end_of_a_replication_keeps_nothing(pair: ReplicaPair) -> None:
     pair.write(0, "a")
     await pair.replicate()

@@ -9,7 +9,12 @@ from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
-from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
+from zfsilod.model.policies import (
+    PolicyOutcome,
+    ReplicationOutcome,
+    ReplicationPolicy,
+    SnapshotPolicy,
+)
 from zfsilod.model.records import (
     Action,
     Change,
@@ -21,13 +26,11 @@ from zfsilod.model.records import (
     Mount,
     Operation,
     PendingRelease,
-    PolicyOutcome,
     Publication,
     ReplicaOf,
     Revocation,
     Snapshot,
     SnapshotGroup,
-    SnapshotPolicy,
     Token,
     Trashed,
     VolumeKey,

@@ -55,6 +55,27 @@ class RunOutcome(Stored):
         return len(self.all_failures)
 
 
+class SnapshotPolicy(TimedPolicy, tag="SnapshotPolicy"):
+    """When snapshots of which volumes are taken, and which of them are kept."""
+
+    NOUN: ClassVar[str] = "snapshot policy"
+    UNIT: ClassVar[str] = "zfsilo-snapshot"
+    DOES: ClassVar[str] = "snapshots"
+    grid: str  # rules of retention_grid.py
+    grouped: bool = False  # all volumes at one moment, in one snapshot group
+
+
+class PolicyOutcome(RunOutcome, tag="PolicyOutcome"):
+    """The outcome of the last run of a snapshot policy, and of its last deletions."""
+
+    prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
+
+    @property
+    def all_failures(self) -> tuple[str, ...]:
+        """The failures of the last run, and of the last deletions."""
+        return (*self.failures, *self.prune_failures)
+
+
 class ReplicationPolicy(TimedPolicy, tag="ReplicationPolicy"):
     """When which volumes are sent to a peer."""
 

@@ -14,7 +14,6 @@ from abc import ABCMeta, abstractmethod
 
 from zfsilod.model.host_facts import NO_LIMITS, Disk, Filesystem, IoLimits
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.policies import RunOutcome, TimedPolicy
 from zfsilod.model.record import Pairs, Record, Stored, pairs
 
 if TYPE_CHECKING:
@@ -139,27 +138,6 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
     policy: str = ""  # that took it, and may delete it; "": a caller did
     policy_uid: str = ""
     created_at: int = 0
-
-
-class SnapshotPolicy(TimedPolicy, tag="SnapshotPolicy"):
-    """When snapshots of which volumes are taken, and which of them are kept."""
-
-    NOUN: ClassVar[str] = "snapshot policy"
-    UNIT: ClassVar[str] = "zfsilo-snapshot"
-    DOES: ClassVar[str] = "snapshots"
-    grid: str  # rules of retention_grid.py
-    grouped: bool = False  # all volumes at one moment, in one snapshot group
-
-
-class PolicyOutcome(RunOutcome, tag="PolicyOutcome"):
-    """The outcome of the last run of a snapshot policy, and of its last deletions."""
-
-    prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
-
-    @property
-    def all_failures(self) -> tuple[str, ...]:
-        """The failures of the last run, and of the last deletions."""
-        return (*self.failures, *self.prune_failures)
 
 
 class Dependent(Stored, tag="Dependent"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zfsilod.model.records import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
 from zfsilod.model.retention_grid import parse_grid, show_grid
 from zfsilod.model.validation import check_labels
 from zfsilod.requests import policies

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.model.records import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
 from zfsilod.service.policy_runs import PolicyRun, PolicyRunner

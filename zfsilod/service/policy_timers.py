@@ -9,8 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.policies import ReplicationPolicy
-from zfsilod.model.records import SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
 
 if TYPE_CHECKING:
     from zfsilod.model.policies import TimedPolicy

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Busy, NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import Snapshot, SnapshotPolicy
+from zfsilod.model.policies import SnapshotPolicy
+from zfsilod.model.records import Snapshot
 from zfsilod.requests.lost_snapshots import pool_snapshots
 from zfsilod.requests.snapshot_policies import outcome_of
 from zfsilod.requests.snapshots import members_of, need_group, snapshot_steps

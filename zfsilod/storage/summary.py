@@ -10,17 +10,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.model.policies import ReplicationOutcome
+from zfsilod.model.policies import PolicyOutcome, ReplicationOutcome
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    Attachment,
-    Condition,
-    Host,
-    PendingRelease,
-    PolicyOutcome,
-    Publication,
-    Volume,
-)
+from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
 from zfsilod.model.replica import Replication
 from zfsilod.storage.selection import due_times
 from zfsilod.storage.volume_view import needs_repair, repair_command

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbus_next import Variant
 
 from zfsilod.model.errors import Unavailable
-from zfsilod.model.policies import ReplicationPolicy
-from zfsilod.model.records import SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
 from zfsilod.systemd.launcher import LIVE_STATES, STATE
 
 if TYPE_CHECKING:

@@ -19,15 +19,18 @@ from zfsilod.wire import enums
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
+    from zfsilod.model.policies import (
+        PolicyOutcome,
+        ReplicationOutcome,
+        ReplicationPolicy,
+        SnapshotPolicy,
+    )
     from zfsilod.model.records import (
         Attachment,
         Host,
         Operation,
-        PolicyOutcome,
         Snapshot,
         SnapshotGroup,
-        SnapshotPolicy,
         Volume,
         VolumeKey,
     )

@@ -19,8 +19,8 @@ from zfsilod.api.dbus.mutations import MUTATIONS, make_request
 from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.host_facts import SECTIONS
-from zfsilod.model.policies import ReplicationPolicy
-from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
+from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.model.ulid import first_ulid
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, OperationState

@@ -32,8 +32,8 @@ from zfsilod.api.dbus.properties import (
     clean,
 )
 from zfsilod.model.errors import InvalidArgument, NotFound
-from zfsilod.model.policies import ReplicationPolicy
-from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
+from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.requests import replication_policies, snapshot_policies
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 

@@ -11,7 +11,7 @@ from zfsilo.v1 import snapshot_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import SnapshotPolicy
+from zfsilod.model.policies import SnapshotPolicy
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
     DeleteSnapshotPolicy,

@@ -34,7 +34,7 @@ def info(args: Namespace) -> None:
             ("Host", bare(about.host, "hosts")),
             ("Roles", commas(ROLES.get(role, role) for role in about.roles)),
             ("Portals", commas((*about.portals, *about.nvme_portals))),
-            ("Controller ids", _controller_ids(about)),
+            ("NVMe ids", _controller_ids(about)),
             ("Features", commas(about.features)),
             ("Caller", about.caller),
             ("Held", "; ".join(f"{hold.sentence}: {hold.command}" for hold in about.holds)),

@@ -39,7 +39,6 @@ class FakeReplicas:
     """
 
     def __init__(self, snapshots: FakeSnapshots, open_stream: Callable[[str], int]) -> None:
-        self._snapshots = snapshots
         self._zfs = snapshots.zfs
         self._facts = snapshots.facts
         self._open_stream = open_stream
