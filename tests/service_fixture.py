@@ -300,7 +300,7 @@ class LocalServer:
         facts.effect(f"sent:{snapshot.volume_uid}", snapshot.guid)
 
     def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
-        raise NotImplementedError
+        raise FailedPrecondition("no stream leads to a peer of these tests")
 
     def refusal(self, server: str, body: str, status: int) -> ZfsiloError:
         raise NotImplementedError
