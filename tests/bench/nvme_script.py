@@ -44,7 +44,10 @@ publish() {{
     echo -n {zvol} > $subsystem/namespaces/1/device_path
     echo -n {UUID} > $subsystem/namespaces/1/device_uuid
     echo -n {UUID} > $subsystem/namespaces/1/device_nguid
-    echo 1 > $subsystem/namespaces/1/enable
+    echo 1 > $subsystem/namespaces/1/enable || {{
+        udevadm settle --timeout=20
+        echo 1 > $subsystem/namespaces/1/enable
+    }}
     ln -s $client $subsystem/allowed_hosts/{CLIENT}
     port_of
     if [ ! -e $port ]; then

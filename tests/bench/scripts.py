@@ -28,12 +28,15 @@ PROPERTIES = "-o volblocksize=16k -o sync=always -o volmode=dev -o snapdev=hidde
 
 
 def zfs(transport: str) -> str:
-    """Return the functions that make and destroy a zvol with the properties of a volume."""
+    """Return the functions that make and destroy a zvol with the properties of a volume.
+
+    ZFS makes the device once more when it sets the volmode, so that its link may go again.
+    """
     dataset = DATASETS[transport]
     return f"""
 create() {{
     zfs create -s -V 1G {PROPERTIES} {dataset}
-    udevadm wait --timeout=20 {ZVOLS[transport]}
+    udevadm wait --settle --timeout=20 {ZVOLS[transport]}
 }}
 delete() {{
     zfs destroy {dataset} || {{ udevadm settle --timeout=20; zfs destroy {dataset}; }}
@@ -50,7 +53,7 @@ publish() {{
     mkdir -p $store $group
     echo -n udev_path={ZVOL} > $store/control
     echo {SERIAL} > $store/wwn/vpd_unit_serial
-    echo 1 > $store/enable
+    echo 1 > $store/enable || {{ udevadm settle --timeout=20; echo 1 > $store/enable; }}
     echo 1 > $store/attrib/emulate_tpu
     echo 0 > $group/attrib/generate_node_acls
     echo 1 > $group/attrib/authentication
