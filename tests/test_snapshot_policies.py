@@ -47,7 +47,7 @@ from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
-    from zfsilod.model.policies import TimedPolicy
+    from zfsilod.model.records import TimedPolicy
 
 GIB, HOUR, DAY = 1 << 30, 3600, 86400
 DB = (("app", "db"),)

@@ -270,7 +270,8 @@ async def test_the_stream_of_an_operation(fixture: BusFixture) -> None:
     operation = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
     assert await client.get(operation, "Transfer") == [0, 0, 0]
     transfer = Transfer(sent_bytes=5, total_bytes=9, rate=2)
-    fixture.service.replicator.transfers[operation.rpartition("/")[2]] = transfer
+    _kind, operation_id = split(operation) or ("", "")
+    fixture.service.replicator.transfers[operation_id] = transfer
     assert await client.get(operation, "Transfer") == [5, 9, 2]
 
 

@@ -21,7 +21,7 @@ from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.request import Plan, View, drop, put
 
 if TYPE_CHECKING:
-    from zfsilod.model.policies import RunOutcome, TimedPolicy
+    from zfsilod.model.records import RunOutcome, TimedPolicy
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.policies import RunOutcome, TimedPolicy
-from zfsilod.model.records import Operation
+from zfsilod.model.records import Operation, RunOutcome, TimedPolicy
 from zfsilod.requests.policies import need_policy
 from zfsilod.service.ownership import compare
 from zfsilod.storage.selection import selected, volume_labels

@@ -13,8 +13,7 @@ from zfsilod.model.policies import ReplicationPolicy
 from zfsilod.model.records import SnapshotPolicy
 
 if TYPE_CHECKING:
-    from zfsilod.model.policies import TimedPolicy
-    from zfsilod.model.records import Operation
+    from zfsilod.model.records import Operation, TimedPolicy
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Timers
     from zfsilod.storage.transaction import Transaction

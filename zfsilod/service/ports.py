@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.model.policies import TimedPolicy
-    from zfsilod.model.records import Operation
+    from zfsilod.model.records import Operation, TimedPolicy
     from zfsilod.requests.request import Request
 
 SUBMIT_DEADLINE_S = 20.0

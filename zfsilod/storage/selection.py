@@ -9,7 +9,7 @@ from zfsilod.model.records import Volume
 from zfsilod.model.replica import Replication
 
 if TYPE_CHECKING:
-    from zfsilod.model.policies import TimedPolicy
+    from zfsilod.model.records import TimedPolicy
     from zfsilod.storage.transaction import Transaction
 
     Labels = dict[str, set[tuple[str, str]]]

@@ -17,7 +17,7 @@ from zfsilod.model.records import SnapshotPolicy
 from zfsilod.systemd.launcher import LIVE_STATES, STATE
 
 if TYPE_CHECKING:
-    from zfsilod.model.policies import TimedPolicy
+    from zfsilod.model.records import TimedPolicy
     from zfsilod.systemd.launcher import SystemdLauncher
 
 TIMERS = [f"{kind.UNIT}@*.timer" for kind in (SnapshotPolicy, ReplicationPolicy)]

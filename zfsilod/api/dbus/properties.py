@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.ownership import Hold
-    from zfsilod.model.policies import RunOutcome, TimedPolicy
-    from zfsilod.model.records import Operation, Publication
+    from zfsilod.model.records import Operation, Publication, RunOutcome, TimedPolicy
     from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
 

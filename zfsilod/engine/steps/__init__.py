@@ -26,6 +26,7 @@ MODULES = {
     "engine.steps.zfs": "Zvol ZvolSize ZvolProperty Epoch NotNewer InTrash Thick",
     "engine.steps.zvol_name": "ZvolRenamed",
     "model.ownership": "PoolClaim StoreIdentity",
+    "model.policies": "ReplicationPolicy ReplicationOutcome",
     "model.replica": "Replication",
 }
 MODULE_OF = {tag: module for module, tags in MODULES.items() for tag in tags.split()}
