@@ -58,6 +58,11 @@ class ReplicaPair:
     def zvol(self) -> Any:
         return self.other.fixture.host.facts.get(f"zvol:{DATASET}")
 
+    async def receive_ended(self) -> None:
+        """Wait for the operation that receives: a cut is known to the sender first."""
+        servers = self.give.service.context.servers
+        await servers.replica("other", "data", self.volume().uid, wait=True)
+
     def is_same(self) -> bool:
         facts = self.give.fixture.host.facts
         return self.received() == (facts.get(f"blocks:{self.volume().uid}") or {})

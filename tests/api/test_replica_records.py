@@ -98,6 +98,7 @@ async def test_the_record_of_an_unfinished_replica_was_lost(
         CutAfter(only_now, 500)
         with refused("UNAVAILABLE", "STREAM_CUT"):
             await pair.replicate()
+    await pair.receive_ended()
     assert "receiving" in pair.zvol()
     lose_record(pair)
     with refused("FAILED_PRECONDITION", "NO_RECORD"):

@@ -89,6 +89,7 @@ async def test_a_failed_operation_leaves_what_the_next_one_continues(
         CutAfter(only_now, 500)
         with refused("UNAVAILABLE", "STREAM_CUT"):
             await pair.replicate()
+    await pair.receive_ended()
     taken = pair.give.read(lambda txn: [one.id for one in txn.scan(Snapshot)])
     assert taken == ["replica-data-other-1"]
     assert pair.replica().state == "ABSENT"
