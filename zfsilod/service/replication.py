@@ -100,9 +100,30 @@ class Replicator:
         self._launcher = launcher
         self._streams = streams
         self.transfers: dict[str, Transfer] = {}  # by operation
+        self._sends: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """End the streams, and begin no other: the next daemon goes on with their operations.
+
+        systemd ends their units with zfsilod, so another attempt would wait for the next one.
+        """
+        self._is_closed = True
+        for task in self._sends:
+            task.cancel()
+        if self._sends:
+            await asyncio.wait(self._sends)
 
     async def send(self, step: Sent, operation: Operation) -> None:
         """Send a snapshot, in some attempts. Raises ZfsiloError, and Busy when it was cancelled."""
+        task = asyncio.current_task()
+        if self._is_closed or task is None:
+            raise cancelled()
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+        await self._send(step, operation)
+
+    async def _send(self, step: Sent, operation: Operation) -> None:
         attempts = _Attempts()
         try:
             while True:

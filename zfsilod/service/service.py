@@ -529,9 +529,14 @@ class Service:
         available, total = await self.context.look(partial(zfs.capacity, root))
         return PoolSpace(available_bytes=available, total_bytes=total)
 
+    async def stop_streams(self) -> None:
+        """End the streams to peers, and the runs of policies that wait for them."""
+        await self.replication_policies.close()
+        await self.replicator.close()
+
     async def close(self) -> None:
         """Wait for launches and remote steps under way, not for operations."""
-        await self.replication_policies.close()
+        await self.stop_streams()
         await self.executor.close()
         await self.health.close()
         self.context.close()
