@@ -172,7 +172,8 @@ class TestReplication:
         give.sh(f"{newer}; do sleep 0.5; done", timeout_s=STEP_S)
         ctl(take, "replication", "update", "often", "--calendar", "daily")
         service = "zfsilo-replicate@often.service"
-        take.sh(f"while systemctl -q is-active {service}; do sleep 0.5; done", timeout_s=STEP_S)
+        running = f'[ "$(systemctl show --value --property=ActiveState {service})" = activating ]'
+        take.sh(f"while {running}; do sleep 0.5; done", timeout_s=STEP_S)
         take.run("systemctl", "start", service, timeout_s=STEP_S)
         volume.check()
         print(ctl(take, "replication", "show", "often").stdout)

@@ -46,7 +46,7 @@ class TestReservations:
 
     def test_a_reservation_survives_the_server(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
-        ctl(give, "volume", "create", NAME, "1G", "--host", "take", "--mode", "block")
+        ctl(give, "volume", "create", NAME, "1G", "--host", "take", "--block")
         ctl(give, "volume", "publish", NAME, "take")
         ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
         take.put("/root/reserve.py", PERSISTENT_RESERVE.encode(), 0o600)
@@ -82,11 +82,11 @@ class TestReservations:
     def test_only_the_client_that_leaves_is_forgotten(self, pair: Pair) -> None:
         """The file is changed while the kernel has the disk of the other client."""
         give, take = pair.give, pair.take
-        shared = ("--mode", "block", "--access-mode", "multi_node_multi_writer")
+        shared = ("--access-mode", "multi_node_multi_writer")
         ctl(give, "host", "add", "other", "--iqn", "iqn.2024-01.lab.other:host")
-        ctl(give, "volume", "create", NAME, "1G", *shared)
+        ctl(give, "volume", "create", NAME, "1G", "--block", *shared)
         for host in ("take", "other"):
-            ctl(give, "volume", "publish", NAME, host, *shared[2:])
+            ctl(give, "volume", "publish", NAME, host, *shared)
         ctl(take, "volume", "connect", NAME, "--server", "give", "--no-publish")
         take.put("/root/reserve.py", PERSISTENT_RESERVE.encode(), 0o600)
         reserve(take, "register")
