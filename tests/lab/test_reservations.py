@@ -23,11 +23,16 @@ PERSISTENT_RESERVE = f"""
 import fcntl, glob, os, struct, sys
 REGISTER, RESERVE = ((1 << 30) | (size << 16) | (ord("p") << 8) | number
                      for size, number in ((24, 200), (16, 201)))
-(path,) = glob.glob("/dev/disk/by-path/*-iscsi-iqn.*-lun-0")
+(path,) = glob.glob("/dev/sd?")  # the only one of take
 descriptor = os.open(path, os.O_RDWR)
+
+def call(number, form, *words):  # a conflict is a positive number, no error: PR_STS_ of linux/pr.h
+    if answer := fcntl.ioctl(descriptor, number, bytearray(struct.pack(form, *words))):
+        sys.exit(f"the disk answers {{answer:#x}}")
+
 if "register" in sys.argv:
-    fcntl.ioctl(descriptor, REGISTER, struct.pack("=QQII", 0, {KEY}, 0, 0))
-fcntl.ioctl(descriptor, RESERVE, struct.pack("=QII", {KEY}, 1, 0))
+    call(REGISTER, "=QQII", 0, {KEY}, 0, 0)
+call(RESERVE, "=QII", {KEY}, 1, 0)
 """
 HELD = "cd /sys/kernel/config/target/core/iblock_0/*/pr; cat res_holder res_pr_type; "
 HELD += "cat res_pr_registered_i_pts; cat res_aptpl_active"
