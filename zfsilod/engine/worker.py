@@ -504,16 +504,10 @@ def _read_blocks(state: str, ticket: str, *words: str) -> list[str]:
     """Send the blocks of a snapshot to the daemon; return the errors."""
     from zfsilod.engine.block_reader import BlockQuery, send_blocks  # operations do not need it
 
-    store = Store(state)
-    try:
-        limits = read_limits() if store.host == "real" else None
-        host, folder = _open_host(store, state), _lock_folder(store, state)
-        send_blocks(host, limits, folder, ticket, BlockQuery.parsed(list(words)))
-    except OSError as error:
-        return [f"the daemon does not take the blocks: {error}"]
-    finally:
-        store.close()
-    return []
+    query = BlockQuery.parsed(list(words))
+    return _send_to_daemon(
+        state, "blocks", lambda host, limits, at: send_blocks(host, limits, at, ticket, query)
+    )
 
 
 def _send(state: str, ticket: str, *words: str) -> list[str]:
@@ -521,13 +515,22 @@ def _send(state: str, ticket: str, *words: str) -> list[str]:
     from zfsilod.engine.stream_sender import send_stream  # operations do not need it
     from zfsilod.model.replica import SendJob
 
+    job = SendJob.parsed(list(words))
+    return _send_to_daemon(
+        state, "stream", lambda host, limits, at: send_stream(host, limits, at, ticket, job)
+    )
+
+
+def _send_to_daemon(
+    state: str, what: str, send: Callable[[HostAdapters, WorkerLimits | None, str], None]
+) -> list[str]:
+    """Send something to the daemon, with the folder of its sockets; return the errors."""
     store = Store(state)
     try:
         limits = read_limits() if store.host == "real" else None
-        host, folder = _open_host(store, state), _lock_folder(store, state)
-        send_stream(host, limits, folder, ticket, SendJob.parsed(list(words)))
+        send(_open_host(store, state), limits, _lock_folder(store, state))
     except OSError as error:
-        return [f"the daemon does not take the stream: {error}"]
+        return [f"the daemon does not take the {what}: {error}"]
     finally:
         store.close()
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -57,6 +58,17 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     """Create a listening TCP socket on an address; port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+async def receive_exactly(link: socket.socket, count: int) -> bytes:
+    """Return so many bytes of a socket that does not block. Raises EOFError, and OSError."""
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < count:
+        more = await loop.sock_recv(link, count - len(data))
+        if not more:
+            raise EOFError(f"the connection has ended after {len(data)} of {count} bytes")
+        data += more
+    return data
 
 
 def peer_of(client: socket.socket, kind: PeerKind) -> Peer:

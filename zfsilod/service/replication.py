@@ -14,16 +14,16 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.engine.block_reader import DONE, FAILED, HEAD
+from zfsilod.engine.frames import DONE, FAILED, HEAD, error_in
 from zfsilod.engine.stream_sender import SIZE
 from zfsilod.gateway import packets
+from zfsilod.gateway.sockets import receive_exactly
 from zfsilod.model.errors import (
     FailedPrecondition,
     ResourceExhausted,
     Unavailable,
     ZfsiloError,
     cancelled,
-    revive,
 )
 from zfsilod.model.record import Record
 from zfsilod.model.records import Operation, Snapshot
@@ -31,7 +31,6 @@ from zfsilod.model.replica import SendJob
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.clones import volume_of
 from zfsilod.requests.volumes import need_primary
-from zfsilod.storage import record_json
 
 if TYPE_CHECKING:
     from zfsilod.engine.steps.replica import Sent
@@ -269,7 +268,6 @@ class Replicator:
                     raise _cut("the connection to the peer: its process tells nonsense")
 
     async def _follow_sender(self, operation_id: str, taken: asyncio.Future[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(START_S):
                 link = await taken
@@ -277,14 +275,15 @@ class Replicator:
             raise _cut("the process that runs zfs send did not start") from None
         with link:
             while True:
-                kind, size = HEAD.unpack(await _exactly(loop, link, HEAD.size))
-                content = await _exactly(loop, link, min(size, FRAME_BYTES))
+                try:
+                    kind, size = HEAD.unpack(await receive_exactly(link, HEAD.size))
+                    content = await receive_exactly(link, min(size, FRAME_BYTES))
+                except EOFError:
+                    raise _cut("the process that runs zfs send was stopped") from None
                 if kind == DONE:
                     return
                 if kind == FAILED:
-                    stored = record_json.loads(content)
-                    facts = dict(stored["facts"])
-                    raise revive(stored["name"], stored["message"], stored["reason"], facts)
+                    raise error_in(content)
                 if kind == SIZE:
                     known = self.transfers.get(operation_id, Transfer())
                     self.transfers[operation_id] = known.but(total_bytes=int(content))
@@ -309,16 +308,6 @@ def _giving(stream: socket.socket) -> Any:
         return stream.detach()  # the stream ends with the process that has it
 
     return give
-
-
-async def _exactly(loop: asyncio.AbstractEventLoop, link: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = await loop.sock_recv(link, count - len(data))
-        if not more:
-            raise _cut("the process that runs zfs send was stopped")
-        data += more
-    return data
 
 
 def _cut(why: str) -> Unavailable:
