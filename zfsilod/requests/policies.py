@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 P = TypeVar("P", bound="TimedPolicy")
+R = TypeVar("R", bound="RunOutcome")
 MAX_ID = 40  # the ids of the snapshots of a policy have the time and the volume too
 MAX_POLICIES = 100  # of each kind
 MAX_DELAY_S = 86400
@@ -114,6 +115,11 @@ def need_policy(txn: Transaction, kind: type[P], policy_id: str, etag: str = "")
         raise NotFound(f"there is no {kind.NOUN} {policy_id}", policy=policy_id)
     check_etag(etag, policy.revision)
     return policy
+
+
+def outcome_of(txn: Transaction, kind: type[R], policy_id: str) -> R:
+    """Return the outcome of the last run of a policy, an empty one before the first."""
+    return txn.get(kind, policy_id) or kind(id=policy_id)
 
 
 def claim_of(policy: TimedPolicy) -> str:

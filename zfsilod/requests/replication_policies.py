@@ -17,7 +17,6 @@ from zfsilod.requests.request import Plan, Request, View
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.requests.context import Context
-    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("peer", "calendar", "selector", "volumes", "bytes_per_second", "max_delay_seconds")
 MAX_VOLUMES = 1000  # that a policy names
@@ -71,7 +70,7 @@ class UpdateReplicationPolicy(Request[None]):
             check_peer(context, self.peer)
 
     def plan(self, view: View, inputs: None) -> Plan:
-        policy = need_policy(view.txn, self.id, self.etag)
+        policy = policies.need_policy(view.txn, ReplicationPolicy, self.id, self.etag)
         policies.check_mask(self.mask, FIELDS)
         changed = checked(policy.but(**{name: getattr(self, name) for name in self.mask}))
         return policies.change(view, changed, f"update replication policy {self.id}")
@@ -88,7 +87,7 @@ class DeleteReplicationPolicy(Request[None]):
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
-        policy = need_policy(view.txn, self.id, self.etag)
+        policy = policies.need_policy(view.txn, ReplicationPolicy, self.id, self.etag)
         title = f"delete replication policy {self.id}, and keep its replicas"
         return policies.deletion(policy, ReplicationOutcome(id=self.id), title)
 
@@ -106,13 +105,3 @@ def checked(policy: ReplicationPolicy) -> ReplicationPolicy:
         raise InvalidArgument(f"the policy names more than {MAX_VOLUMES} volumes; use labels")
     volumes = {check_id(volume, "volume id") for volume in policy.volumes}
     return policy.but(selector=check_labels(policy.selector), volumes=tuple(sorted(volumes)))
-
-
-def need_policy(txn: Transaction, policy_id: str, etag: str = "") -> ReplicationPolicy:
-    """Return a replication policy. Raises NotFound, and Busy when it has changed since the etag."""
-    return policies.need_policy(txn, ReplicationPolicy, policy_id, etag)
-
-
-def outcome_of(txn: Transaction, policy_id: str) -> ReplicationOutcome:
-    """Return the outcome of the last run of a policy, an empty one before the first."""
-    return txn.get(ReplicationOutcome, policy_id) or ReplicationOutcome(id=policy_id)

@@ -16,7 +16,6 @@ from zfsilod.requests.request import Plan, Request, View
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
     from zfsilod.requests.context import Context
-    from zfsilod.storage.transaction import Transaction
 
 FIELDS = ("calendar", "grid", "selector", "grouped", "max_delay_seconds")
 
@@ -64,7 +63,7 @@ class UpdateSnapshotPolicy(Request[None]):
             await policies.check_calendar(context, self.calendar)
 
     def plan(self, view: View, inputs: None) -> Plan:
-        policy = need_policy(view.txn, self.id, self.etag)
+        policy = policies.need_policy(view.txn, SnapshotPolicy, self.id, self.etag)
         policies.check_mask(self.mask, FIELDS)
         changes = {name: getattr(self, name) for name in self.mask}
         return policies.change(view, checked(policy.but(**changes)), f"update policy {self.id}")
@@ -81,7 +80,7 @@ class DeleteSnapshotPolicy(Request[None]):
     etag: str = ""
 
     def plan(self, view: View, inputs: None) -> Plan:
-        policy = need_policy(view.txn, self.id, self.etag)
+        policy = policies.need_policy(view.txn, SnapshotPolicy, self.id, self.etag)
         title = f"delete policy {self.id}, and keep its snapshots"
         return policies.deletion(policy, PolicyOutcome(id=self.id), title)
 
@@ -92,13 +91,3 @@ def checked(policy: SnapshotPolicy) -> SnapshotPolicy:
     return policy.but(
         grid=show_grid(parse_grid(policy.grid)), selector=check_labels(policy.selector)
     )
-
-
-def need_policy(txn: Transaction, policy_id: str, etag: str = "") -> SnapshotPolicy:
-    """Return a snapshot policy. Raises NotFound, and Busy when it has changed since the etag."""
-    return policies.need_policy(txn, SnapshotPolicy, policy_id, etag)
-
-
-def outcome_of(txn: Transaction, policy_id: str) -> PolicyOutcome:
-    """Return the outcome of the last run of a policy, an empty one before the first."""
-    return txn.get(PolicyOutcome, policy_id) or PolicyOutcome(id=policy_id)

@@ -18,7 +18,7 @@ from zfsilod.model.errors import NotFound, Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.policies import RunOutcome, TimedPolicy
 from zfsilod.model.records import Operation
-from zfsilod.requests.policies import need_policy
+from zfsilod.requests.policies import need_policy, outcome_of
 from zfsilod.service.ownership import compare
 from zfsilod.storage.selection import selected, volume_labels
 
@@ -167,7 +167,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
     def _store(self, new: R, txn: Transaction) -> None:
         if txn.get(self._policy, new.id) is None:
             return  # deleted during the run
-        before = txn.get(self._outcome, new.id) or self._outcome(id=new.id)
+        before = outcome_of(txn, self._outcome, new.id)
         succeeded_at = before.succeeded_at if new.failures else new.ran_at
         run = {name: getattr(new, name) for name in ("ran_at", "failures", "missed")}
         txn.put(before.but(**run, succeeded_at=succeeded_at))

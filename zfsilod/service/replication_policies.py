@@ -16,8 +16,8 @@ from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
 from zfsilod.model.records import Volume
+from zfsilod.requests.policies import need_policy, outcome_of
 from zfsilod.requests.replication import ReplicateVolume
-from zfsilod.requests.replication_policies import need_policy, outcome_of
 from zfsilod.service.policy_runs import PolicyRun, PolicyRunner
 from zfsilod.storage.selection import selected, volume_labels
 
@@ -50,7 +50,7 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
         goes on when its caller does not wait.
         """
         with self.context.read() as txn:
-            policy = need_policy(txn, policy_id)
+            policy = need_policy(txn, ReplicationPolicy, policy_id)
         return await asyncio.shield(self._start(policy, caller))
 
     async def repeat(self, policy_id: str) -> None:
@@ -58,7 +58,7 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
         if policy_id in self._runs:
             return
         with self.context.read() as txn:
-            policy = need_policy(txn, policy_id)
+            policy = need_policy(txn, ReplicationPolicy, policy_id)
         log.info("the run of replication policy %s begins again", policy_id)
         self._start(policy, DAEMON)
 
@@ -129,4 +129,4 @@ def missing(txn: Transaction, policy: ReplicationPolicy) -> list[str]:
 
 def _mark_begun(policy_id: str, txn: Transaction) -> None:
     if txn.get(ReplicationPolicy, policy_id) is not None:
-        txn.put(outcome_of(txn, policy_id).but(missed=True))
+        txn.put(outcome_of(txn, ReplicationOutcome, policy_id).but(missed=True))

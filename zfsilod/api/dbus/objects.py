@@ -32,9 +32,14 @@ from zfsilod.api.dbus.properties import (
     clean,
 )
 from zfsilod.model.errors import InvalidArgument, NotFound
-from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
+from zfsilod.model.policies import (
+    PolicyOutcome,
+    ReplicationOutcome,
+    ReplicationPolicy,
+    SnapshotPolicy,
+)
 from zfsilod.model.records import Host, Operation, Snapshot
-from zfsilod.requests import replication_policies, snapshot_policies
+from zfsilod.requests.policies import outcome_of
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
@@ -184,13 +189,13 @@ def snapshot(record: Snapshot) -> BusObject:
 
 def policy(txn: Transaction, record: SnapshotPolicy) -> BusObject:
     """Return the object of a snapshot policy."""
-    shown = ShownPolicy(record, snapshot_policies.outcome_of(txn, record.id))
+    shown = ShownPolicy(record, outcome_of(txn, PolicyOutcome, record.id))
     return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, shown)
 
 
 def replication_policy(txn: Transaction, record: ReplicationPolicy) -> BusObject:
     """Return the object of a replication policy."""
-    shown = ShownPolicy(record, replication_policies.outcome_of(txn, record.id))
+    shown = ShownPolicy(record, outcome_of(txn, ReplicationOutcome, record.id))
     return BusObject(path_of("replication", record.id), REPLICATION_POLICY, shown)
 
 

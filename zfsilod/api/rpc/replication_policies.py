@@ -11,13 +11,12 @@ from zfsilo.v1 import replication_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import DeadlineExceeded, NotFound
-from zfsilod.model.policies import ReplicationPolicy
+from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
+from zfsilod.requests.policies import need_policy, outcome_of
 from zfsilod.requests.replication_policies import (
     CreateReplicationPolicy,
     DeleteReplicationPolicy,
     UpdateReplicationPolicy,
-    need_policy,
-    outcome_of,
 )
 from zfsilod.storage.selection import selected, volume_labels
 from zfsilod.wire import convert
@@ -133,12 +132,12 @@ def _values(policy: replication_pb2.ReplicationPolicy) -> dict[str, Any]:
 
 
 def _find(txn: Transaction, policy_id: str) -> replication_pb2.ReplicationPolicy:
-    policy = need_policy(txn, policy_id)
+    policy = need_policy(txn, ReplicationPolicy, policy_id)
     return _message(txn, volume_labels(txn), policy)
 
 
 def _message(
     txn: Transaction, labels: dict[str, set[tuple[str, str]]], record: ReplicationPolicy
 ) -> replication_pb2.ReplicationPolicy:
-    outcome = outcome_of(txn, record.id)
+    outcome = outcome_of(txn, ReplicationOutcome, record.id)
     return convert.replication_policy(record, outcome, selected(record, labels)[:MAX_VOLUMES])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from zfsilod.ctl import messages as pb
-from zfsilod.ctl.change import change, outcome, plan_of, send
+from zfsilod.ctl.change import change, send, set_fields, show_run
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json, show_all
-from zfsilod.ctl.output.table import clean, say, show_block, show_table
+from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
 from zfsilod.ctl.parse import assignments, bare, changed_labels, is_removal, resource
 from zfsilod.ctl.times import age, when
@@ -119,10 +119,7 @@ def update(args: Namespace) -> None:
     with dial(args) as server:
         policy = pb.ReplicationPolicy(name=resource(args.name, POLICIES))
         request = pb.UpdateReplicationPolicyRequest(policy=policy, etag=args.etag)
-        for field, value in values.items():
-            if value is not None:
-                setattr(request.policy, field, value)
-                request.update_mask.append(field)
+        set_fields(request, request.policy, values)
         if args.label or args.volume:  # replaced as a whole; the etag detects a change since
             current = _get(server, args.name)
             request.etag = args.etag or current.etag
@@ -156,14 +153,7 @@ def run(args: Namespace) -> None:
     with dial(args) as server:
         server.change_s = args.timeout or deadlines.LONGEST_S
         answer = send(server, "RunReplicationPolicy", request, follow=False)
-    if args.json:
-        print(as_json(answer))
-        return
-    show_line = plan_of if args.dry_run else outcome
-    for operation in answer.operations:
-        say(args, show_line(operation))
-    if not answer.operations:
-        say(args, f"{clean(bare(args.name, POLICIES))} selects no volume")
+    show_run(args, answer, bare(args.name, POLICIES))
 
 
 def _selects(policy: Any) -> str:
