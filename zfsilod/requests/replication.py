@@ -252,7 +252,7 @@ async def list_kept(context: Context, volume: Volume) -> tuple[KeptSnapshot, ...
 
 
 def check_rate(rate: int) -> None:
-    """Raise InvalidArgument when a stream of this rate would be too slow; 0 is no limit."""
+    """Raise InvalidArgument when a stream of this rate would be too slow; 0: no limit."""
     if rate and rate < MIN_RATE:
         raise InvalidArgument(
             f"invalid rate {rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
