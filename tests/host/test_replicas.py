@@ -269,6 +269,29 @@ def test_an_unfinished_receive_is_continued_or_ended(features: int) -> None:
     assert pool.changes == [*dropped, f"receive -s -u {NAME}@zfsilo-{SET}"]
 
 
+def test_a_replica_without_a_snapshot_is_made_again_by_the_first_receive() -> None:
+    """A deletion ended between the last snapshot and the zvol; zfs never receives into that."""
+    pool = Pool()
+    pool.replica()
+    pool.arrives = f"{NAME}@zfsilo-{SET}"
+    with pytest.raises(Unavailable):  # this zfs(8) makes no zvol
+        receive(replicas(pool, header(GUID)))
+    destroyed, received = pool.changes
+    assert destroyed == f"destroy {NAME}"
+    assert received.startswith("receive -s -u -o readonly=on ")
+
+
+def test_a_replica_with_another_snapshot_is_not_destroyed_by_a_first_receive() -> None:
+    pool = Pool()
+    pool.replica()
+    pool.add(f"{NAME}@zfsilo-{FORMER}", BASE)
+    pool.answer = Completed((), 1, "", "destination exists\nmust specify -F to overwrite it\n")
+    with pytest.raises(FailedPrecondition) as raised:
+        receive(replicas(pool, header(GUID)))
+    assert raised.value.reason == "REPLICA_CHANGED"
+    assert pool.changes == [f"receive -s -u {NAME}@zfsilo-{SET}"]
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "reason"),
     [

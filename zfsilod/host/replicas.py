@@ -55,6 +55,7 @@ LAST_S = 20 * 24 * 3600.0  # the longest time of one stream; poll(2) has 31 bits
 # Words for EAGAIN, also of a socket whose time is over: zfs_standard_error() of libzfs.
 SILENT = ("temporarily unavailable", "pool I/O is currently suspended")
 ENDED = ("Broken pipe", "signal received", "Connection reset")
+CHANGED = ("has been modified", "does not match incremental source", "must specify -F")
 CUT = (
     "incomplete stream",
     "failed to read from stream",
@@ -200,14 +201,16 @@ class RealReplicas:
     ) -> None:
         if self.has_received(dataset, uid=uid, snapshot_uid=snapshot_uid, guid=guid):
             return
-        token = self.find(dataset, uid=uid).token
+        facts = self.find(dataset, uid=uid)
         stream = self._open_stream(operation)
         try:
             _set_timeout(stream, socket.SO_RCVTIMEO)
             header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
-            if token and not header.resuming:  # its snapshot may be gone
+            if facts.token and not header.resuming:  # its snapshot may be gone
                 self._abort(dataset)
+            elif facts.is_empty and not base_guid:  # zfs receives the first one into a new zvol
+                self._zfs.destroy_zvol(dataset, uid=uid, guid="")
             done = self._received(dataset, uid, snapshot_uid, marks, stream)
         finally:
             os.close(stream)
@@ -238,7 +241,7 @@ class RealReplicas:
                 reason="NO_SPACE",
                 dataset=dataset,
             )
-        if "has been modified" in text or "does not match incremental source" in text:
+        if any(words in text for words in CHANGED):
             return FailedPrecondition(
                 f"replica {dataset} was changed since its last snapshot: delete it and replicate "
                 "the whole volume again",
@@ -264,8 +267,7 @@ class RealReplicas:
             done = self._change("destroy", "-d", _snapshot(dataset, snapshot_uid))
             if done.rc != 0:
                 raise refused(done, first_line(done), dataset)
-        facts = self.find(dataset, uid=uid)
-        if facts.exists and not facts.guid:
+        if self.find(dataset, uid=uid).is_empty:
             self._zfs.destroy_zvol(dataset, uid=uid, guid="")
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:

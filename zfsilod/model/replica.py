@@ -40,6 +40,11 @@ class ReplicaFacts(Record):
     problem: str = ""  # why the last receive ended before its end, as a sentence
     reason: str = ""  # of that problem
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in the zvol: its last snapshot was destroyed, and itself not yet."""
+        return self.exists and not self.guid and not self.token
+
 
 class KeptSnapshot(Record):
     """A snapshot of a zvol that zfsilo took, or its bookmark, which can be the base of a stream."""

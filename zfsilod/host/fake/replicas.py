@@ -178,6 +178,8 @@ class FakeReplicas:
         try:
             header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
+            if self.find(dataset, uid=uid).is_empty and not base_guid:
+                self._destroy(dataset, uid)
             zvol = self._begun(dataset, uid, dict(marks))
             known = zvol.get("receiving", {}) if header.resuming else {}
             if base_guid and _newest(zvol)[1] != base_guid:
@@ -229,13 +231,19 @@ class FakeReplicas:
     def destroy_received(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             return
-        zvol = self._zfs.zvol(dataset)
-        if not {*zvol["replica_sets"]} - {snapshot_uid}:
-            also = {f"replica-blocks:{uid}": None, f"replica-content:{uid}": None}
-            self._facts.effect(f"zvol:{dataset}", None, also=also)
-        elif snapshot_uid in zvol["replica_sets"]:
+        zvol = {**self._zfs.zvol(dataset)}
+        if zvol.pop("receiving", None) and zvol["replica_sets"]:
+            self._facts.effect(f"zvol:{dataset}", zvol)
+        if snapshot_uid in zvol["replica_sets"]:
             left = {name: one for name, one in zvol["replica_sets"].items() if name != snapshot_uid}
-            self._facts.effect(f"zvol:{dataset}", zvol | {"replica_sets": left})
+            zvol["replica_sets"] = left
+            self._facts.effect(f"zvol:{dataset}", zvol)
+        if not zvol["replica_sets"]:
+            self._destroy(dataset, uid)
+
+    def _destroy(self, dataset: str, uid: str) -> None:
+        also = {f"replica-blocks:{uid}": None, f"replica-content:{uid}": None}
+        self._facts.effect(f"zvol:{dataset}", None, also=also)
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
