@@ -16,6 +16,8 @@ let
         inherit (cfg.server) root portals overcommit;
         nvme_portals = cfg.server.nvmePortals;
         nvme_tls_port = cfg.server.nvmeTlsPort;
+        nvme_cntlid_min = cfg.server.nvmeCntlidMin;
+        nvme_cntlid_max = cfg.server.nvmeCntlidMax;
         iqn_prefix = cfg.server.iqnPrefix;
       })))
     cfg.settings;
@@ -36,20 +38,25 @@ let
     wantedBy = [ "multi-user.target" ];
   };
   # `create` does nothing when the policy is as it should be, and fails when it is another one.
-  scheduleUnit = name: schedule: lib.nameValuePair "zfsilo-schedule-${name}" (
+  scheduleUnit = name: schedule: policyUnit "schedule" name schedule
+    ([ "--keep" schedule.keep ] ++ lib.optional schedule.group "--group");
+  # It fails before `zfsiloctl join`.
+  replicationUnit = name: replication: policyUnit "replication" name replication
+    ([ "--to" replication.to "--rate" (toString replication.rate) ]
+      ++ builtins.concatLists (map (volume: [ "--volume" volume ]) replication.volumes));
+  policyUnit = noun: name: policy: own: lib.nameValuePair "zfsilo-${noun}-${name}" (
     let
-      create = lib.escapeShellArgs ([ "schedule" "create" name "--calendar" schedule.calendar "--keep" schedule.keep "--delay" (toString schedule.delay) ]
-        ++ builtins.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) schedule.labels)
-        ++ lib.optional schedule.group "--group");
+      create = lib.escapeShellArgs ([ noun "create" name "--calendar" policy.calendar "--delay" (toString policy.delay) ] ++ own
+        ++ builtins.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) policy.labels));
     in {
-      description = "zfsilo: snapshot policy ${name}";
+      description = "zfsilo: ${noun} policy ${name}";
       wantedBy = [ "multi-user.target" ];
       after = [ "zfsilod.socket" ];
       requires = [ "zfsilod.socket" ];
       serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
       script = ''
         zfsiloctl=${cfg.package}/bin/zfsiloctl
-        $zfsiloctl ${create} || { $zfsiloctl schedule delete ${name} && $zfsiloctl ${create}; }
+        $zfsiloctl ${create} || { $zfsiloctl ${noun} delete ${name} && $zfsiloctl ${create}; }
       '';
     });
   # The port of "10.0.0.1:3260" or "[fd00::1]:3260".
@@ -69,6 +76,17 @@ let
       keep = mkOption { type = types.str; example = "24x1h 7x1d 4x1w 12x1mon"; description = "The retention grid."; };
       labels = mkOption { type = types.attrsOf types.str; default = { }; description = "Labels of the volumes; none: every volume."; };
       group = mkOption { type = types.bool; default = false; description = "Whether all volumes are taken at one moment, as a snapshot group."; };
+      delay = mkOption { type = types.int; default = 0; description = "The timer adds up to this many seconds, at random."; };
+    };
+  };
+
+  replication = types.submodule {
+    options = {
+      to = mkOption { type = id; description = "The peer, by its name in `zfsiloctl server list`."; };
+      calendar = mkOption { type = types.str; default = "daily"; description = "When volumes are sent: OnCalendar= of systemd.timer(5)."; };
+      labels = mkOption { type = types.attrsOf types.str; default = { }; description = "Labels of the volumes; none: every volume, unless some are named."; };
+      volumes = mkOption { type = types.listOf id; default = [ ]; description = "Volumes besides those with the labels."; };
+      rate = mkOption { type = types.either types.int types.str; default = 0; example = "20M"; description = "The most bytes a second of all volumes together; 0: no limit."; };
       delay = mkOption { type = types.int; default = 0; description = "The timer adds up to this many seconds, at random."; };
     };
   };
@@ -116,9 +134,12 @@ in
       portals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:3260" ]; description = "Addresses and ports of the iSCSI targets."; };
       nvmePortals = mkOption { type = types.listOf portal; default = [ "0.0.0.0:4420" ]; description = "Addresses and ports of the NVMe/TCP targets."; };
       nvmeTlsPort = mkOption { type = types.nullOr types.port; default = null; description = "Port of the NVMe/TCP targets that require TLS 1.3, which tlshd (ktls-utils) serves; null: 4421, which is not opened in the firewall."; };
+      nvmeCntlidMin = mkOption { type = types.nullOr types.int; default = null; description = "First id of NVMe controllers that this server gives; null: 1. Two servers between which volumes move while they are in use need ranges that do not overlap."; };
+      nvmeCntlidMax = mkOption { type = types.nullOr types.int; default = null; description = "Last of these ids; null: 65519."; };
       iqnPrefix = mkOption { type = types.nullOr targetPrefix; default = null; description = "Prefix of the target names; null: derived from the host id."; };
       overcommit = mkOption { type = types.nullOr types.float; default = null; description = "Maximum total size of thin volumes, as a multiple of the pool's size."; };
       schedules = mkOption { type = types.attrsOf schedule; default = { }; description = "Snapshot policies by name. One that is removed here stays until `zfsiloctl schedule delete`."; };
+      replications = mkOption { type = types.attrsOf replication; default = { }; description = "Replication policies by name. One that is removed here stays until `zfsiloctl replication delete`."; };
       openFirewall = mkOption { type = types.bool; default = true; description = "Whether to open the firewall for the portals and the API."; };
     };
 
@@ -174,6 +195,7 @@ in
         }
         (lib.mapAttrs' volumeUnit cfg.client.volumes)
         (lib.mkIf cfg.server.enable (lib.mapAttrs' scheduleUnit cfg.server.schedules))
+        (lib.mkIf cfg.server.enable (lib.mapAttrs' replicationUnit cfg.server.replications))
       ];
     }
 

@@ -30,6 +30,7 @@ from zfsilod.model.records import (
     Step,
     Volume,
 )
+from zfsilod.model.replica import KeptSnapshot
 from zfsilod.model.settings import Export
 
 UID = "0123456789abcdef0123456789abcdef"
@@ -38,6 +39,7 @@ HOW = Export(
     prefix="iqn.2026-01.org.zfsilo:give",
     portals=("10.77.0.1:3260",),
     nvme_portals=("10.77.0.1:4420",),
+    nvme_cntlid_min=32000,
 )
 GIB = 1 << 30
 
@@ -512,7 +514,8 @@ def _steps(actions: tuple[Action, ...]) -> tuple[Step, ...]:
 
 def _replication() -> tuple[Example, ...]:
     snapshot = (plans.zvol(VOLUME), SNAPSHOT_SET)
-    kept = plans.kept_for_peer(SNAPSHOT_REFS[0], SNAPSHOT_SET.uid, "other")
+    taken = KeptSnapshot(uid=SNAPSHOT_SET.uid, guid="", created_txg=0)
+    kept = plans.kept_for_peer(VOLUME, taken, "other")
     received = plans.received(REPLICA, "", "01jd00000000000000000000aa")
     gone = plans.received_gone(REPLICA, [SNAPSHOT_SET.uid])
     return (

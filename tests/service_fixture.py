@@ -211,6 +211,9 @@ def _carry(control: socket.socket) -> None:
         dial.run(control)
 
 
+PEERS = ("other", "peer")  # servers that volumes may be sent to
+
+
 class LocalServer:
     """This host as the server of its own volumes; `away` makes it unreachable."""
 
@@ -297,13 +300,15 @@ class LocalServer:
         facts.effect(f"sent:{snapshot.volume_uid}", snapshot.guid)
 
     def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
-        raise NotImplementedError
+        raise FailedPrecondition("no stream leads to a peer of these tests")
 
     def refusal(self, server: str, body: str, status: int) -> ZfsiloError:
         raise NotImplementedError
 
     def access(self, server: str) -> dict[str, str]:
-        raise NotFound(f"server {server} is not configured", reason="NO_SERVER")
+        if server not in PEERS:
+            raise NotFound(f"server {server} is not configured", reason="NO_SERVER")
+        return {"address": server}
 
     async def usage(self, _server: str, volume: str, *, timeout_s: float) -> dict[str, int]:
         self._reach()

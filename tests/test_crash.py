@@ -112,6 +112,15 @@ async def test_a_fence_is_finished_after_an_error_at_any_point(runner: CaseRunne
             assert await runner.inject(fault) == ""
 
 
+@pytest.mark.parametrize("runner", ["update-all"], indirect=True)
+async def test_what_a_rollback_reverted_before_a_reboot_is_done_again(runner: CaseRunner) -> None:
+    """The reboot is between a reversion and its save; the change of access is finished then."""
+    killed = Fault("run", 8, "before", "kill worker")
+    for fault in faults_in("rollback", {"rollback": 6}):
+        if fault.how == "reboot":
+            assert await runner.inject(killed, fault) == ""
+
+
 @pytest.mark.parametrize("runner", ["sync-all"], indirect=True)
 async def test_waiters_of_a_batch_are_notified_of_each_end(runner: CaseRunner) -> None:
     """The first hint comes when one operation has ended and the rollback of the next is killed."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tests.crash.cases import CASES
-from tests.crash.suites import DIVISIBLE, LOCAL, SUITES, lanes
+from tests.crash.suites import DIVISIBLE, LAB, LOCAL, SUITES, lanes
 
 
-def test_two_processes_have_each_case_once() -> None:
-    first, second = lanes(["matrix", "units"])
-    assert (first.names, second.names) == (["matrix", "units"], ["matrix"])
-    parts = [CASES[lane.part :: lane.parts] for lane in (first, second)]
-    assert sorted(case.name for part in parts for case in part) == sorted(
-        case.name for case in CASES
+def test_each_case_of_a_divided_suite_is_run_once() -> None:
+    cases = Counter(
+        (name, case.name)
+        for lane in lanes(list(DIVISIBLE))
+        for name in lane.names
+        for case in CASES[lane.part :: lane.parts]
     )
+    assert cases == Counter((name, case.name) for name in DIVISIBLE for case in CASES)
 
 
-def test_the_lab_has_a_process_of_its_own() -> None:
-    local, lab = lanes(list(SUITES))
-    assert local.names == list(LOCAL)
-    assert {*local.names, *lab.names} == set(SUITES)
-    assert {local.parts, lab.parts} == {1}
-    assert set(DIVISIBLE) < set(LOCAL)
+def test_the_suites_of_the_lab_are_first_and_in_one_process() -> None:
+    """They share two machines, and take longer than any other."""
+    lab, *others = lanes(list(SUITES))
+    assert (lab.names, lab.parts) == (list(LAB), 1)
+    assert {name for lane in others for name in lane.names} == set(LOCAL)
+    assert all(len(lane.names) == 1 for lane in others)

@@ -19,7 +19,8 @@ from tests.test_lost_snapshots import (
     server,
 )
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.records import PolicyOutcome, Snapshot, SnapshotGroup, SnapshotPolicy, Trashed
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import Snapshot, SnapshotGroup, Trashed
 from zfsilod.model.retention_grid import ordered_times, parse_grid
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
 from zfsilod.requests.snapshot_policies import DeleteSnapshotPolicy, UpdateSnapshotPolicy

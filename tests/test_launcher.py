@@ -10,6 +10,7 @@ from dbus_next import Message, MessageType
 from tests.examples import HOW, PUBLICATION, VOLUME
 from zfsilod.engine import plans
 from zfsilod.engine.plans import server
+from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.records import Operation
 from zfsilod.systemd.launcher import SystemdLauncher
 from zfsilod.systemd.unit import properties
@@ -92,3 +93,16 @@ def test_only_operations_with_secrets_get_the_key_that_systemd_keeps(sealed: boo
             )
             opens = secret or bool(others)
             assert ("LoadCredentialEncrypted" in unit) == (sealed and opens)
+
+
+@pytest.mark.parametrize("word", ["1-e3\0", "1" * (128 << 10), "\ud800"])
+async def test_a_text_that_would_end_the_connection_is_never_sent(word: str) -> None:
+    bus = Bus([])
+    launcher = SystemdLauncher(cast("Any", bus), worker="/worker", timeout_s=60)
+    with pytest.raises(InvalidArgument):
+        await launcher.start_sender(ULID, ("tank/data", word), "replicate data")
+    with pytest.raises(InvalidArgument):
+        await launcher.start_reader(ULID, ("tank/data",), word)
+    assert bus.sent == []
+    await launcher.start_sender(ULID, ("tank/data", "1" * 4096), "replicate d\u00e4t\u00e4")
+    assert len(bus.sent) == 1

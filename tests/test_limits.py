@@ -46,6 +46,7 @@ def limits(tmp_path: Path) -> WorkerLimits:
         prefix=examples.HOW.prefix,
         portals=examples.HOW.portals,
         nvme_portals=examples.HOW.nvme_portals,
+        nvme_cntlid_min=examples.HOW.nvme_cntlid_min,
         folders=("/var/lib/kubelet",),
     )
 
@@ -237,6 +238,17 @@ def test_tls_has_the_configured_port_only(limits: WorkerLimits) -> None:
     plain = examples.HOW.but(nvme_portals=("10.77.0.1:4421",))
     actions = plans.publish(volume, examples.NVME_PUBLICATION, plain, [])
     assert "server.nvme_portals" in refused(limits, actions)
+
+
+def test_a_target_gives_the_configured_controller_ids(limits: WorkerLimits) -> None:
+    """Ids of another server would end the controllers that a client has there."""
+    for how in (
+        examples.HOW.but(nvme_cntlid_min=1),
+        examples.HOW.but(nvme_cntlid_min=65519),
+        examples.HOW.but(nvme_cntlid_max=40000),
+    ):
+        actions = plans.publish(examples.NVME_VOLUME, examples.NVME_PUBLICATION, how, [])
+        assert "server.nvme_cntlid" in refused(limits, actions)
 
 
 def test_the_targets_of_a_server_have_its_prefix(limits: WorkerLimits, tmp_path: Path) -> None:
@@ -466,6 +478,8 @@ def test_defaults_are_those_of_the_daemon(tmp_path: Path) -> None:
     assert limits.portals == settings.export.portals
     assert limits.nvme_portals == settings.export.nvme_portals
     assert limits.nvme_tls_port == settings.export.nvme_tls_port
+    assert limits.nvme_cntlid_min == settings.export.nvme_cntlid_min
+    assert limits.nvme_cntlid_max == settings.export.nvme_cntlid_max
     assert limits.folders == settings.node_paths
 
 

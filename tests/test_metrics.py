@@ -16,7 +16,8 @@ from tests.examples import ATTACHMENT, TAKE
 from tests.scraping import scraped
 from tests.service_fixture import administrator
 from zfsilod.host.counters import Counters
-from zfsilod.model.records import Attachment, Condition, PolicyOutcome, ReplicaOf, Volume
+from zfsilod.model.policies import PolicyOutcome, ReplicationOutcome
+from zfsilod.model.records import Attachment, Condition, ReplicaOf, Volume
 from zfsilod.model.replica import Replication
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.publications import Publish
@@ -126,11 +127,14 @@ async def test_what_needs_attention_is_named(tmp_path: Path) -> None:
 async def test_the_outcome_of_schedules(tmp_path: Path) -> None:
     async with scraped(tmp_path) as (front, _metrics, path):
         outcome = PolicyOutcome(id="nightly", ran_at=9, succeeded_at=5, failures=("data: full",))
-        front.write(lambda txn: txn.put(outcome))
+        sends = ReplicationOutcome(id="hourly", ran_at=9, succeeded_at=6, failures=("a", "b"))
+        front.write(lambda txn: (txn.put(outcome), txn.put(sends)))
         text = await ask(path)
+        assert 'zfsilo_replication_failures{policy="hourly"} 2.0' in text
+        assert 'zfsilo_replication_success_timestamp_seconds{policy="hourly"} 6.0' in text
         assert 'zfsilo_schedule_failures{policy="nightly"} 1.0' in text
         assert 'zfsilo_schedule_success_timestamp_seconds{policy="nightly"} 5.0' in text
-        assert "zfsilo_attention 1.0" in text
+        assert "zfsilo_attention 2.0" in text
 
 
 async def test_the_age_of_what_a_peer_has(tmp_path: Path) -> None:

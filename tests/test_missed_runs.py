@@ -10,10 +10,11 @@ import pytest
 
 from tests.service_fixture import DEADLINE_S
 from tests.test_ownership import StartedDaemon, daemon
-from tests.test_snapshot_policies import FakeTimers
+from tests.test_snapshot_policies import TIMER, FakeTimers
 from zfsilod.model.errors import Unavailable
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import PolicyOutcome, Snapshot
+from zfsilod.model.policies import PolicyOutcome
+from zfsilod.model.records import Snapshot
 from zfsilod.requests.snapshot_policies import CreateSnapshotPolicy, DeleteSnapshotPolicy
 from zfsilod.requests.volumes import CreateVolume
 from zfsilod.service.policy_timers import TimerKeeper
@@ -127,4 +128,4 @@ async def test_no_timer_is_started_while_the_pool_is_held(booted: StartedDaemon)
     booted.supervisor.compare_due = 0.0
     await booted.supervisor.follow_pool()
     await keeper.keep()
-    assert timers.calls == ["stop stranger", "start nightly"]
+    assert timers.calls == ["stop stranger", f"start {TIMER}"]

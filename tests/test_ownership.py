@@ -18,7 +18,7 @@ from zfsilod.engine.worker import work
 from zfsilod.model.errors import FailedPrecondition, Unavailable, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.ownership import parse_owner
-from zfsilod.model.records import Attachment, Operation, Publication, Volume
+from zfsilod.model.records import Attachment, Failure, Operation, Publication, Volume
 from zfsilod.requests.connect import Connect, FollowServer
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.detach import Disconnect, EndSession, EndWait
@@ -270,6 +270,21 @@ async def test_a_rollback_that_was_held_is_not_a_failure(state: Path, pool: Path
         started.facts.effect("pool:tank", None)
         assert work(store, host, operation.id, "rollback") == []
         assert started.service.operation(operation.id).state == "DONE"
+
+
+async def test_a_hold_of_a_peer_is_not_one_of_this_host(state: Path, pool: Path) -> None:
+    """The failure of a peer whose pool is held stays, and what was done is reverted."""
+    async with daemon(state, pool) as started:
+        started.fixture.launcher.gate.clear()
+        operation = await started.service.submit(CREATE, caller=DAEMON)
+        facts = (("server", "other"),)
+        failure = Failure(name="FailedPrecondition", message="", reason="POOL_NEWER", facts=facts)
+        failed = operation.with_status(0, "STARTED").but(state="FAILED", failure=failure)
+        await started.context.write(lambda txn: txn.put(failed))
+        failed.actions[0].step.do(started.fixture.host)  # type: ignore[attr-defined]
+        assert work(started.context.store, started.fixture.host, operation.id, "rollback") == []
+        ended = started.service.operation(operation.id)
+        assert (ended.state, ended.failure) == ("ROLLED_BACK", failure)
 
 
 @pytest.mark.parametrize("owner", ["earlier", "none"])

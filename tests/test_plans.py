@@ -27,8 +27,22 @@ from tests.examples import (
 )
 from zfsilod.engine import plans
 from zfsilod.engine.step import Guard, HostStep
-from zfsilod.engine.steps.access import Acl, Fenced, NoSession, NoUnknownAcls
-from zfsilod.engine.steps.export import Namespace, Portals, Reopened, Target
+from zfsilod.engine.steps.access import (
+    Acl,
+    Fenced,
+    MappedLun,
+    NoReservations,
+    NoSession,
+    NoUnknownAcls,
+)
+from zfsilod.engine.steps.export import (
+    ControllerIds,
+    Enabled,
+    Namespace,
+    Portals,
+    Reopened,
+    Target,
+)
 from zfsilod.engine.steps.mount import LazyUnmounted, MountPoint
 from zfsilod.engine.steps.session import DiskResponsive, SessionDropped
 from zfsilod.engine.steps.snapshot import SnapshotSet
@@ -47,6 +61,7 @@ CHECKS = (
     Guard,
     Fenced,
     DiskResponsive,
+    NoReservations,
     Reopened,
 )  # they stand before other steps and change no state
 
@@ -92,6 +107,7 @@ def test_unpublish_by_value() -> None:
         "remove LUN 0 from target TARGET",
         "remove target TARGET",
         "remove backstore zfsilo-UID",
+        "remove the saved persistent reservations of any client",
     ]
 
 
@@ -162,9 +178,17 @@ def test_unpublish_mirrors_publish(
 def test_over_nvme_the_ports_come_last_and_go_first() -> None:
     """A client that finds a subsystem which does not allow it gives its controller up for good."""
     published = plans.publish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
-    assert [type(action.step) for action in published] == [Target, Namespace, Acl, Portals]
+    kinds = [Target, Namespace, ControllerIds, Acl, Portals]
+    assert [type(action.step) for action in published] == kinds
     gone = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [])
-    assert [type(action.step) for action in gone] == [NoSession, Portals, Acl, Namespace, Target]
+    assert [type(action.step) for action in gone] == [
+        NoSession,
+        Portals,
+        Acl,
+        ControllerIds,
+        Namespace,
+        Target,
+    ]
     fenced = plans.unpublish(
         NVME_VOLUME, NVME_PUBLICATION, HOW, [NVME_SECOND], fence=plans.Fence(grace_s=0)
     )
@@ -237,7 +261,30 @@ def test_the_facts_of_a_volume_without_publications_are_that_nothing_is_exported
         ZvolProperty,
         NoUnknownAcls,
         NoUnknownAcls,
+        NoReservations,
     ]
+
+
+def test_a_target_answers_when_the_access_of_all_clients_is_there() -> None:
+    """A reservation is in force when the LUN is mapped for its holder, and excludes the others."""
+    facts = plans.server_facts(VOLUME, [PUBLICATION, SECOND], HOW)
+    kinds = [type(action.step) for action in facts]
+    last = max(index for index, kind in enumerate(kinds) if kind is MappedLun)
+    assert last < kinds.index(Portals) < kinds.index(Enabled)
+
+
+@pytest.mark.parametrize("fence", [None, plans.Fence(grace_s=3)], ids=["guarded", "fenced"])
+def test_reservations_are_forgotten_after_the_access(fence: plans.Fence | None) -> None:
+    """As long as the kernel has a registration, it may write it again."""
+    one = plans.unpublish(VOLUME, PUBLICATION, HOW, [SECOND], fence=fence)
+    assert one[-1].step == NoReservations(serial=UID, client=TAKE)
+    assert isinstance(one[-2].step, Acl)
+    every = plans.unpublish(VOLUME, PUBLICATION, HOW, [], fence=fence)
+    assert every[-1].step == NoReservations(serial=UID)
+    again = plans.revoke(VOLUME, PUBLICATION, HOW, [])
+    assert again[-1].step == NoReservations(serial=UID, client=TAKE)
+    nvme = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [], fence=fence)
+    assert not any(isinstance(action.step, NoReservations) for action in nvme)
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,13 @@ from zfsilod.model.errors import (
     NotFound,
     Unavailable,
 )
-from zfsilod.model.records import (
-    Dependent,
-    Operation,
-    PolicyOutcome,
-    Snapshot,
-    SnapshotGroup,
-    SnapshotPolicy,
-)
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import Dependent, Operation, Snapshot, SnapshotGroup
 from zfsilod.model.retention_grid import kept_times, parse_grid
+from zfsilod.requests.replication_policies import (
+    CreateReplicationPolicy,
+    DeleteReplicationPolicy,
+)
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
     DeleteSnapshotPolicy,
@@ -43,6 +41,7 @@ from zfsilod.storage.summary import Summary
 
 if TYPE_CHECKING:
     from tests.service_fixture import ServiceFixture
+    from zfsilod.model.policies import TimedPolicy
 
 GIB, HOUR, DAY = 1 << 30, 3600, 86400
 DB = (("app", "db"),)
@@ -50,6 +49,7 @@ DATA = CreateVolume(id="data", capacity_bytes=GIB, labels=DB)
 LOG = CreateVolume(id="log", capacity_bytes=GIB, labels=(("app", "db"), ("tier", "1")))
 WEB = CreateVolume(id="web", capacity_bytes=GIB, labels=(("app", "web"),))
 NIGHTLY = CreateSnapshotPolicy(id="nightly", calendar="daily", grid="2x1d", selector=DB)
+TIMER = "zfsilo-snapshot@nightly.timer"
 ME = administrator("test")
 
 
@@ -402,14 +402,14 @@ class FakeTimers:
     async def present(self) -> dict[str, str]:
         return dict(self.active)
 
-    async def start(self, policy: SnapshotPolicy) -> None:
-        assert policy.id not in self.active
-        self.calls.append(f"start {policy.id}")
-        self.active[policy.id] = policy.timer_text
+    async def start(self, policy: TimedPolicy) -> None:
+        assert policy.timer not in self.active
+        self.calls.append(f"start {policy.timer}")
+        self.active[policy.timer] = policy.timer_text
 
-    async def stop(self, policy_id: str) -> None:
-        self.calls.append(f"stop {policy_id}")
-        del self.active[policy_id]
+    async def stop(self, timer: str) -> None:
+        self.calls.append(f"stop {timer}")
+        del self.active[timer]
 
 
 async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
@@ -417,7 +417,7 @@ async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
     keeper = TimerKeeper(server.service.context, timers)
     await server.do(NIGHTLY)
     await keeper.keep()
-    assert timers.calls == ["stop stranger", "start nightly"]
+    assert timers.calls == ["stop stranger", f"start {TIMER}"]
     await server.do(UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="3x1d"))
     await keeper.keep()
     assert len(timers.calls) == 2  # the timer is the same
@@ -426,16 +426,33 @@ async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
     for mask in ({"calendar": "hourly"}, {"max_delay_seconds": 60}):
         await server.do(UpdateSnapshotPolicy(id="nightly", mask=tuple(mask), **mask))
         await keeper.keep_when_due()
-        assert timers.calls[2:] == ["stop nightly", "start nightly"]
+        assert timers.calls[2:] == [f"stop {TIMER}", f"start {TIMER}"]
         del timers.calls[2:]
     assert timers.active == {
-        "nightly": "zfsilo: snapshots of policy nightly (hourly, up to 60 s later)"
+        TIMER: "zfsilo: snapshots of policy nightly (hourly, up to 60 s later)"
     }
     await keeper.keep_when_due()
     assert len(timers.calls) == 2
     await server.do(DeleteSnapshotPolicy(id="nightly"))
     await keeper.keep_when_due()
     assert timers.active == {}
+
+
+async def test_a_replication_policy_has_a_timer_of_its_own(server: ServiceFixture) -> None:
+    timers = FakeTimers()
+    keeper = TimerKeeper(server.service.context, timers)
+    await server.do(NIGHTLY)
+    await server.do(CreateReplicationPolicy(id="nightly", peer="other", calendar="hourly"))
+    await keeper.keep()
+    assert timers.active == {
+        TIMER: "zfsilo: snapshots of policy nightly (daily)",
+        "zfsilo-replicate@nightly.timer": "zfsilo: replication of policy nightly (hourly)",
+    }
+    server.service.executor.listeners.append(keeper.note)
+    await keeper.keep_when_due()
+    await server.do(DeleteReplicationPolicy(id="nightly"))
+    await keeper.keep_when_due()
+    assert list(timers.active) == [TIMER]
 
 
 async def test_the_supervisor_prunes_and_keeps_the_timers(server: ServiceFixture) -> None:
@@ -446,7 +463,7 @@ async def test_the_supervisor_prunes_and_keeps_the_timers(server: ServiceFixture
     supervisor, timers = Supervisor(server.service, retention_s=DAY), FakeTimers()
     supervisor.timers = TimerKeeper(server.service.context, timers)
     await supervisor.act()
-    assert timers.calls == ["stop stranger", "start nightly"]
+    assert timers.calls == ["stop stranger", f"start {TIMER}"]
     async with asyncio.timeout(DEADLINE_S):
         while len(ids(server)) > 1:
             await server.service.executor.wait_for_change(1)

@@ -8,12 +8,13 @@ from types import new_class
 
 import pytest
 
-from tests.examples import UID, steps
+from tests.examples import NVME_PUBLICATION, UID, steps
 from tests.lab.contract import DATASET, Contract, EffectInterrupter
 from tests.lab.contract_examples import CLIENT, EXAMPLES, SERVER, secrets
 from tests.replica_stream import streams_of
 from zfsilod.engine.step import Guard, HostStep
 from zfsilod.engine.steps import MODULE_OF
+from zfsilod.engine.steps.access import NoAcl
 from zfsilod.engine.steps.snapshot import Clone
 from zfsilod.engine.steps.zfs import Zvol
 from zfsilod.host.fake import FakeHost
@@ -52,6 +53,30 @@ def test_an_example_there_and_back(name: str, contract: Contract, cases: dict[st
         name.partition(":")[0]
         for name in contract.host.facts.snapshot()  # type: ignore[attr-defined]
     } <= {"content", "owner"}  # a generation is never given back
+
+
+def test_a_removed_right_that_was_cut_off_leaves_no_port_closed() -> None:
+    """The removal of one host ends the controllers of all; a worker is killed at each effect."""
+    example = EXAMPLES["nvme-remove-acl"]
+    (step,) = [action.step for action in example.actions]
+    assert isinstance(step, NoAcl)
+    completed, effects = False, 0
+    while not completed:
+        host = FakeHost(chap=secrets)
+        for before in example.before:
+            assert isinstance(before, HostStep)
+            before.do(host)
+        host.facts.effect(f"session:{step.target}", {"initiator": NVME_PUBLICATION.initiator})
+        opened = host.facts.get(f"portals:{step.target}")
+        interrupter = EffectInterrupter()
+        interrupter.count_calls(host.facts, "effect")
+        completed = interrupter.run(lambda: step.do(host), effects)  # noqa: B023
+        assert step.probe(host) is completed
+        step.do(host)
+        assert step.probe(host)
+        assert host.facts.get(f"portals:{step.target}") == opened
+        effects += 1
+    assert effects > 4
 
 
 def test_what_is_not_ours_stays(contract: Contract, cases: dict[str, str]) -> None:

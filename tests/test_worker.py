@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.examples import PLANS, Example, operation
+from tests.examples import PLANS, VOLUME, Example, operation
 from tests.worker_rig import Killed, WorkerRig, lasting, not_sticky
-from zfsilod.engine import worker
+from zfsilod.engine import plans, worker
+from zfsilod.engine.groups import host_step
 from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import CommandFailed, Conflict
 from zfsilod.model.records import Operation, RemoteStep
@@ -276,6 +277,28 @@ def test_what_a_rollback_reverted_before_a_reboot_is_done_again() -> None:
     assert machine.rollback()
     assert machine.operation.state == "DONE"
     assert other.step.probe(machine.host)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", range(1, 7))
+def test_a_reboot_within_a_rollback_leaves_all_or_nothing(point: int, when: str) -> None:
+    """It may stop the rollback between a reversion and its save."""
+    machine = WorkerRig()
+    machine.prepare(example_named("count-epoch"))
+    counted = example_named("count-epoch").actions
+    compression = plans.properties(VOLUME, {"compression": "zstd"})
+    sync = plans.properties(VOLUME, {"sync": "standard"})
+    actions = (*counted, *compression, *sync)
+    machine.save(operation(Example(name="all", before=(), actions=actions)))
+    machine.inject(6, "before", "kill")  # the effect of the last action
+    assert not machine.run()
+    machine.inject(point, when, "kill")
+    machine.rollback()
+    machine.inject(0, when, "kill")
+    machine.reboot()
+    assert machine.rollback()
+    holds = {host_step(action).probe(machine.host) for action in (*compression, *sync)}
+    assert holds == {machine.operation.state == "DONE"}
 
 
 def test_a_foreign_thing_is_a_conflict_and_stays() -> None:

@@ -75,10 +75,10 @@ ZFS = f"{DISKS} host.zfs host.zfs_output host.zvol_device"
 ADAPTERS = {
     "zfs": ZFS,
     "snapshots": f"{ZFS} host.snapshots",
-    "lio": f"{ZFS} host.configfs host.export_paths host.lio host.portals",
+    "lio": f"{ZFS} host.configfs host.export_paths host.lio host.portals host.reservations",
     "iscsi": f"{DISKS} host.iscsi host.locks host.logins host.node_records model.connection",
     "nvmet": f"{ZFS} host.configfs host.export_paths host.locks host.nvme_keyring host.nvmet "
-    "host.nvmet_ports host.portals",
+    "host.nvmet_closed host.nvmet_ports host.portals",
     "nvme": f"{DISKS} host.nvme host.nvme_disks host.nvme_fabrics host.nvme_keyring "
     "host.nvme_paths host.portals model.connection",
     "block": f"{DISKS} host.all_disks host.block host.places host.superblock",

@@ -14,7 +14,7 @@ from zfsilod.model.errors import CommandFailed, ZfsiloError
 from zfsilod.model.record import from_plain, to_plain
 from zfsilod.model.records import Failure, Operation
 
-STICKY = ("content:", "peer:", "replica-")
+STICKY = ("content:", "peer:", "bookmark:", "replica-")
 
 
 class Killed(BaseException):

@@ -26,6 +26,7 @@ from zfsilod.engine.configuration import (
     files,
 )
 from zfsilod.model.errors import InvalidArgument
+from zfsilod.model.host_facts import CONTROLLER_IDS
 from zfsilod.model.name_patterns import target_prefix
 from zfsilod.model.names import check_portal, is_dataset, is_portal, portal_parts
 from zfsilod.model.settings import Export, Settings
@@ -47,6 +48,8 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True):
     portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_PORTALS])
     nvme_portals: list[str] = msgspec.field(default_factory=lambda: [*DEFAULT_NVME_PORTALS])
     nvme_tls_port: int = DEFAULT_NVME_TLS_PORT
+    nvme_cntlid_min: int = CONTROLLER_IDS[0]
+    nvme_cntlid_max: int = CONTROLLER_IDS[1]
     iqn_prefix: str = ""
     adopt_from: list[str] = msgspec.field(default_factory=list)
     former_prefixes: list[str] = msgspec.field(default_factory=list)
@@ -144,6 +147,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
                 portals=portals,
                 nvme_portals=nvme_portals,
                 nvme_tls_port=self.server.nvme_tls_port,
+                nvme_cntlid_min=self.server.nvme_cntlid_min,
+                nvme_cntlid_max=self.server.nvme_cntlid_max,
             ),
             overcommit=self.server.overcommit,
             volblocksize=self.server.volblocksize,
@@ -317,6 +322,14 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         (
             0 < server.nvme_tls_port < 65536 and server.nvme_tls_port not in used,
             f"server.nvme_tls_port: {server.nvme_tls_port} is not a port, or that of other portals",
+        ),
+        (
+            CONTROLLER_IDS[0] <= server.nvme_cntlid_min < server.nvme_cntlid_max,
+            f"server.nvme_cntlid_min: {CONTROLLER_IDS[0]} or more, and less than nvme_cntlid_max",
+        ),
+        (
+            server.nvme_cntlid_max <= CONTROLLER_IDS[1],
+            f"server.nvme_cntlid_max: {CONTROLLER_IDS[1]} or less",
         ),
         (server.overcommit >= 1, "server.overcommit: 1 or more"),
         (0 <= server.reserve <= 0.5, "server.reserve: 0 to 0.5"),

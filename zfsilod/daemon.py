@@ -125,6 +125,7 @@ async def serve(paths: Paths, settings: config.Config) -> None:
         async with _running(background):
             await stop.wait()
         notify("STOPPING=1")
+        await service.stop_streams()  # before the front ends: units that zfsilod takes with it
 
 
 async def _start_service(

@@ -3,7 +3,7 @@
   give = {
     enable = true;
     hostId = "give";
-    server = { enable = true; root = "tank/zfsilo"; portals = [ "10.0.0.1:3260" "[fd00::1]:3261" ]; overcommit = 3; schedules.nightly = { keep = "7x1d 4x1w"; labels.app = "db's"; group = true; }; };
+    server = { enable = true; root = "tank/zfsilo"; portals = [ "10.0.0.1:3260" "[fd00::1]:3261" ]; nvmeCntlidMin = 32000; overcommit = 3; schedules.nightly = { keep = "7x1d 4x1w"; labels.app = "db's"; group = true; }; replications.hourly = { to = "other"; calendar = "hourly"; labels.app = "db"; volumes = [ "data" ]; rate = "20M"; }; };
   };
 
   take = {

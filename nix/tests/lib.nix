@@ -16,6 +16,11 @@ rec {
     attrs = plain "attributes" builtins.isAttrs;
     enum = values: plain "one of ${builtins.concatStringsSep ", " values}" (v: builtins.elem v values);
     strMatching = pattern: plain "string matching ${pattern}" (v: builtins.isString v && builtins.match pattern v != null);
+    either = one: other: {
+      name = "${one.name} or ${other.name}";
+      check = v: one.check v || other.check v;
+      parse = path: v: if one.check v then one.parse path v else other.parse path v;
+    };
     nullOr = type: {
       name = "null or ${type.name}";
       check = v: v == null || type.check v;

@@ -25,9 +25,10 @@ DATASET = "tank/zfsilo/data"
 class ReplicaPair:
     """Two servers: `give` sends its volumes to `other`."""
 
-    def __init__(self, give: Front, other: Front) -> None:
+    def __init__(self, give: Front, other: Front, known: dict[str, Any]) -> None:
         self.give = give
         self.other = other
+        self.known = known  # the servers of servers.d of give, by name
 
     async def replicate(self, **fields: Any) -> Any:
         request = volume_pb2.ReplicateVolumeRequest()
@@ -57,6 +58,11 @@ class ReplicaPair:
     def zvol(self) -> Any:
         return self.other.fixture.host.facts.get(f"zvol:{DATASET}")
 
+    async def receive_ended(self) -> None:
+        """Wait for the operation that receives: a cut is known to the sender first."""
+        servers = self.give.service.context.servers
+        await servers.replica("other", "data", self.volume().uid, wait=True)
+
     def is_same(self) -> bool:
         facts = self.give.fixture.host.facts
         return self.received() == (facts.get(f"blocks:{self.volume().uid}") or {})
@@ -69,9 +75,10 @@ async def pair_in(directory: Path) -> AsyncIterator[ReplicaPair]:
     async with front_of(directory / "give") as give, front_of(directory / "other", there) as other:
         access = other.certified("replica", "give")
         access.name = "other"
-        servers = StorageServers({"other": access}.get)
+        known = {"other": access}
+        servers = StorageServers(known.get)
         give.service.context.servers = servers
         try:
-            yield ReplicaPair(give, other)
+            yield ReplicaPair(give, other, known)
         finally:
             await servers.close()

@@ -28,6 +28,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT_POLICY,
     VOLUME,
@@ -36,6 +37,7 @@ from zfsilod.api.dbus.contract import (
 )
 from zfsilod.engine import worker
 from zfsilod.model.errors import CommandFailed
+from zfsilod.service.replication import Transfer
 from zfsilod.storage.volume_view import volume_view
 from zfsilod.wire import convert
 
@@ -160,6 +162,7 @@ async def test_busctl(fixture: BusFixture) -> None:
         path_of("host", "take"),
         "/org/zfsilo1/operation",
         "/org/zfsilo1/policy",
+        "/org/zfsilo1/replication",
         "/org/zfsilo1/snapshot",
         "/org/zfsilo1/volume",
         DATA,
@@ -229,6 +232,48 @@ async def test_snapshot_policies(fixture: BusFixture) -> None:
     gone = await client.try_call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {})
     assert gone.error == f"{NAME}.Error.NotFound"
     assert (await client.call(ROOT, MANAGER, "ListSnapshots", "a{sv}", {}))[0] == snapshots
+
+
+async def test_replication_policies(fixture: BusFixture) -> None:
+    client = await fixture.client()
+    await create(fixture)
+    path = path_of("replication", "hourly")
+    typed = ("hourly", "other", "hourly", options(volumes=("as", ["gone"])))
+    await client.done(ROOT, MANAGER, "CreateReplicationPolicy", "sssa{sv}", *typed)
+    appeared = await client.heard("InterfacesAdded", 2)
+    assert [signal.body[0] for signal in appeared].count(path) == 1
+    assert await client.manager("GetReplicationPolicy", "s", "hourly") == path
+    (rows,) = await client.call(ROOT, MANAGER, "ListReplicationPolicies")
+    assert rows == [["hourly", path, "other", "hourly"]]
+    etag = await client.get(path, "Etag")
+    update = options(bytes_per_second=("t", 1 << 20), etag=("s", etag))
+    await client.done(path, REPLICATION_POLICY, "Update", "a{sv}", update)
+    failed = await client.try_call(path, REPLICATION_POLICY, "Run", "a{sv}", {})
+    assert (failed.error, failed.body[1]) == (f"{NAME}.Error.Unavailable", "POLICY_FAILED")
+    (known,) = await client.call(path, PROPERTIES, "GetAll", "s", REPLICATION_POLICY)
+    values = {name: variant.value for name, variant in known.items()}
+    assert (values["Peer"], values["BytesPerSecond"]) == ("other", 1 << 20)
+    assert (values["Volumes"], values["Running"]) == (["gone"], False)
+    assert values["Failures"][0].startswith("gone: ")
+    await client.done(path, REPLICATION_POLICY, "Update", "a{sv}", options(volumes=("as", [])))
+    await client.done(
+        path, REPLICATION_POLICY, "Update", "a{sv}", options(selector=("a{ss}", {"a": "b"}))
+    )
+    assert await client.call(path, REPLICATION_POLICY, "Run", "a{sv}", {}) == [[]]
+    assert await client.get(path, "SucceededAt") == await client.get(path, "RunAt")
+    await client.done(path, REPLICATION_POLICY, "Delete", "a{sv}", {})
+    gone = await client.try_call(path, REPLICATION_POLICY, "Run", "a{sv}", {})
+    assert gone.error == f"{NAME}.Error.NotFound"
+
+
+async def test_the_stream_of_an_operation(fixture: BusFixture) -> None:
+    client = await fixture.client()
+    operation = await client.done(ROOT, MANAGER, "CreateVolume", "sta{sv}", "data", GIB, {})
+    assert await client.get(operation, "Transfer") == [0, 0, 0]
+    transfer = Transfer(sent_bytes=5, total_bytes=9, rate=2)
+    _kind, operation_id = split(operation) or ("", "")
+    fixture.service.replicator.transfers[operation_id] = transfer
+    assert await client.get(operation, "Transfer") == [5, 9, 2]
 
 
 # Signals

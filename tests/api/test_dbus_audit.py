@@ -16,6 +16,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -38,6 +39,7 @@ PATHS = {
     HOST: path_of("host", "take"),
     SNAPSHOT: path_of("snapshot", "s"),
     SNAPSHOT_POLICY: path_of("policy", "nightly"),
+    REPLICATION_POLICY: path_of("replication", "hourly"),
     OPERATION: path_of("operation", "0" * 26),
 }
 VALUES: dict[str, Any] = {
@@ -105,6 +107,7 @@ async def test_every_change_without_an_operation_is_recorded(
     assert recorded == [
         "Manager.BindMachine",
         "SnapshotPolicy.Run",
+        "ReplicationPolicy.Run",
         "Operation.Cancel",
         "Operation.Repair",
         "Operation.Abandon",

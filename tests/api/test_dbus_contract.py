@@ -24,6 +24,7 @@ from zfsilod.api.dbus.contract import (
     KINDS,
     MANAGER,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-INTERFACES = (MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, HOST, OPERATION)
+INTERFACES = (MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, REPLICATION_POLICY, HOST, OPERATION)
 SAMPLES = {
     "s": "text",
     "as": ("a", "b"),
@@ -97,12 +98,15 @@ async def test_introspection_is_the_contract(tmp_path: Path) -> None:
         await client.done(data, VOLUME, "Snapshot", "sa{sv}", "monday", {})
         nightly: tuple[Any, ...] = ("nightly", "daily", "7x1d", {})
         await client.done(ROOT, MANAGER, "CreateSnapshotPolicy", "sssa{sv}", *nightly)
+        hourly: tuple[Any, ...] = ("hourly", "other", "hourly", {})
+        await client.done(ROOT, MANAGER, "CreateReplicationPolicy", "sssa{sv}", *hourly)
         contract = written()
         for path, name in (
             (ROOT, MANAGER),
             (path_of("volume", "data"), VOLUME),
             (path_of("snapshot", "monday"), SNAPSHOT),
             (path_of("policy", "nightly"), SNAPSHOT_POLICY),
+            (path_of("replication", "hourly"), REPLICATION_POLICY),
             (path_of("host", "take"), HOST),
             (made, OPERATION),
         ):

@@ -121,3 +121,66 @@ def test_facts_named_like_parameters_are_dropped() -> None:
     error = status.from_status(ServerError())
     assert isinstance(error, errors.Busy)
     assert (error.message, error.reason, error.facts) == ("m", "R", {})
+
+
+def _of_server(**changes: Any) -> str:
+    info = {"reason": "NO_SPACE", "metadata": {"dataset": "tank/a"}}
+    told = {"code": 8, "message": "full", "details": [info | changes.pop("info", {})]}
+    return json.dumps(told | changes)
+
+
+def test_the_error_of_a_server_in_json() -> None:
+    error = status.from_json(_of_server(), 429)
+    assert isinstance(error, errors.ResourceExhausted)
+    assert (error.message, error.reason, error.facts) == ("full", "NO_SPACE", {"dataset": "tank/a"})
+    assert status.from_json(_of_server(info={"reason": "OF_2027"}), 429).reason == "OF_2027"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"message": "a\0\ud800" * 100_000},
+        {"info": {"reason": "R" * 60_000}},
+        {"info": {"reason": "NO_SPACE\0"}},
+        {"info": {"metadata": {"a": "v" * 60_000}}},
+        {"info": {"metadata": {"n" * 60_000: "v"}}},
+        {"info": {"metadata": {f"a{number}": "\0" * 100 for number in range(1000)}}},
+        {"info": {"metadata": {"a\0": "v", "-": "v", "A B": "v"}}},
+    ],
+)
+def test_the_error_of_a_server_has_bounds(changes: dict[str, Any]) -> None:
+    error = status.from_json(_of_server(**changes), 429)
+    assert isinstance(error, errors.ResourceExhausted)
+    texts = [error.message, error.reason, *error.facts, *error.facts.values()]
+    assert all(map(str.isprintable, texts))
+    assert sum(map(len, texts)) < 20_000
+    assert len(error.message) <= 1024
+    assert len(error.reason) < 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 60_000,
+        '{"a":' * 60_000,
+        "null",
+        "7",
+        '{"code": Infinity}',
+        '{"code": 8, "message": "full", "details": {}}',
+        _of_server(code=1e400),
+        _of_server(code=99),
+        _of_server(code="8"),
+        _of_server(code=[8]),
+        _of_server(message=None),
+        _of_server(details=[]),
+        _of_server(details=[7]),
+        _of_server(info={"reason": 7}),
+        _of_server(info={"metadata": None}),
+        "9" * 60_000,
+    ],
+)
+def test_nonsense_of_a_server_is_one_error(text: str) -> None:
+    error = status.from_json(text, 500)
+    assert isinstance(error, errors.Unavailable)
+    assert error.reason == "SERVER_UNAVAILABLE"

@@ -117,6 +117,7 @@ async def test_every_change_of_a_host_can_be_validated_only(front: Front) -> Non
 
 async def test_server_info(front: Front) -> None:
     info = await front.root().service.GetServerInfo(service_pb2.GetServerInfoRequest())
+    assert (info.nvme_cntlid_min, info.nvme_cntlid_max) == (32000, 65519)
     assert (info.version, info.host, list(info.roles)) == (
         __version__,
         "hosts/take",

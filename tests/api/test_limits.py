@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from zfsilo.v1 import snapshot_pb2, volume_pb2
+from zfsilo.v1 import replication_pb2, snapshot_pb2, volume_pb2
 
 from tests.api.running import connect, create, publish
 from tests.api.test_roles import METHODS
@@ -44,6 +44,7 @@ POLICY = {
     "selector": LABELS,
     "max_delay_seconds": 60,
 }
+SENDS = {"peer": "peer", "calendar": "daily", "selector": LABELS, "volumes": [VOLUME]}
 NEW = {"capacity_bytes": 1 << 30, "access_modes": [1], "source": {"volume": VOLUME}}
 FILESYSTEM = {"state": 2, "type": "ext4", "uuid": UUID, "operation": ULID}
 CHANGED = {"properties": {"compression": "lz4"}, "labels": LABELS, "hosts": ["take"]}
@@ -115,6 +116,15 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "DeleteSnapshotPolicy": {"name": "snapshotPolicies/none"},
     "RunSnapshotPolicy": {"name": "snapshotPolicies/none"},
+    "CreateReplicationPolicy": {"policy_id": "nightly", "policy": SENDS},
+    "GetReplicationPolicy": {"name": "replicationPolicies/none"},
+    "ListReplicationPolicies": LIST,
+    "UpdateReplicationPolicy": {
+        "policy": SENDS | {"name": "replicationPolicies/hourly"},
+        "update_mask": {"paths": ["peer", "calendar", "selector", "volumes"]},
+    },
+    "DeleteReplicationPolicy": {"name": "replicationPolicies/none"},
+    "RunReplicationPolicy": {"name": "replicationPolicies/none"},
     "GetHost": {"name": HOST},
     "ListHosts": LIST,
     "CreateHost": {"host_id": "more", "host": ABOUT_HOST},
@@ -141,14 +151,14 @@ DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
     r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*|replica.*)"
-    r"|policy\.(id|etag|volumes|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
+    r"|policy\.(id|etag|volumes|selected|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.
 ELSEWHERE = {
     ("CreateVolume", "volume.name"), ("CreateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.access_modes"), ("UpdateVolume", "volume.source.snapshot"),
     ("UpdateVolume", "volume.source.volume"), ("CreateHost", "host.name"),
-    ("CreateSnapshotPolicy", "policy.name"),
+    ("CreateSnapshotPolicy", "policy.name"), ("CreateReplicationPolicy", "policy.name"),
 }
 
 
@@ -214,6 +224,7 @@ COMPARED = {
     ("RenewCertificate", "request"), ("UndeleteVolume", "uid"), ("UnstageVolume", "path"),
     ("UnmountVolume", "path"), ("UpdateHost", "update_mask.paths"),
     ("UpdateVolume", "update_mask.paths"), ("UpdateSnapshotPolicy", "update_mask.paths"),
+    ("UpdateReplicationPolicy", "update_mask.paths"),
 }
 
 
@@ -258,6 +269,10 @@ async def test_fields_beyond_their_limit_are_refused(front: Front) -> None:
     policy = snapshot_pb2.SnapshotPolicy(calendar="daily", grid="7x1d")
     await api.snapshots.CreateSnapshotPolicy(
         snapshot_pb2.CreateSnapshotPolicyRequest(policy_id="hourly", policy=policy)
+    )
+    sends = replication_pb2.ReplicationPolicy(peer="peer", calendar="daily")
+    await api.replications.CreateReplicationPolicy(
+        replication_pb2.CreateReplicationPolicyRequest(policy_id="hourly", policy=sends)
     )
     for name in REQUESTS:
         code, said = await ask(front, name, request(name))

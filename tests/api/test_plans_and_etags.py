@@ -87,15 +87,17 @@ async def at_all_states(front: Front) -> None:
     for name in ("low", "mid"):
         await volumes.ConnectVolume(connect(volume=name))
     await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
-    front.write(partial(replicated, "used"))
+    kept = front.write(partial(replicated, "used"))
+    front.fixture.host.facts.effect(f"bookmark:{kept}", {"guid": "17", "txg": 1, "blocks": {}})
 
 
-def replicated(volume_id: str, txn: Transaction) -> None:
-    """Record that a volume was sent to a peer."""
+def replicated(volume_id: str, txn: Transaction) -> str:
+    """Record that a volume was sent to a peer; return the name of the snapshot kept for it."""
     volume = txn.get(Volume, volume_id)
     assert volume is not None
     name = f"{volume.uid}/peer"
     txn.put(Replication(id=name, volume=volume_id, peer="peer", pending_uid="c" * 32))
+    return f"{volume.uid}/{'c' * 32}"
 
 
 async def test_validate_only_returns_the_plan_and_changes_nothing(

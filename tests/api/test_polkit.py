@@ -22,6 +22,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -46,6 +47,7 @@ PATHS = {
     HOST: path_of("host", "take"),
     SNAPSHOT: path_of("snapshot", "nothing"),
     SNAPSHOT_POLICY: path_of("policy", "nothing"),
+    REPLICATION_POLICY: path_of("replication", "nothing"),
     OPERATION: path_of("operation", "0" * 26),
     "org.freedesktop.DBus.ObjectManager": ROOT,
 }

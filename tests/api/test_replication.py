@@ -79,6 +79,29 @@ async def test_a_cut_stream_goes_on_where_the_peer_is(
     assert "receiving" not in pair.zvol()
 
 
+async def test_a_daemon_that_stops_makes_no_other_attempt(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.write(0, "a")
+    wire = CutAfter(monkeypatch, 0)
+    paused = asyncio.Event()
+    context = pair.give.service.context
+
+    async def pause(_seconds: float) -> None:
+        paused.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(context, "pause", pause)
+    request = volume_pb2.ReplicateVolumeRequest(name=DATA, peer="other")
+    call = pair.give.root().volumes.ReplicateVolume(request)
+    await asyncio.wait_for(paused.wait(), 60)
+    await asyncio.wait_for(pair.give.service.stop_streams(), 60)
+    assert (wire.cuts, pair.give.service.replicator.transfers) == (1, {})
+    (live,) = pair.give.read(lambda txn: list(txn.live()))
+    assert live.state == "WAITING"  # the next daemon performs the step
+    call.cancel()
+
+
 async def test_a_failed_operation_leaves_what_the_next_one_continues(
     pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +112,7 @@ async def test_a_failed_operation_leaves_what_the_next_one_continues(
         CutAfter(only_now, 500)
         with refused("UNAVAILABLE", "STREAM_CUT"):
             await pair.replicate()
+    await pair.receive_ended()
     taken = pair.give.read(lambda txn: [one.id for one in txn.scan(Snapshot)])
     assert taken == ["replica-data-other-1"]
     assert pair.replica().state == "ABSENT"
@@ -205,15 +229,6 @@ async def test_a_stream_of_another_snapshot_is_refused(
     with refused("FAILED_PRECONDITION", "OTHER_STREAM"):
         await pair.replicate()
     assert pair.zvol() is None
-
-
-async def test_without_a_common_snapshot_nothing_is_sent(pair: ReplicaPair) -> None:
-    pair.write(0, "a")
-    await pair.replicate()
-    known = pair.give.read(lambda txn: next(txn.scan(Replication)))
-    pair.give.write(lambda txn: txn.put(known.but(snapshot_guid="17")))
-    with refused("FAILED_PRECONDITION", "NO_COMMON_SNAPSHOT"):
-        await pair.replicate()
 
 
 async def test_the_end_of_a_replication_keeps_nothing(pair: ReplicaPair) -> None:

@@ -9,7 +9,7 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import create, publish
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.wire.server_answers import check_chap, check_connection
+from zfsilod.wire.server_answers import check_chap, check_connection, check_replica
 from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
@@ -128,3 +128,32 @@ async def test_a_server_must_use_its_prefix(front: Front) -> None:
             with pytest.raises(FailedPrecondition, match="does not have the prefix"):
                 await servers.fetch("give", "data")
         await servers.close()
+
+
+def test_what_an_honest_peer_has() -> None:
+    told = pb.Replica(snapshot_guid="17", continuation="1-e3267b170-f0-789c63")
+    facts = check_replica("other", "data", told)
+    assert (facts.exists, facts.guid, facts.token) == (True, "17", "1-e3267b170-f0-789c63")
+    nothing = check_replica("other", "data", pb.Replica())
+    assert (nothing.exists, nothing.guid, nothing.token) == (True, "", "")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"continuation": "1-e3267b170-f0-\0"},
+        {"continuation": "1" * 200_000},
+        {"continuation": "-nvP"},
+        {"continuation": "1-e3267b170 -f0"},
+        {"continuation": "tank/zfsilo/other@snapshot"},
+        {"snapshot_guid": "0x17"},
+        {"snapshot_guid": "17\0"},
+        {"snapshot_guid": "0" * 20 + "1" + "9" * 100_000},
+        {"snapshot_guid": str(1 << 64)},
+    ],
+)
+def test_a_lie_about_a_replica_is_refused(told: dict[str, Any]) -> None:
+    with pytest.raises(FailedPrecondition) as raised:
+        check_replica("other", "data", pb.Replica(**told))
+    assert raised.value.reason == "BAD_ANSWER"
+    assert len(raised.value.message) < 200

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, snapshot_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, replication_pb2, service_pb2, snapshot_pb2
 from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.dbus_fixture import on_private_bus, options
@@ -22,6 +22,7 @@ from zfsilod.api.dbus.contract import (
     HOST,
     MANAGER,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -38,6 +39,7 @@ from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume
 from zfsilod.requests.hosts import CreateHost
 from zfsilod.requests.publications import Publish
+from zfsilod.requests.replication_policies import CreateReplicationPolicy
 from zfsilod.requests.snapshot_policies import CreateSnapshotPolicy
 from zfsilod.requests.snapshots import CreateSnapshot
 from zfsilod.requests.volumes import CreateVolume
@@ -58,6 +60,7 @@ CHANGES = {
     for path in METHODS
     if "zfsilo.v1" in path and not path.rpartition("/")[2].startswith(READS)
 }
+HOURLY = "replicationPolicies/hourly"
 STRAY = "tank/zfsilo/stray"
 
 # Each is planned on the host of `scene`; an operation's name is that of the one that needs repair.
@@ -81,6 +84,16 @@ EXAMPLES: dict[str, Any] = DRY | {
         name="snapshotPolicies/nightly"
     ),
     "RunSnapshotPolicy": snapshot_pb2.RunSnapshotPolicyRequest(name="snapshotPolicies/nightly"),
+    "CreateReplicationPolicy": replication_pb2.CreateReplicationPolicyRequest(
+        policy_id="new",
+        policy=replication_pb2.ReplicationPolicy(peer="peer", calendar="daily"),
+    ),
+    "UpdateReplicationPolicy": replication_pb2.UpdateReplicationPolicyRequest(
+        policy=replication_pb2.ReplicationPolicy(name=HOURLY, calendar="daily"),
+        update_mask=FieldMask(paths=["calendar"]),
+    ),
+    "DeleteReplicationPolicy": replication_pb2.DeleteReplicationPolicyRequest(name=HOURLY),
+    "RunReplicationPolicy": replication_pb2.RunReplicationPolicyRequest(name=HOURLY),
     "CreateHost": host_pb2.CreateHostRequest(
         host_id="more", host=host_pb2.Host(iqn="iqn.2024-01.lab:more")
     ),
@@ -139,6 +152,12 @@ async def scene(front: Front, monkeypatch: pytest.MonkeyPatch) -> str:
     await api.snapshots.CreateSnapshotPolicy(
         snapshot_pb2.CreateSnapshotPolicyRequest(policy_id="nightly", policy=policy)
     )
+    sends = replication_pb2.ReplicationPolicy(
+        peer="peer", calendar="hourly", volumes=["volumes/lone"]
+    )
+    await api.replications.CreateReplicationPolicy(
+        replication_pb2.CreateReplicationPolicyRequest(policy_id="hourly", policy=sends)
+    )
     await api.hosts.CreateHost(
         host_pb2.CreateHostRequest(host_id="spare", host=host_pb2.Host(iqn="iqn.2024-01.lab:spare"))
     )
@@ -170,8 +189,9 @@ async def test_validate_only_leaves_store_and_host_as_they_were(
         if name == "RenewCertificate":
             request.request = csr
         api = apis.get(name, front.root())
-        groups = (api.volumes, api.snapshots, api.hosts, api.service, api.operations)
-        (method,) = (getattr(group, name) for group in groups if hasattr(group, name))
+        groups = (api.volumes, api.snapshots, api.replications, api.hosts)
+        more = (api.service, api.operations)
+        (method,) = (getattr(one, name) for one in (*groups, *more) if hasattr(one, name))
         try:
             answer = await method(request)
         except grpc.aio.AioRpcError as error:
@@ -201,6 +221,10 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{SNAPSHOT_POLICY}.Run": (path_of("policy", "nightly"), ()),
     f"{SNAPSHOT_POLICY}.Update": (path_of("policy", "nightly"), ()),
     f"{SNAPSHOT_POLICY}.Delete": (path_of("policy", "nightly"), ()),
+    f"{MANAGER}.CreateReplicationPolicy": (ROOT, ("new", "other", "hourly")),
+    f"{REPLICATION_POLICY}.Run": (path_of("replication", "hourly"), ()),
+    f"{REPLICATION_POLICY}.Update": (path_of("replication", "hourly"), ()),
+    f"{REPLICATION_POLICY}.Delete": (path_of("replication", "hourly"), ()),
     f"{VOLUME}.Snapshot": (path_of("volume", "data"), ("new",)),
     f"{SNAPSHOT}.Delete": (path_of("snapshot", "monday"), ()),
     f"{VOLUME}.Delete": (path_of("volume", "lone"), ()),
@@ -228,6 +252,7 @@ MORE_OPTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     f"{MANAGER}.RegisterHost": {"iqn": ("s", "iqn.2024-01.lab:other")},
     f"{HOST}.Update": {"labels": ("a{ss}", {"a": "b"})},
     f"{SNAPSHOT_POLICY}.Update": {"grouped": ("b", True)},
+    f"{REPLICATION_POLICY}.Update": {"volumes": ("as", ["data"])},
     f"{VOLUME}.Update": {"labels": ("a{ss}", {"a": "b"})},
 }
 
@@ -250,6 +275,8 @@ async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) ->
     await fixture.do(CreateSnapshot(volume="cut", id="monday"))
     await fixture.do(CreateHost(id="spare", iqn="iqn.2024-01.lab:spare"))
     await fixture.do(CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d"))
+    sends = CreateReplicationPolicy(id="hourly", peer="other", calendar="hourly")
+    await fixture.do(sends.but(volumes=("lone",)))
     await context.write(partial(replicated, "used"))
     return await make_strange(fixture, monkeypatch)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tests.bench.table import Figure, at_most
+from tests.bench.table import Figure, at_most, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,6 @@ LAYERS = (
 )
 FUNCTION_LINES, LONGEST_FUNCTION, ONCE_PERCENT = 10, 60, 45
 SHORTEST_FILE, LONGEST_FILE = 60, 350
-SHOWN = 6
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Graph = dict[str, set[str]]  # module: the modules that it imports, for types too
@@ -56,14 +55,6 @@ def figures() -> Iterator[Figure]:
     graph = imports()
     yield from counted("import cycles", [" ".join(sorted(group)) for group in cycles(graph)])
     yield from counted("upward imports", [f"{one} -> {other}" for one, other in upward(graph)])
-
-
-def counted(name: str, offenders: list[str], *, strict: bool = True) -> Iterator[Figure]:
-    """Yield the number of offenders and the first of them; `strict`: there should be none."""
-    count = str(len(offenders))
-    yield Figure(name, count, "none", not offenders) if strict else Figure(name, count)
-    for offender in offenders[:SHOWN]:
-        yield Figure("", offender)
 
 
 @cache

@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench.inside import LIBRARY
-from tests.bench.simulated import ask, simulated
+from tests.bench.simulated import ask, simulated, starts
 from tests.bench.table import Figure, at_most, spread
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def figures() -> Iterator[Figure]:
     answers, imports = [], []
     with simulated() as machine:
         for _round in range(ROUNDS):
-            imports += ask(machine, "python", "1", "-I", "-c", IMPORTS)
+            imports += starts(machine, 1, "-I", "-c", IMPORTS)
             machine.run("systemctl", "stop", "zfsilod.service")
             # Otherwise systemd refuses the sixth start in ten seconds, and stops the socket too.
             machine.run("systemctl", "reset-failed", "zfsilod.service")

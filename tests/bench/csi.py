@@ -1,4 +1,4 @@
-"""CSI in the lab: CreateVolume to NodePublishVolume, compared with the shell scripts."""
+"""CSI in the lab: CreateVolume to NodePublishVolume, compared with the configfs script."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench.lifecycle import live
-from tests.bench.table import Figure, spread
+from tests.bench.rounds import rounds
+from tests.bench.table import Figure, at_most, spread
 from tests.csi.lab_plugin import install, plugin_of
-from tests.csi.plugin_client import down, until_done, up
+from tests.csi.plugin_client import until_done, up
 from tests.lab.pair import restore_pair
 from tests.lab.snapshots import ready
 
@@ -20,65 +21,51 @@ if TYPE_CHECKING:
     from tests.csi.plugin_client import PluginClient
     from tests.lab.pair import Pair
 
-ROUNDS = 2
-SCRIPTS = ("configfs", "targetcli")
+ROUNDS, SHARE_S = 3, 110
 UP = ("create", "publish", "connect", "stage", "mount")
-VOLUMES, AT_ONCE = 16, 8
 PATIENCE_S = 600
+RATIO, UNITS = 2.0, 3
+# The units of operations in the journal of a machine.
+COUNT_UNITS = "journalctl -q -o cat | grep -o 'zfsilo-op-[^ ]*\\.service' | sort -u | wc -l"
 
 
 def figures() -> Iterator[Figure]:
-    """Attach volumes to pods, first AT_ONCE in parallel, then one by one and with the scripts."""
+    """Attach volumes to pods, in turns with the script; the first pod only warms up."""
     with restore_pair(ready()) as pair:
-        install(pair, attachments=VOLUMES)
-        seconds = asyncio.run(_in_parallel(pair))
-        name = f"volumes attached to pods a minute, {AT_ONCE} in parallel"
-        yield Figure(name, f"{60 * VOLUMES / seconds:.1f} ({VOLUMES} in {seconds:.0f} s)")
-        csi_s, script_s = asyncio.run(_in_turns(pair))
-        yield Figure(f"CreateVolume to NodePublishVolume, {ROUNDS} times", spread(csi_s))
-        for kind in SCRIPTS:
-            ratio = median(csi / script for csi, script in zip(csi_s, script_s[kind], strict=True))
-            yield Figure(f"the same by the {kind} script", spread(script_s[kind]))
-            yield Figure(f"CSI to the {kind} script", f"{ratio:.2f} times")
+        install(pair, attachments=ROUNDS + 1)
+        csi_s, script_s, units = asyncio.run(_in_turns(pair))
+    ratio = median(csi / script for csi, script in zip(csi_s, script_s, strict=True))
+    yield Figure(f"CreateVolume to NodePublishVolume, {len(csi_s)} times", spread(csi_s))
+    yield Figure("the same by the configfs script", spread(script_s))
+    yield at_most("CSI to the configfs script", ratio, RATIO, " times")
+    yield at_most("units of a pod, on both machines", median(units), UNITS, "")
 
 
-async def _in_turns(pair: Pair) -> tuple[list[float], dict[str, list[float]]]:
-    """Return the seconds of every CSI round, and of every round of each script."""
+async def _in_turns(pair: Pair) -> tuple[list[float], list[float], list[int]]:
+    """Return the seconds of each pod and of each round of the script, and the units of each pod."""
     csi_s: list[float] = []
-    script_s: dict[str, list[float]] = {kind: [] for kind in SCRIPTS}
+    script_s: list[float] = []
+    units: list[int] = []
     async with plugin_of(pair) as plugin:
-        for number in range(ROUNDS + 1):  # the first round warms up
+        await new(plugin, "warm-up")
+        for number in rounds(ROUNDS, SHARE_S):
+            before = units_of(pair)
             started = time.perf_counter()
-            volume = await new(plugin, f"bench-{number}")
+            await new(plugin, f"bench-{number}")
             csi_s.append(time.perf_counter() - started)
-            await down(plugin, volume, f"bench-{number}")
-            for kind, times in script_s.items():
-                life = live(pair, kind)
-                times.append(sum(life[name] for name in UP))
-    return csi_s[1:], {kind: times[1:] for kind, times in script_s.items()}
+            units.append(units_of(pair) - before)
+            life = live(pair, "configfs")
+            script_s.append(sum(life[name] for name in UP))
+    return csi_s, script_s, units
 
 
-async def _in_parallel(pair: Pair) -> float:
-    """Return the seconds until the last of VOLUMES volumes was attached."""
-    gate = asyncio.Semaphore(AT_ONCE)
-    volumes: dict[str, str] = {}
-
-    async def attach(name: str) -> None:
-        async with gate:
-            volumes[name] = await new(plugin, name)
-
-    async with plugin_of(pair) as plugin:
-        started = time.perf_counter()
-        await asyncio.gather(*(attach(f"pod-{number}") for number in range(VOLUMES)))
-        seconds = time.perf_counter() - started
-        for name, volume in volumes.items():
-            await down(plugin, volume, name)
-    return seconds
+def units_of(pair: Pair) -> int:
+    """Return the number of units of operations that both machines have started."""
+    return sum(int(text.stdout) for text in pair.both(lambda one: one.sh(COUNT_UNITS)))
 
 
-async def new(plugin: PluginClient, name: str) -> str:
-    """Create a volume, attach it to a pod, and return its id."""
+async def new(plugin: PluginClient, name: str) -> None:
+    """Create a volume and attach it to a pod."""
     volume = (await plugin.create(name)).volume_id
-    # AT_ONCE volumes take an emulated machine longer than a call may last, so kubelet would retry.
+    # An emulated machine may take longer than a call may last, so kubelet would retry.
     await until_done(lambda: up(plugin, volume, name), within_s=PATIENCE_S)
-    return volume

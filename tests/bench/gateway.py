@@ -44,7 +44,7 @@ VOLUMES = 100_000
 PAGE = 100
 DATA = "volumes/data"
 GET = "GetVolume, gateway unix"
-TO_BARE, TO_BARE_TLS, TO_RELAY, PAGE_TO_GET = 1.6, 1.4, 1.25, 10
+TO_BARE, TO_BARE_TLS, TO_RELAY, PAGE_TO_GET = 1.6, 1.4, 1.2, 10
 
 Times = dict[str, list[list[float]]]
 
@@ -132,7 +132,7 @@ async def measure(where: dict[str, str], rounds: int) -> Times:
     return times
 
 
-def figures(rounds: int = 5) -> Iterator[Figure]:
+def figures(rounds: int = 3) -> Iterator[Figure]:
     """Measure in other processes, and compare with the targets."""
     measured = asyncio.run(compare(rounds))
     unix, bare, relay = (measured[name] for name in (GET, "echo, bare tcp", "echo, relay unix"))

@@ -3,11 +3,12 @@
 inside.py changes VOLUME ROUNDS            grow, publish and unpublish one volume
 inside.py throughput CLIENTS CALLS         many clients with a volume each, CALLS changes in total
 inside.py first                            the first answer over a new channel
-inside.py python ROUNDS [ARGUMENT...]      starts of this Python
-inside.py lifecycle REQUEST...             requests for one volume, one after the other
-inside.py fill COUNT                       create and publish so many volumes
-inside.py exported COUNT                   wait for so many exports; seconds since the boot
-inside.py clear                            remove all exports from configfs
+inside.py lifecycle TRANSPORT REQUEST...   requests for one volume, one after the other
+inside.py fill COUNT TRANSPORT             create and publish so many volumes
+inside.py copy COUNT                       make so many of one, without the daemon
+inside.py connect COUNT                    connect to them
+inside.py disconnect COUNT                 disconnect from them
+inside.py empty COUNT                      unpublish and delete them
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOCKET = Path("/run/zfsilo/zfsilod.sock")
-DEADLINE_S = 120
+STATE = "/var/lib/zfsilo"
+DEADLINE_S = 300
 GIB, SMALL, STEP = 1 << 30, 16 << 20, 1 << 20
-HOST = "take"
-VOLUME = "bench"
+HOST, SERVER = "take", "give"
 PATH = "/srv/bench"
 AT_ONCE = 32  # they share units
-TARGET = Path("/sys/kernel/config/target")
-GROUP = "iscsi/iqn.*/tpgt_1"
-LOOK_S = 0.05
-NAME = f"volumes/{VOLUME}"
+TRIES = 4  # of a call, before the last one
+CLIENT_AT_ONCE = 4  # each has a unit of its own
+SIZES = ("volsize", "refreservation")  # properties that zfs create sets by its options
+TRANSPORTS = {"iscsi": pb.TRANSPORT_ISCSI, "nvme": pb.TRANSPORT_NVME}
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -68,10 +69,14 @@ class BenchClient:
         request = service_pb2.GetServerInfoRequest()
         self.api.service.GetServerInfo(request, timeout=DEADLINE_S, wait_for_ready=True)
 
-    def create(self, volume: str, capacity_bytes: int = GIB) -> None:
+    def create(self, volume: str, capacity_bytes: int = GIB, transport: str = "iscsi") -> None:
         """Create a volume that may be published."""
         volume_message = pb.Volume(
-            capacity_bytes=capacity_bytes, thin=True, mode=pb.MODE_FILESYSTEM, hosts=[HOST]
+            capacity_bytes=capacity_bytes,
+            thin=True,
+            mode=pb.MODE_FILESYSTEM,
+            hosts=[HOST],
+            transport=TRANSPORTS[transport],
         )
         self.send("CreateVolume", pb.CreateVolumeRequest(volume_id=volume, volume=volume_message))
 
@@ -131,27 +136,23 @@ def throughput(clients: int, calls: int) -> float:
     return calls // clients * clients / seconds
 
 
-def python(rounds: int, *arguments: str) -> list[float]:
-    """Time starts of this Python."""
-    argv = [sys.executable, *arguments]
-    return [timed(lambda: subprocess.run(argv, check=True)) for _round in range(rounds)]
-
-
-def lifecycle(*requests: str) -> dict[str, float]:
-    """Return the times of requests for the one volume, on a warm channel."""
+def lifecycle(transport: str, *requests: str) -> dict[str, float]:
+    """Return the times of requests for the one volume of a transport, on a warm channel."""
     client = BenchClient()
     client.greet()
-    connect = pb.ConnectVolumeRequest(server="give", volume=VOLUME)
-    stage = pb.StageVolumeRequest(name=NAME, fs_type="ext4")
-    mount = pb.MountVolumeRequest(name=NAME, path=PATH)
-    unmount = pb.UnmountVolumeRequest(name=NAME, path=PATH)
-    unstage = pb.UnstageVolumeRequest(name=NAME)
-    disconnect = pb.DisconnectVolumeRequest(name=NAME)
-    attach = pb.AttachVolumeRequest(server="give", volume=VOLUME, path=PATH, fs_type="ext4")
-    detach = pb.DetachVolumeRequest(name=NAME)
+    volume = f"bench-{transport}"
+    name = f"volumes/{volume}"
+    connect = pb.ConnectVolumeRequest(server=SERVER, volume=volume)
+    stage = pb.StageVolumeRequest(name=name, fs_type="ext4")
+    mount = pb.MountVolumeRequest(name=name, path=PATH)
+    unmount = pb.UnmountVolumeRequest(name=name, path=PATH)
+    unstage = pb.UnstageVolumeRequest(name=name)
+    disconnect = pb.DisconnectVolumeRequest(name=name)
+    attach = pb.AttachVolumeRequest(server=SERVER, volume=volume, path=PATH, fs_type="ext4")
+    detach = pb.DetachVolumeRequest(name=name)
     steps: dict[str, Callable[[], None]] = {
-        "create": lambda: client.create(VOLUME),
-        "publish": lambda: client.publish(VOLUME),
+        "create": lambda: client.create(volume, transport=transport),
+        "publish": lambda: client.publish(volume),
         "connect": lambda: client.send("ConnectVolume", connect),
         "stage": lambda: client.send("StageVolume", stage),
         "mount": lambda: client.send("MountVolume", mount),
@@ -160,52 +161,128 @@ def lifecycle(*requests: str) -> dict[str, float]:
         "disconnect": lambda: client.send("DisconnectVolume", disconnect),
         "attach": lambda: client.send("AttachVolume", attach),
         "detach": lambda: client.send("DetachVolume", detach),
-        "unpublish": lambda: client.unpublish(VOLUME),
-        "delete": lambda: client.delete(VOLUME),
+        "unpublish": lambda: client.unpublish(volume),
+        "delete": lambda: client.delete(volume),
     }
     return {request: timed(steps[request]) for request in requests}
 
 
-def fill(count: int) -> float:
-    """Create and publish volumes, many at once; return the seconds."""
-    client = BenchClient()
+# Many volumes
 
-    def make(volume: str) -> None:
-        client.create(volume, SMALL)
+
+def volumes(count: int) -> list[str]:
+    """Return the names of so many volumes."""
+    return [f"v{number:03}" for number in range(count)]
+
+
+class PatientClient(BenchClient):
+    """A client that repeats a call which the host was too slow for, as kubelet does."""
+
+    def send(self, method: str, request: Any) -> None:
+        for _try in range(TRIES):
+            try:
+                super().send(method, request)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+            else:
+                return
+        super().send(method, request)
+
+
+def at_once(work: Callable[[BenchClient, str], object], count: int, clients: int) -> float:
+    """Do something for each volume, for so many at the same time; return the seconds."""
+    client = PatientClient()
+    with ThreadPoolExecutor(clients) as threads:
+        return timed(lambda: list(threads.map(partial(work, client), volumes(count))))
+
+
+def fill(count: int, transport: str) -> float:
+    """Create and publish volumes."""
+
+    def make(client: BenchClient, volume: str) -> None:
+        client.create(volume, SMALL, transport)
         client.publish(volume)
 
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        return timed(lambda: list(threads.map(make, (f"v{n:03}" for n in range(count)))))
+    return at_once(make, count, AT_ONCE)
 
 
-def exported(count: int) -> float:
-    """Wait until so many targets are enabled with a LUN for their host; return the uptime."""
-    while _enabled() < count or len(_links("acls/*/lun_0/*")) < count:
-        time.sleep(LOOK_S)  # configfs sends no events
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def connect_all(count: int) -> float:
+    """Connect to volumes of the server."""
+
+    def connect(client: BenchClient, volume: str) -> None:
+        client.send("ConnectVolume", pb.ConnectVolumeRequest(server=SERVER, volume=volume))
+
+    return at_once(connect, count, CLIENT_AT_ONCE)
 
 
-def _enabled() -> int:
-    return sum(path.read_text() == "1\n" for path in TARGET.glob(f"{GROUP}/enable"))
+def disconnect_all(count: int) -> float:
+    """Disconnect from volumes."""
+
+    def disconnect(client: BenchClient, volume: str) -> None:
+        request = pb.DisconnectVolumeRequest(name=f"volumes/{volume}")
+        client.send("DisconnectVolume", request)
+
+    return at_once(disconnect, count, CLIENT_AT_ONCE)
 
 
-def _links(below: str) -> list[Path]:
-    return [path for path in TARGET.glob(f"{GROUP}/{below}") if path.is_symlink()]
+def empty(count: int) -> float:
+    """Unpublish and delete volumes."""
+
+    def remove(client: BenchClient, volume: str) -> None:
+        client.unpublish(volume)
+        client.delete(volume)
+
+    return at_once(remove, count, AT_ONCE)
 
 
-def clear() -> str:
-    """Remove all exports from configfs, without any tool."""
-    for path in TARGET.glob(f"{GROUP}/enable"):
-        path.write_text("0")
-    for link in (*_links("acls/*/lun_0/*"), *_links("lun/lun_0/*")):
-        link.unlink()
-        link.parent.rmdir()
-    for pattern in (f"{GROUP}/acls/*", f"{GROUP}/np/*", GROUP, "iscsi/iqn.*"):
-        for folder in TARGET.glob(pattern):
-            folder.rmdir()
-    for path in TARGET.glob("core/iblock_*/*/enable"):
-        path.parent.rmdir()
-    return "cleared"
+def copy(count: int) -> float:
+    """Make volumes like the first one, with its records and marks, while no daemon runs.
+
+    To create and publish 100 volumes by requests takes five minutes of an emulated machine.
+    """
+    from zfsilod.model.records import Publication, Volume
+    from zfsilod.storage.store import Store
+
+    first, *others = volumes(count)
+    store = Store(STATE)
+    with store.read() as txn:
+        volume, publication = txn.get(Volume, first), txn.get(Publication, f"{first}/{HOST}")
+    assert volume is not None
+    assert publication is not None
+    marks = zfs("get", "-H", "-s", "local", "-o", "property,value", "all", volume.dataset)
+    settings = dict(line.split("\t") for line in marks.splitlines())
+    settings = {key: value for key, value in settings.items() if key not in SIZES}
+    chap = store.chap(publication.secret)
+
+    def make(number: int, name: str) -> None:
+        uid = f"{number:032x}"
+        dataset = volume.dataset.replace(first, name)
+        own = {key: value.replace(volume.uid, uid) for key, value in settings.items()}
+        own["volblocksize"] = str(volume.volblocksize)
+        options = [word for key, value in own.items() for word in ("-o", f"{key}={value}")]
+        zfs("create", "-s", "-V", str(volume.capacity_bytes), *options, dataset)
+        guid = zfs("get", "-H", "-o", "value", "guid", dataset).strip()
+        names = {
+            field: getattr(volume, field).replace(volume.uid, uid)
+            for field in ("target", "backstore")
+        }
+        published = publication.but(id=f"{name}/{HOST}", volume=name)
+        with store.write() as txn:
+            txn.put(volume.but(id=name, uid=uid, dataset=dataset, guid=guid, **names))
+            txn.put(published)
+            txn.put_raw("secret", published.secret, store.seal(published.secret, chap))
+
+    def make_all() -> None:
+        for number, name in enumerate(others, 1):
+            make(number, name)
+
+    return timed(make_all)
+
+
+def zfs(*words: str) -> str:
+    """Run zfs and return its output."""
+    return subprocess.run(("zfs", *words), check=True, capture_output=True, text=True).stdout
 
 
 def main(mode: str, *words: str) -> object:
@@ -215,17 +292,19 @@ def main(mode: str, *words: str) -> object:
             return changes(words[0], int(words[1]))
         case "throughput":
             return throughput(int(words[0]), int(words[1]))
-        case "python":
-            return python(int(words[0]), *words[1:])
-        case "fill":
-            return fill(int(words[0]))
-        case "exported":
-            return exported(int(words[0]))
-        case "clear":
-            return clear()
         case "first":
             return timed(lambda: BenchClient().greet())
-    return lifecycle(*words)
+        case "lifecycle":
+            return lifecycle(*words)
+        case "fill":
+            return fill(int(words[0]), words[1])
+    many: dict[str, Callable[[int], float]] = {
+        "copy": copy,
+        "connect": connect_all,
+        "disconnect": disconnect_all,
+        "empty": empty,
+    }
+    return many[mode](int(words[0]))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zfsilod.storage.volume_view import VolumeView
 
 VOLUMES = (1, 100, 1000)
+TARGETS_S = {1000: 0.35}
+ROUNDS = 3
 RECORDS = (100, 100_000)
 PAGE = 100
 AT_ONCE = 32
@@ -89,13 +91,18 @@ async def fill(fixture: ServiceFixture, count: int) -> None:
     await asyncio.gather(*(one(number) for number in range(count)))
 
 
+async def _seconds_of_sync(fixture: ServiceFixture) -> float:
+    """Return the seconds of a SyncVolumes that finds nothing to repair."""
+    start = time.perf_counter()
+    await fixture.service.reconciler.sync_all(caller=administrator("bench"))
+    return time.perf_counter() - start
+
+
 async def _sync(count: int, folder: Path) -> tuple[float, float, int]:
     """Return the seconds of a sync without drift and of one after a boot, and the processes."""
     async with service_fixture(folder) as fixture:
         await fill(fixture, count)
-        start = time.perf_counter()
-        await fixture.service.reconciler.sync_all(caller=administrator("bench"))
-        unchanged = time.perf_counter() - start
+        unchanged = median([await _seconds_of_sync(fixture) for _round in range(ROUNDS)])
         fixture.host.facts.reboot()
         start = time.perf_counter()
         report = await fixture.service.reconciler.sync_all(caller=administrator("bench"))
@@ -151,7 +158,11 @@ def figures() -> Iterator[Figure]:
     for count in VOLUMES:
         with tempfile.TemporaryDirectory() as folder:
             unchanged, recovered, processes = asyncio.run(_sync(count, Path(folder)))
-        yield Figure(f"Sync of {count} volumes, no drift", f"{1e3 * unchanged:.0f} ms")
+        name = f"Sync of {count} volumes, no drift"
+        if count in TARGETS_S:
+            yield at_most(name, unchanged, TARGETS_S[count], " s")
+        else:
+            yield Figure(name, f"{1e3 * unchanged:.0f} ms")
         yield Figure(f"Sync of {count} volumes after a boot", f"{1e3 * recovered:.0f} ms")
         yield at_most(f"processes of a sync of {count} volumes", processes, PROCESSES, "")
     for count in RECORDS:

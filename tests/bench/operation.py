@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from tests.bench.simulated import ask, simulated
+from tests.bench.simulated import ask, simulated, starts
 from tests.bench.table import Figure, at_most, spread
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tests.systemd.namespace import SystemdHost
 
-ROUNDS = 50
+ROUNDS = 40
 # Makes systemd keep a unit that has ended, with its times.
 KEEP = "[Service]\nRemainAfterExit=yes\n"
 KEEP_FILE = "/etc/systemd/system/zfsilo-op-.service.d/bench.conf"
@@ -36,7 +36,7 @@ def figures() -> Iterator[Figure]:
         yield at_most("CPU of an operation, all processes", cpu, CPU_MS, " ms")
         for request, times in workers(machine).items():
             yield Figure(f"worker of {request}", spread(times))
-        started = ask(machine, "python", str(ROUNDS), "-I", "-S", "-c", "pass")
+        started = starts(machine, ROUNDS, "-I", "-S", "-c", "pass")
         yield Figure("python3 -I -S -c pass beside it", spread(started))
 
 

@@ -25,7 +25,7 @@ from zfsilod.storage.store import Store
 from zfsilod.storage.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
 PACKAGE = str(Path(sys.modules[Stored.__module__].__file__ or "").parents[1])
@@ -34,6 +34,7 @@ METHOD, CONFIGFS = "PublishVolume", ("backstore:", "target:")
 TURNS = 50  # of the event loop, in which a daemon that waits for its worker comes to rest
 # Of LAYOUT.md section 2: before the rebuild, and the targets
 FILES, CHANGES, READS, WRITES = (30, 15), (217, 80), (14, 5), (9, 2)
+COMMITS = (9, 3)
 VOLUME_READS, OPERATION_DECODES = 6, 14
 
 
@@ -45,6 +46,7 @@ class PathCounts(NamedTuple):
     transactions: Counter[str]  # "daemon read", "daemon change", "worker read", "worker change"
     reads: Counter[str]  # of records: "daemon Volume", "worker Operation", ...
     decodes: Counter[str]  # of records, with the same names
+    commits: Counter[str]  # "daemon", "worker": of the whole request, its effects included
 
 
 class PathTrace:
@@ -53,11 +55,13 @@ class PathTrace:
     def __init__(self) -> None:
         self.enabled = False
         self.active = False  # between the two ends of the path
+        self.is_publishing = False  # from the method to the answer
         self.files: set[str] = set()
         self.path: list[str] = []
         self.transactions: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         self.decodes: Counter[str] = Counter()
+        self.commits: Counter[str] = Counter()
         self.of_thread = threading.local()  # role and last file
         self.read_by_worker: set[tuple[str, str, int]] = set()
         self.readers = {code_of(Transaction, name) for name in READERS}
@@ -85,6 +89,8 @@ class PathTrace:
         opened = getattr(Store, method)
 
         def count_and_open(store: Store) -> Any:
+            if self.is_publishing and method == "change":
+                self.commits[self.role] += 1
             if self.active:
                 self.transactions[f"{self.role} {method}"] += 1
             return opened(store)
@@ -100,7 +106,7 @@ class PathTrace:
         if code is work.__code__:
             self.of_thread.role = "worker" if event == "call" else "daemon"
         if self.enabled and event == "call" and code.co_name == METHOD:
-            self.active = True
+            self.active = self.is_publishing = True
         elif code.co_name == "effect" and frame.f_locals["name"].startswith(CONFIGFS):
             self.active = self.enabled = False
         if self.active and event == "call":
@@ -133,6 +139,10 @@ class PathTrace:
             if caller is None or caller.f_code.co_filename != code.co_filename:
                 self.decodes[name] += 1
 
+    def end(self) -> None:
+        """Count no further commits: the request is answered."""
+        self.is_publishing = False
+
     def counts(self) -> PathCounts:
         """Return the counts."""
         return PathCounts(
@@ -141,6 +151,7 @@ class PathTrace:
             transactions=self.transactions,
             reads=self.reads,
             decodes=self.decodes,
+            commits=self.commits,
         )
 
 
@@ -156,13 +167,13 @@ async def trace_publish(directory: Path) -> PathCounts:
     for name in ("imports", "traced"):
         (directory / name).mkdir()
     with trace.installed():  # for both: the threads of the first are used again
-        await publish_volume(directory / "imports")
+        await publish_volume(directory / "imports", trace.end)
         trace.enabled = True
-        await publish_volume(directory / "traced")
+        await publish_volume(directory / "traced", trace.end)
     return trace.counts()
 
 
-async def publish_volume(directory: Path) -> None:
+async def publish_volume(directory: Path, answered: Callable[[], None]) -> None:
     """Start a service, create a volume, and publish it; its worker starts when the daemon rests."""
     async with front_of(directory) as front:
         api, launcher = front.root(), front.fixture.launcher
@@ -176,6 +187,7 @@ async def publish_volume(directory: Path) -> None:
             await asyncio.sleep(0)
         launcher.gate.set()
         await published
+        answered()
 
 
 def measure() -> PathCounts:
@@ -194,6 +206,9 @@ def figures() -> Iterator[Figure]:
         note = f" in the daemon, {by_worker} in the worker"
         opened = counts.transactions[f"daemon {method}"]
         yield limited(f"{name} transactions", opened, figure, note)
+    commits = counts.commits
+    note = f": {commits['daemon']} in the daemon, {commits['worker']} in the worker"
+    yield limited("LMDB commits", commits.total(), COMMITS, note)
     yield Figure("reads of the volume", f"{total(counts.reads, 'Volume')} (was {VOLUME_READS})")
     decoded = total(counts.decodes, "Operation")
     yield Figure("decodes of the operation", f"{decoded} (was {OPERATION_DECODES})")

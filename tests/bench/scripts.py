@@ -1,15 +1,16 @@
-"""Shell scripts of the lifecycle, for comparison: mutual CHAP, one client.
+"""Shell scripts of the lifecycle, for comparison: one client, authentication both ways.
 
 Each request is a shell function; `report` takes its time without another process.
 """
 
 from __future__ import annotations
 
+from tests.bench import nvme_script
+
 SERIAL = "bench"
 IQN = "iqn.2024-01.lab.give:bench"
 CLIENT = "iqn.2024-01.lab.take:host"
 DISK = f"/dev/disk/by-path/ip-10.77.0.1:3260-iscsi-{IQN}-lun-0"
-ZVOL = "/dev/zvol/tank/bench"
 NAMES = ("benchclient", "benchsecret1234", "benchserver", "othersecret1234")
 TIMED = """
 report() {
@@ -19,13 +20,30 @@ report() {
     echo "$1 $(( ${after/[.,]/} - ${before/[.,]/} ))"
 }
 """
-ZFS = f"""
+# Of each transport its own, so that both may be published at the same time.
+DATASETS = {transport: f"tank/bare-{transport}" for transport in ("iscsi", "nvme")}
+ZVOLS = {transport: f"/dev/zvol/{dataset}" for transport, dataset in DATASETS.items()}
+ZVOL = ZVOLS["iscsi"]
+PROPERTIES = "-o volblocksize=16k -o sync=always -o volmode=dev -o snapdev=hidden"
+
+
+def zfs(transport: str) -> str:
+    """Return the functions that make and destroy a zvol with the properties of a volume.
+
+    ZFS makes the device once more when it sets the volmode, so that its link may go again.
+    """
+    dataset = DATASETS[transport]
+    return f"""
 create() {{
-    zfs create -s -V 1G -o volblocksize=16k -o sync=always tank/bench
-    udevadm wait --timeout=20 {ZVOL}
+    zfs create -s -V 1G {PROPERTIES} {dataset}
+    udevadm wait --settle --timeout=20 {ZVOLS[transport]}
 }}
-delete() {{ zfs destroy tank/bench; }}
+delete() {{
+    zfs destroy {dataset} || {{ udevadm settle --timeout=20; zfs destroy {dataset}; }}
+}}
 """
+
+
 CONFIGFS = f"""
 store=/sys/kernel/config/target/core/iblock_0/bench
 target=/sys/kernel/config/target/iscsi/{IQN}
@@ -35,10 +53,12 @@ publish() {{
     mkdir -p $store $group
     echo -n udev_path={ZVOL} > $store/control
     echo {SERIAL} > $store/wwn/vpd_unit_serial
-    echo 1 > $store/enable
+    echo 1 > $store/enable || {{ udevadm settle --timeout=20; echo 1 > $store/enable; }}
     echo 1 > $store/attrib/emulate_tpu
     echo 0 > $group/attrib/generate_node_acls
     echo 1 > $group/attrib/authentication
+    echo 0 > $group/attrib/demo_mode_discovery
+    echo 1 > $group/attrib/prod_mode_write_protect
     mkdir $group/lun/lun_0 $acl $group/np/10.77.0.1:3260
     ln -s $store $group/lun/lun_0/bench
     echo -n {NAMES[0]} > $acl/auth/userid
@@ -47,6 +67,7 @@ publish() {{
     echo -n {NAMES[3]} > $acl/auth/password_mutual
     mkdir $acl/lun_0
     ln -s $group/lun/lun_0 $acl/lun_0/bench
+    echo 0 > $acl/lun_0/write_protect
     echo 1 > $group/enable
 }}
 unpublish() {{
@@ -78,41 +99,49 @@ X
 }}
 """
 TAKE = f"""
+disk={DISK}
 node="iscsiadm -m node -T {IQN} -p 10.77.0.1:3260,1"
 connect() {{
     $node -o new
     $node -o update -n node.session.auth.authmethod -v CHAP \\
         -n node.session.auth.username -v {NAMES[0]} -n node.session.auth.password -v {NAMES[1]} \\
         -n node.session.auth.username_in -v {NAMES[2]} \\
-        -n node.session.auth.password_in -v {NAMES[3]}
+        -n node.session.auth.password_in -v {NAMES[3]} \\
+        -n node.session.timeo.replacement_timeout -v -1
     $node --login
-    udevadm wait --timeout=20 {DISK}
-}}
-stage() {{
-    mkfs.ext4 -q -m 0 -E nodiscard {DISK}
-    mkdir -p /run/bench
-    mount {DISK} /run/bench
-}}
-mount_() {{
-    mkdir -p /srv/bench
-    mount --bind /run/bench /srv/bench
-}}
-unmount() {{
-    umount /srv/bench
-    rmdir /srv/bench
-}}
-unstage() {{
-    umount /run/bench
-    rmdir /run/bench
+    udevadm wait --timeout=20 $disk
 }}
 disconnect() {{
     $node --logout
     $node -o delete
 }}
 """
+FILESYSTEM = """
+stage() {
+    mkfs.ext4 -q -m 0 -E nodiscard $disk
+    mkdir -p /run/bench
+    mount $disk /run/bench
+}
+mount_() {
+    mkdir -p /srv/bench
+    mount --bind /run/bench /srv/bench
+}
+unmount() {
+    umount /srv/bench
+    rmdir /srv/bench
+}
+unstage() {
+    umount /run/bench
+    rmdir /run/bench
+}
+"""
 SCRIPTS = {
-    "configfs": {"give": ZFS + CONFIGFS, "take": TAKE},
-    "targetcli": {"give": ZFS + TARGETCLI, "take": TAKE},
+    "configfs": {"give": zfs("iscsi") + CONFIGFS, "take": TAKE + FILESYSTEM},
+    "targetcli": {"give": zfs("iscsi") + TARGETCLI, "take": TAKE + FILESYSTEM},
+    "nvmet": {
+        "give": zfs("nvme") + nvme_script.give(ZVOLS["nvme"]),
+        "take": nvme_script.TAKE + FILESYSTEM,
+    },
 }
 
 

@@ -14,8 +14,8 @@ from tests.systemd.simulated import CONFIG, DROP_IN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INSIDE = Path(__file__).with_name("inside.py")
-PLACE = "/root/inside.py"
+PROGRAMS = {name: Path(__file__).with_name(name) for name in ("inside.py", "guest.py")}
+PLACE = "/root"
 TIMEOUT_S = 300
 
 
@@ -27,7 +27,8 @@ def simulated() -> Iterator[SystemdHost]:
     with machine:
         machine.write("/etc/systemd/system/zfsilod.service.d/simulate.conf", DROP_IN)
         machine.write("/etc/zfsilo/zfsilod.toml", CONFIG)
-        machine.copy_in(INSIDE, PLACE)
+        for name, source in PROGRAMS.items():
+            machine.copy_in(source, f"{PLACE}/{name}")
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "enable", "--now", "zfsilod.socket", "zfsilod.service")
         machine.run("zfsiloctl", "host", "add", "take", "--iqn", "iqn.2024-01.lab.take:host")
@@ -36,5 +37,16 @@ def simulated() -> Iterator[SystemdHost]:
 
 def ask(machine: SystemdHost, *words: str) -> Any:
     """Run the client inside, with the Python of zfsilo."""
+    return _run(machine, "inside.py", *words)
+
+
+def starts(machine: SystemdHost, rounds: int, *arguments: str) -> list[float]:
+    """Return the seconds of starts of the Python of zfsilo."""
+    times: list[float] = _run(machine, "guest.py", "python", str(rounds), *arguments)
+    return times
+
+
+def _run(machine: SystemdHost, program: str, *words: str) -> Any:
     interpreter = machine.read("/usr/bin/zfsiloctl").split()[0].removeprefix("#!")
-    return json.loads(machine.run(interpreter, "-I", PLACE, *words, timeout_s=TIMEOUT_S).stdout)
+    argv = (interpreter, "-I", f"{PLACE}/{program}", *words)
+    return json.loads(machine.run(*argv, timeout_s=TIMEOUT_S).stdout)

@@ -6,11 +6,13 @@ import argparse
 import multiprocessing
 import secrets
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.crash.report import CrashReport, Size
 from tests.crash.suites import SUITES, lanes, run
+
+PROCESSES = 2
 
 
 def main() -> int:
@@ -27,9 +29,14 @@ def main() -> int:
     report.note(f"seed {options.seed}")
     shared_out = lanes(chosen)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(shared_out), mp_context=spawn) as pool:
-        for partial_report in pool.map(partial(run, size=size, seed=options.seed), shared_out):
-            report.add(partial_report)
+    with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
+        runs = {pool.submit(run, lane, size=size, seed=options.seed): lane for lane in shared_out}
+        for ended in as_completed(runs):
+            if (error := ended.exception()) is not None:  # said now, not after the other lane
+                shown = "".join(traceback.format_exception(error))
+                report.case(", ".join(runs[ended].names), "ended early", shown)
+            else:
+                report.add(ended.result())
     return report.close()
 
 

@@ -31,6 +31,11 @@ from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
+from zfsilod.requests.replication_policies import (
+    CreateReplicationPolicy,
+    DeleteReplicationPolicy,
+    UpdateReplicationPolicy,
+)
 from zfsilod.requests.report_filesystem import ReportFilesystem
 from zfsilod.requests.request import Request
 from zfsilod.requests.rotate_secrets import RefreshSecrets, RotateSecrets
@@ -88,6 +93,7 @@ BLOCK = (HOST, CREATE.but(mode="BLOCK"), PUBLISH, CONNECT, STAGE)
 SNAP = CreateSnapshot(id="monday", volume="data")
 TAKEN = SNAP.but(policy="nightly")
 NIGHTLY = CreateSnapshotPolicy(id="nightly", calendar="daily", grid="7x1d")
+HOURLY = CreateReplicationPolicy(id="hourly", peer="other", calendar="hourly")
 RELEASE = DeleteSnapshot(id="monday")
 MORE = CREATE.but(id="more")
 GROUP = CreateSnapshotGroup(id="both", volumes=("data", "more"))
@@ -141,6 +147,8 @@ NO_DISK = Disk(target="", serial="", size_bytes=0)
 BESIDE = "10.88.0.1:3260"
 OPENED = (r"fact portals:.*",)
 """A rollback leaves the portals of a target that was there: Portals.revert."""
+UNRESERVED = (r"fact aptpl:.*",)
+"""The kernel forgets the reservations of a client with its ACL, which a rollback makes again."""
 FORMATTED = (
     r"fact content:.*",  # a filesystem stays: it may hold data
     r"fact zvol:.* zfsilo:filesystem",  # the server's mark for it stays too
@@ -164,6 +172,7 @@ UNLIMITED = (r"fact session:.* limited",)
 """What a rollback leaves: limits apply to a session, although they did not before."""
 KEPT_FOR_PEER = (  # the next replication goes on with the same snapshot
     r"fact peer:.*",
+    r"fact bookmark:.*",
     r"fact sent:.*",
     r"record replication .*",
 )
@@ -218,6 +227,13 @@ async def receive(service: Service) -> Request[Any]:
     with service.context.store.read() as txn:
         snapshot = need_snapshot(txn, SNAP.id)
     return RECEIVE.but(snapshot_uid=snapshot.uid, snapshot_guid=snapshot.guid)
+
+
+def save_reservations(machine: SimulatedMachine) -> None:
+    """Save persistent reservations of two clients, as the kernel does."""
+    with machine.store.read() as txn:
+        volume = need_volume(txn, "data")
+    machine.host.facts.effect(f"aptpl:{volume.uid}", [TAKE, OTHER])
 
 
 def give_stream(machine: SimulatedMachine) -> None:
@@ -413,6 +429,13 @@ SERVER = (
         "update-policy", (NIGHTLY,), UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="1x1h")
     ),
     Case("delete-policy", (NIGHTLY,), DeleteSnapshotPolicy(id="nightly")),
+    Case("create-replication-policy", (), HOURLY),
+    Case(
+        "update-replication-policy",
+        (HOURLY,),
+        UpdateReplicationPolicy(id="hourly", mask=("volumes",), volumes=("data",)),
+    ),
+    Case("delete-replication-policy", (HOURLY,), DeleteReplicationPolicy(id="hourly")),
     Case("snapshot-delete-cloned", (*CREATED, SNAP, COPY), DeleteSnapshot(id="monday")),
     Case("snapshot-delete-trashed", (*CREATED, SNAP, KEEP), DeleteSnapshot(id="monday")),
     Case("snapshot-group", (*CREATED, MORE), GROUP),
@@ -489,6 +512,20 @@ SERVER = (
     Case("unpublish-one", (*SHARED, READ.but(host="other")), UNPUBLISH.but(host="take")),
     Case("unpublish-all", (*SHARED, READ.but(host="other")), UNPUBLISH),
     Case("unpublish-half", PUBLISHED, UNPUBLISH, lost=("mapped:", "enabled:")),
+    Case(
+        "unpublish-reserved",
+        PUBLISHED,
+        UNPUBLISH,
+        damage=save_reservations,
+        may_remain=UNRESERVED,
+    ),
+    Case(
+        "unpublish-one-reserved",
+        (*SHARED, READ.but(host="other")),
+        UNPUBLISH.but(host="take"),
+        damage=save_reservations,
+        may_remain=UNRESERVED,
+    ),
     Case(
         "publish-over-session",
         (*CONNECTED, SECOND),
@@ -606,6 +643,7 @@ BOTH_WRITE = (
 SHARED_NVME = (
     Case("open-ports", TWO_PUBLISHED, OpenPorts(ids=("data", "more")), OPENED, lost=("portals:",)),
     Case("publish-second", BOTH_WRITE[:-1], BOTH_WRITE[-1]),
+    Case("publish-beside", (*BOTH_WRITE[:-1], CONNECT), BOTH_WRITE[-1]),
     Case("unpublish-one", BOTH_WRITE, UNPUBLISH.but(host="take")),
     Case("unpublish-all", BOTH_WRITE, UNPUBLISH),
     Case("rotate-secrets", BOTH_WRITE, RotateSecrets(volume="data")),

@@ -22,10 +22,11 @@ LAB = {
 }
 SUITES = LOCAL | LAB
 DIVISIBLE = ("matrix", "restored")
+PARTS = 8  # of each of them
 
 
 class Lane(NamedTuple):
-    """Suites that one process runs, and its part of the cases of those that can be divided."""
+    """Suites that run one after the other, and the part of the cases that they run."""
 
     names: list[str]
     part: int = 0
@@ -33,11 +34,12 @@ class Lane(NamedTuple):
 
 
 def lanes(names: list[str]) -> list[Lane]:
-    """Return what two processes run: the suites of this machine and of the lab, or two parts."""
-    local, lab = ([name for name in names if name in suites] for suites in (LOCAL, LAB))
-    if local and not lab:
-        return [Lane(local, 0, 2), Lane([name for name in local if name in DIVISIBLE], 1, 2)]
-    return [Lane(some) for some in (local, lab) if some]
+    """Return what processes can run side by side, the longest first: the lab has two machines."""
+    lab = [name for name in names if name in LAB]
+    whole = [Lane([name]) for name in names if name in LOCAL and name not in DIVISIBLE]
+    divided = [name for name in names if name in DIVISIBLE]
+    parts = [Lane([name], part, PARTS) for name in divided for part in range(PARTS)]
+    return [*([Lane(lab)] if lab else []), *whole, *parts]
 
 
 def run(lane: Lane, *, size: Size, seed: int) -> CrashReport:

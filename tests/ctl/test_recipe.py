@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,49 @@ def test_iscsiadm_logs_in_once() -> None:
     assert values["node.session.auth.password_in"] == "second"
     assert [line[-1] for line in lines if line].count("--login") == 1
     assert not any("10.88.0.1:3260" in line for line in lines)
+
+
+def test_windows_authenticates_in_both_directions() -> None:
+    answer = connection(IQN, "10.77.0.1:3260", "[fd00::1]:3260")
+    answer.chap.username = "iqn.1991-05.com.microsoft:plain"
+    lines = recipe(answer, "windows")
+    commands = [line for line in lines if not line.startswith("#")]
+    (connect,) = [line for line in commands if line.startswith("Connect-IscsiTarget")]
+    for words in (
+        f"-NodeAddress '{IQN}'",
+        "-TargetPortalAddress '10.77.0.1' -TargetPortalPortNumber 3260",
+        "-AuthenticationType MUTUALCHAP -ChapUsername 'iqn.1991-05.com.microsoft:plain'",
+        "-ChapSecret 'first'",
+    ):
+        assert words in connect
+    assert "Set-IscsiChapSecret -ChapSecret 'second'" in commands
+    assert any(line.startswith("# New-IscsiTargetPortal") and "fd00::1" in line for line in lines)
+    (check,) = [line for line in commands if "Get-InitiatorPort" in line]
+    assert check.endswith("'iqn.1991-05.com.microsoft:plain'")
+    assert commands.index(check) < commands.index(connect)
+    assert not any("12 to 16" in line for line in lines)
+
+
+@pytest.mark.parametrize("change", ["name", "length"])
+def test_windows_says_which_secrets_it_refuses(change: str) -> None:
+    answer = connection(IQN, "10.77.0.1:3260")
+    if change == "length":
+        answer.chap.username, answer.chap.password = "iqn.1991-05.com.microsoft:a", "x" * 17
+    assert any("12 to 16 characters" in line for line in recipe(answer, "windows"))
+
+
+def test_a_host_with_windows_gets_secrets_that_it_accepts(ctl: Shell) -> None:
+    ctl.ok("host add win --iqn iqn.1991-05.com.microsoft:Win")
+    ctl.ok("volume create disk 1G")
+    ctl.ok("volume publish disk win")
+    for _time in ("published", "rotated"):
+        lines = ctl("volume recipe disk win --secrets --for windows --json").json["lines"]
+        text = "\n".join(lines)
+        secrets = re.findall(r"-ChapSecret '([^']+)'", text)
+        assert {len(secret) for secret in secrets} == {16}
+        assert len(set(secrets)) == 2
+        assert "12 to 16" not in text
+        ctl.ok("rotate-secrets disk win")
 
 
 def test_esxi_authenticates_in_both_directions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,3 +63,53 @@ def test_a_volume_that_is_replicated(ctl: Shell, peer: Callable[[str], Ran]) -> 
     )
     ctl.ok("volume delete sent --yes")
     assert peer("volume delete sent --yes").out == "delete replica sent and its data: done\n"
+
+
+def test_the_life_of_a_policy(ctl: Shell, peer: Callable[[str], Ran]) -> None:
+    ctl.ok("volume create mail 1G -l app=mail")
+    ctl.ok("volume create disk 1G")
+    assert ctl.ok("replication list -q") == ""
+    created = "replication create hourly --to far --calendar hourly -l app=mail --volume disk"
+    assert "is not configured" in ctl.fails(3, "replication create x --to no --calendar daily")
+    assert "invalid rate 1024" in ctl.fails(2, f"{created} --rate 1K")
+    assert ctl.ok(f"{created} --rate 20M --delay 60") == "create replication policy hourly: done\n"
+    listed = ctl.ok("replication list")
+    assert re.search(r"hourly +far +hourly +app=mail, disk +2 +never", listed), listed
+    planned = ctl.ok("replication run hourly --dry-run")
+    assert planned.count("would replicate ") == 2
+    assert ctl.ok("replication run hourly") == (
+        "replicate disk to far: done\nreplicate mail to far: done\n"
+    )
+    assert "healthy, a replica" in peer("volume show mail").out
+    shown = ctl.ok("replication show hourly")
+    for line in (
+        r"To: +far",
+        r"Calendar: +hourly, up to 60 s later",
+        r"Selects: +app=mail, disk",
+        r"Volumes: +disk, mail",
+        r"Rate: +at most 20.0 MiB a second",
+        r"Timer: +zfsilo-replicate@hourly.timer",
+        r"Last success: +20.* ago",
+    ):
+        assert re.search(line, shown), shown
+    update = "replication update hourly --rate 0 --volume disk- -l app=none"
+    assert ctl.ok(update) == "update replication policy hourly: done\n"
+    policy = ctl("replication show hourly --json").json
+    assert policy["selector"] == {"app": "none"}
+    assert (policy["volumes"], policy["bytes_per_second"]) == ([], "0")
+    assert ctl.ok("replication run hourly") == "hourly selects no volume\n"
+    assert "nothing to change" in ctl.fails(2, "replication update hourly")
+    ctl.ok("replication update hourly --volume lost")
+    said = ctl.fails(9, "replication run hourly")
+    assert "policy hourly could not replicate 1 of its volumes: lost: " in said
+    status = ctl.ok("status")
+    assert "replication policy hourly could not send a volume: lost: " in status
+    assert "try: zfsiloctl replication show hourly" in status
+    assert ctl.ok("replication delete hourly") == (
+        "delete replication policy hourly, and keep its replicas: done\n"
+    )
+    assert "hourly" not in ctl.ok("status")
+    for name in ("mail", "disk"):
+        assert "--end first" in ctl.fails(5, f"volume delete {name} --yes")
+        ctl.ok(f"volume replicate {name} --to far --end")
+        ctl.ok(f"volume delete {name} --yes")

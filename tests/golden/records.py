@@ -9,6 +9,12 @@ from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.ownership import IDENTITY, PoolClaim, StoreIdentity
+from zfsilod.model.policies import (
+    PolicyOutcome,
+    ReplicationOutcome,
+    ReplicationPolicy,
+    SnapshotPolicy,
+)
 from zfsilod.model.records import (
     Action,
     Change,
@@ -20,13 +26,11 @@ from zfsilod.model.records import (
     Mount,
     Operation,
     PendingRelease,
-    PolicyOutcome,
     Publication,
     ReplicaOf,
     Revocation,
     Snapshot,
     SnapshotGroup,
-    SnapshotPolicy,
     Token,
     Trashed,
     VolumeKey,
@@ -188,6 +192,25 @@ RECORDS: tuple[Stored, ...] = (
             raw=True,
         ),
     ),
+    ReplicationPolicy(
+        id="hourly",
+        uid="d" * 32,
+        peer="other",
+        calendar="hourly",
+        selector=LABELS,
+        volumes=("data",),
+        bytes_per_second=1 << 20,
+        max_delay_seconds=60,
+        created_at=TODAY,
+        updated_at=TODAY,
+    ),
+    ReplicationOutcome(
+        id="hourly",
+        ran_at=TODAY,
+        succeeded_at=TODAY,
+        failures=("data: the peer is full",),
+        missed=True,
+    ),
     Replication(
         id=f"{UID}/other",
         volume="data",
@@ -198,6 +221,8 @@ RECORDS: tuple[Stored, ...] = (
         snapshot_guid="987654321",
         taken_at=TODAY,
         sent_at=TODAY + 1,
+        due_at=TODAY + 7200,
+        due_of="zfsilo: replication of policy hourly (hourly, up to 60 s later)",
         pending_uid="8" * 32,
         created_at=TODAY,
     ),

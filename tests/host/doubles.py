@@ -89,6 +89,7 @@ class FakeConfigfs(Configfs):
         self.calls: int | None = None
         for folder in ("core/alua", "iscsi/discovery_auth"):
             (root / folder).mkdir(parents=True)
+        (root / "dbroot").write_text(f"{root.parent}/var/target\n")
 
     def _count(self) -> None:
         if self.calls is not None:
@@ -125,6 +126,8 @@ class FakeConfigfs(Configfs):
             device = value.removeprefix("udev_path=")
             info = self.folder / path.replace("/control", "/info")
             info.write_text(f"iBlock device: zd0  UDEV PATH: {device}  readonly: 0\n")
+        if path.endswith("res_aptpl_metadata"):  # each write adds a registration
+            value = f"{(self.folder / path).read_text()}{value}\n"
         os.truncate(self.folder / path, 0)
         super().write(path, value)
 
@@ -173,6 +176,7 @@ def _attributes(path: str) -> dict[str, str]:
                 "info": "",
                 "udev_path": "\n",
                 "attrib/emulate_tpu": "0\n",
+                "pr/res_aptpl_metadata": "",
                 "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: \n",
                 "wwn/vendor_id": "LIO-ORG\n",
                 "wwn/product_id": "IBLOCK\n",
@@ -200,7 +204,8 @@ def _nvme_attributes(parts: list[str]) -> dict[str, str]:
         case ["subsystems", _]:
             groups = {f"{name}/.keep": "" for name in ("namespaces", "allowed_hosts")}
             identity = {"attr_serial": "0d8f4a2b1c3e5f60\n", "attr_model": "Linux\n"}
-            return groups | identity | {"attr_allow_any_host": "0\n"}
+            ids = {"attr_cntlid_min": "1\n", "attr_cntlid_max": "65519\n"}
+            return groups | identity | ids | {"attr_allow_any_host": "0\n"}
         case ["subsystems", _, "namespaces", _]:
             zeros = {"device_uuid": "0-0\n", "device_nguid": "0-0\n", "enable": "0\n"}
             return {"device_path": "(null)\n"} | zeros

@@ -11,6 +11,7 @@ from tests.host.doubles import UID, FakeKeyCalls, FakeNvmetfs, ScriptedRunner
 from tests.host.test_lio import interrupt
 from zfsilod.host.nvme_keyring import NvmeKeyring
 from zfsilod.host.nvmet import RealNvmet
+from zfsilod.host.nvmet_closed import ClosedPorts
 from zfsilod.host.portals import has_address
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, InvalidArgument
@@ -66,7 +67,10 @@ def nvmet(
     proc = sockets.parents[2]
     lock, runner = tmp_path / "lock", ScriptedRunner()
     keyring = NvmeKeyring(proc, FakeKeyCalls(proc))
-    return RealNvmet(runner, devices.__getitem__, fs, proc=proc, lock=lock, keyring=keyring)
+    closed = ClosedPorts(tmp_path / "run/closed")
+    return RealNvmet(
+        runner, devices.__getitem__, fs, proc=proc, lock=lock, keyring=keyring, closed=closed
+    )
 
 
 def facts(
@@ -397,6 +401,46 @@ def test_a_fence_unlinks_the_ports_before_the_host(
     assert nvmet.has_portals(TARGET, PORTALS if others else ())
 
 
+@pytest.mark.parametrize("after", ["removed again", "allowed again", "linked by another step"])
+def test_a_removal_that_is_stopped_leaves_no_port_closed(
+    after: str, nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path
+) -> None:
+    """The other hosts connect again as soon as the removal is repeated or turned back."""
+    make_all(nvmet)
+    nvmet.add_acl(TARGET, OTHER, chap=keys(host=OTHER))
+    sockets.write_text(f"  sl\n{CONNECTED}")
+    whole, calls = False, 0
+    while not whole:
+        nvmet.add_acl(TARGET, TAKE, chap=keys())
+        whole = interrupt(fs, lambda: nvmet.remove_acl(TARGET, TAKE), calls)
+        assert nvmet.exists(TARGET, TAKE) is not whole
+        if after == "removed again":
+            nvmet.remove_acl(TARGET, TAKE)
+            assert nvmet.list_acls(TARGET) == [OTHER]
+            assert not nvmet.exists(TARGET, TAKE)
+        elif after == "allowed again":
+            nvmet.add_acl(TARGET, TAKE, chap=keys())
+            assert sorted(nvmet.list_acls(TARGET)) == sorted((OTHER, TAKE))
+        else:
+            nvmet.add_portals(TARGET, PORTALS)
+        assert nvmet.has_portals(TARGET, PORTALS)
+        calls += 1
+    assert calls > 5
+
+
+def test_the_host_of_a_subsystem_with_a_former_name_stays(
+    nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    former = TARGET.replace("give", "nas")
+    make_all(nvmet)
+    nvmet.add_target(former)
+    nvmet.add_acl(former, TAKE, chap=keys())
+    nvmet.remove_acl(former, TAKE)
+    assert not nvmet.exists(former, TAKE)
+    assert nvmet.has_acl(TARGET, TAKE, chap=keys(), allowed=())
+    assert fs.names("hosts") == [TAKE]
+
+
 # Others
 
 
@@ -447,3 +491,26 @@ def test_keys_are_no_part_of_an_error(nvmet: RealNvmet, fs: FakeNvmetfs) -> None
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of any kind
         nvmet.add_acl(TARGET, TAKE, chap=keys())
     assert "DHHC" not in str(caught.value)
+
+
+# Controller ids
+
+
+@pytest.mark.parametrize("before", [(1, 65519), (1, 31999), (32000, 65519), (100, 200), (150, 180)])
+@pytest.mark.parametrize("after", [(1, 65519), (1, 31999), (32000, 65519), (100, 200), (200, 300)])
+def test_the_range_of_controller_ids_is_never_empty(
+    before: tuple[int, int], after: tuple[int, int], nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    """As nvmet_subsys_attr_cntlid_min_store() in drivers/nvme/target/configfs.c requires it."""
+    nvmet.add_target(TARGET)
+    folder = fs.folder / f"subsystems/{TARGET}"
+    nvmet.set_controller_ids(TARGET, *before)
+    assert nvmet.has_controller_ids(TARGET, *before)
+    assert nvmet.has_controller_ids(TARGET, *after) is (before == after)
+    for calls in range(3):
+        nvmet.set_controller_ids(TARGET, *before)
+        interrupt(fs, lambda: nvmet.set_controller_ids(TARGET, *after), calls)
+        low, high = (int((folder / f"attr_cntlid_{end}").read_text()) for end in ("min", "max"))
+        assert low < high
+        nvmet.set_controller_ids(TARGET, *after)
+        assert nvmet.has_controller_ids(TARGET, *after)

@@ -14,7 +14,13 @@ from zfsilod.host.run import Completed, Runner
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, SUBSTREAM
 from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, parse_header, peek
 from zfsilod.host.zfs import RealZfs
-from zfsilod.model.errors import Conflict, FailedPrecondition, ResourceExhausted, Unavailable
+from zfsilod.model.errors import (
+    CommandFailed,
+    Conflict,
+    FailedPrecondition,
+    ResourceExhausted,
+    Unavailable,
+)
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.replica import SendJob
 
@@ -73,13 +79,18 @@ class Pool(Runner):
         mark = {"zfsilo:uid": (UID, "local")}
         self.add(NAME, "1", type=("volume", "-"), receive_resume_token=(token, "-"), **mark)
 
+    def tags(self, name: str) -> list[str]:
+        """Return the holds of a snapshot."""
+        return sorted(self.holds.get(name, ()))
+
     def __call__(self, argv: list[str], **_how: object) -> Completed:
         tool, command, *words = argv
         assert tool == "zfs"
         if command == "get":
             return self._get(argv, words)
         if command == "holds":
-            lines = [f"{words[-1]}\t{tag}\tMon\n" for tag in self.holds.get(words[-1], ())]
+            names = [word for word in words if word != "-H"]
+            lines = [f"{name}\t{tag}\tMon\n" for name in names for tag in self.tags(name)]
             return Completed(tuple(argv), 0, "".join(lines), "")
         if command == "send":
             return Completed(tuple(argv), 0, TOLD, "")
@@ -103,7 +114,9 @@ class Pool(Runner):
         asked = words[words.index("name,property,value,source") + 1].split(",")
         names = words[words.index("name,property,value,source") + 2 :]
         if "-r" in words:
-            names = [name for name in self.datasets if name.startswith(f"{names[0]}@")]
+            signs = "@#" if "snapshot,bookmark" in words else "@"
+            stems = tuple(f"{names[0]}{sign}" for sign in signs)
+            names = [name for name in self.datasets if name.startswith(stems)]
         rows, errors = "", ""
         for name in names:
             if name not in self.datasets:
@@ -112,6 +125,8 @@ class Pool(Runner):
                 continue
             for one in asked:
                 value, source = self.datasets[name].get(one, ("-", "-"))
+                if one == "userrefs" and "@" in name:
+                    value = str(len(self.tags(name)))
                 rows += f"{name}\t{one}\t{value}\t{source}\n"
         return Completed(tuple(argv), bool(errors), rows, errors)
 
@@ -142,10 +157,12 @@ def replicas(pool: Pool, stream: bytes = b"") -> RealReplicas:
     return RealReplicas(pool, RealZfs(pool), open_stream)
 
 
-def receive(adapter: RealReplicas, *, base: str = "", raw: bool = False) -> None:
+def receive(
+    adapter: RealReplicas, *, base: str = "", raw: bool = False, dataset: str = NAME
+) -> None:
     """Receive the snapshot."""
     adapter.receive(
-        NAME,
+        dataset,
         uid=UID,
         snapshot_uid=SET,
         guid=GUID,
@@ -252,6 +269,29 @@ def test_an_unfinished_receive_is_continued_or_ended(features: int) -> None:
     assert pool.changes == [*dropped, f"receive -s -u {NAME}@zfsilo-{SET}"]
 
 
+def test_a_replica_without_a_snapshot_is_made_again_by_the_first_receive() -> None:
+    """A deletion ended between the last snapshot and the zvol; zfs never receives into that."""
+    pool = Pool()
+    pool.replica()
+    pool.arrives = f"{NAME}@zfsilo-{SET}"
+    with pytest.raises(Unavailable):  # this zfs(8) makes no zvol
+        receive(replicas(pool, header(GUID)))
+    destroyed, received = pool.changes
+    assert destroyed == f"destroy {NAME}"
+    assert received.startswith("receive -s -u -o readonly=on ")
+
+
+def test_a_replica_with_another_snapshot_is_not_destroyed_by_a_first_receive() -> None:
+    pool = Pool()
+    pool.replica()
+    pool.add(f"{NAME}@zfsilo-{FORMER}", BASE)
+    pool.answer = Completed((), 1, "", "destination exists\nmust specify -F to overwrite it\n")
+    with pytest.raises(FailedPrecondition) as raised:
+        receive(replicas(pool, header(GUID)))
+    assert raised.value.reason == "REPLICA_CHANGED"
+    assert pool.changes == [f"receive -s -u {NAME}@zfsilo-{SET}"]
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "reason"),
     [
@@ -286,14 +326,60 @@ def test_an_unfinished_receive_is_continued_or_ended(features: int) -> None:
             "STREAM_CUT",
         ),
         ("cannot receive: failed to read from stream", Unavailable, "STREAM_CUT"),
+        (
+            "cannot receive new filesystem stream: pool I/O is currently suspended",
+            Unavailable,
+            "STREAM_CUT",
+        ),
+        (
+            "cannot receive: dataset 'tank/quota-newer-feature' does not know",
+            CommandFailed,
+            "COMMAND_FAILED",
+        ),
     ],
 )
 def test_a_failed_receive_says_what_to_do(said: str, kind: type[ZfsiloError], reason: str) -> None:
     pool = Pool()
     pool.answer = Completed(("zfs",), 1, "", f"{said}\n")
     with pytest.raises(kind) as raised:
-        receive(replicas(pool, header(GUID)))
+        receive(replicas(pool, header(GUID)), dataset="tank/quota-newer-feature")
     assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': Broken pipe",
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': Connection reset by peer",
+        f"warning: cannot send '{NAME}@zfsilo-{SET}': pool I/O is currently suspended",
+        "warning: cannot send: Resource temporarily unavailable",
+    ],
+)
+def test_a_peer_that_takes_nothing_more_is_a_cut_stream(said: str) -> None:
+    pool = Pool()
+    pool.add(f"{NAME}@zfsilo-{SET}", GUID)
+    pool.answer = Completed(("zfs",), 1, "", f"{said}\n")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(Unavailable) as raised:
+        replicas(pool).send(JOB, ours.fileno())
+    assert raised.value.reason == "STREAM_CUT"
+
+
+@pytest.mark.parametrize("how", ["silent", "reset"])
+def test_a_peer_that_sends_no_header_is_a_cut_stream(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("zfsilod.host.replicas.STALL_S", 0)
+    monkeypatch.setattr("zfsilod.host.replicas.STALL_US", 1000)
+    ours, theirs = socket.socketpair()
+    ours.sendall(header(GUID)[:100])
+    if how == "reset":
+        theirs.sendall(b"not read")
+        ours.close()
+    pool = Pool()
+    with ours, pytest.raises(Unavailable) as raised:
+        receive(RealReplicas(pool, RealZfs(pool), lambda _operation: theirs.detach()))
+    assert (raised.value.reason, pool.changes) == ("STREAM_CUT", [])
 
 
 def test_a_token_is_used_for_exactly_its_job_only() -> None:
@@ -398,3 +484,23 @@ def test_a_snapshot_with_a_clone_is_released() -> None:
     adapter.destroy_received(NAME, uid=UID, snapshot_uid=FORMER, guid="")
     assert not adapter.has_received(NAME, uid=UID, snapshot_uid=FORMER, guid=BASE)
     assert adapter.find(NAME, uid=UID).guid == GUID
+
+
+def test_what_is_kept_for_peers() -> None:
+    pool = Pool()
+    replicas = RealReplicas(pool, RealZfs(pool))
+    assert replicas.list_kept(NAME, uid=UID) == ()
+    pool.replica()
+    for name in (f"{NAME}@zfsilo-{SET}", f"{NAME}@by-hand", f"{NAME}@zfsilo-{UID}"):
+        pool.add(name, GUID)
+    pool.add(f"{NAME}#zfsilo-{SET}", GUID)
+    pool.add(f"{NAME}#zfsilo-{FORMER}", BASE)
+    pool.holds[f"{NAME}@zfsilo-{SET}"] = {"zfsilo:peer:a", "zfsilo:peer:b", "by-hand"}
+    held, free, former = replicas.list_kept(NAME, uid=UID)
+    assert (held.uid, held.guid, held.exists, held.bookmarked) == (SET, GUID, True, True)
+    assert held.peers == ("a", "b")
+    assert (free.uid, free.exists, free.bookmarked, free.peers) == (UID, True, False, ())
+    assert (former.uid, former.guid, former.exists, former.peers) == (FORMER, BASE, False, ())
+    assert held.created_txg < former.created_txg
+    with pytest.raises(Conflict):
+        replicas.list_kept(NAME, uid=FORMER)

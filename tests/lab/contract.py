@@ -20,7 +20,14 @@ from tests.lab.contract_examples import EXAMPLES, NVME_SECRETS, ROOT, SECRETS
 from zfsilod.engine import worker
 from zfsilod.engine.plans import backstore_name
 from zfsilod.engine.step import HostStep
-from zfsilod.engine.steps.access import Acl, Fenced, NoAcl, NoSession, NoUnknownAcls
+from zfsilod.engine.steps.access import (
+    Acl,
+    Fenced,
+    NoAcl,
+    NoReservations,
+    NoSession,
+    NoUnknownAcls,
+)
 from zfsilod.engine.steps.export import (
     AllPortals,
     Backstore,
@@ -88,6 +95,7 @@ ONE_WAY = (
     NoExport,
     NoAcl,
     NoNode,
+    NoReservations,
     SessionSecrets,
     QueueLimit,
 )
@@ -241,8 +249,8 @@ class Contract:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
         if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
-        if isinstance(step, LossWait | QueueLimit | KeyLoaded):
-            return False  # of the node record, by udev, and since the creation of the zvol
+        if isinstance(step, LossWait | QueueLimit | KeyLoaded | NoReservations):
+            return False  # of the node record, by udev, since the creation of the zvol, never saved
         return not (stays(step) and repr(step) in self.made)
 
     def check_interruptions(self, step: HostStep, label: str) -> None:

@@ -35,7 +35,7 @@ for part in /run/lab-code/*; do
 done
 umount /run/lab-code
 systemd-sysusers
-systemd-tmpfiles --create --prefix=/run --prefix=/etc --prefix=/var/lib
+systemd-tmpfiles --create --prefix=/run --prefix=/etc --prefix=/var/lib --prefix=/var/target
 systemctl daemon-reload
 systemctl reload dbus.service
 """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KILLER = Path(__file__).with_name("killer.py")
 WORKER = "/usr/lib/zfsilo/zfsilo-worker"
-CUT, COUNT = "/run/zfsilo-cut.json", "/run/zfsilo-cut.count"
+CUT, COUNT = "/dev/shm/zfsilo-cut.json", "/dev/shm/zfsilo-cut.count"
 STEP_S = 240
 STEP_MIB = 16  # growth of a volume
 ROLLBACKS = {"short": 0, "full": 12, "long": 60}  # rollbacks that are killed, too

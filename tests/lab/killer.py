@@ -24,8 +24,8 @@ from zfsilod.engine.steps import MODULES
 from zfsilod.host.configfs import Configfs
 from zfsilod.host.run import Runner
 
-CUT = Path("/run/zfsilo-cut.json")
-COUNT = Path("/run/zfsilo-cut.count")
+CUT = Path("/dev/shm/zfsilo-cut.json")  # the sandbox of each part may write there
+COUNT = Path("/dev/shm/zfsilo-cut.count")
 
 
 class Killer:

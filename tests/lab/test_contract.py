@@ -32,7 +32,7 @@ sys.path[:0] = [{PACKAGES!r}, {FOLDER!r}]
 from tests.lab.contract_main import main
 main(sys.argv[1:])
 """
-PART_TIMEOUT_S = 1000  # both machines of two pairs at once, on two cores
+PART_TIMEOUT_S = 1500  # both machines of two pairs at once, on two cores
 MIN_SERVER_CASES = 100
 MIN_CLIENT_CASES = 60
 MIN_NVME_CASES = 30
@@ -54,7 +54,7 @@ def run(machine: Machine, *words: str) -> int:
     return len(cases)
 
 
-@pytest.mark.timeout(1200, func_only=True)
+@pytest.mark.timeout(2400, func_only=True)
 class TestServer:
     """Every step of the server's examples."""
 
@@ -68,7 +68,7 @@ class TestServer:
         assert leak_check.leaks(pair) == []
 
 
-@pytest.mark.timeout(1500, func_only=True)
+@pytest.mark.timeout(2400, func_only=True)
 class TestClient:
     """Every step of the client's examples, on a pair of its own: it can run beside the server's."""
 

@@ -161,6 +161,28 @@ class TestReplication:
         assert ended["state"] == "OPERATION_STATE_DONE"
         volume.check()
 
+    def test_a_policy_sends_by_its_timer(self, pair: Pair) -> None:
+        give, take = pair.give, pair.take
+        volume = Replicated(pair, "data")
+        volume.write(4, at=130)
+        ((before, _guid),) = volume.snapshots(give, THERE).items()
+        often = ("often", "--calendar", "*:*:0/20")
+        ctl(take, "replication", "create", *often, "--to", "peer", "--volume", "data")
+        newer = f"until zfs list -H -o name -t snapshot -d 1 {THERE}/data | grep -qv {before}"
+        give.sh(f"{newer}; do sleep 0.5; done", timeout_s=STEP_S)
+        ctl(take, "replication", "update", "often", "--calendar", "daily")
+        service = "zfsilo-replicate@often.service"
+        running = f'[ "$(systemctl show --value --property=ActiveState {service})" = activating ]'
+        take.sh(f"while {running}; do sleep 0.5; done", timeout_s=STEP_S)
+        take.run("systemctl", "start", service, timeout_s=STEP_S)
+        volume.check()
+        print(ctl(take, "replication", "show", "often").stdout)
+        print(ctl(take, "volume", "show", "data").stdout)
+        (known,) = json.loads(ctl(take, "volume", "show", "data", "--json").stdout)["replications"]
+        assert known["due_time"] > known["snapshot_time"]
+        assert take.sh("systemctl list-timers --all").stdout.count("zfsilo-replicate@often") > 0
+        ctl(take, "replication", "delete", "often")
+
     def test_an_encrypted_volume_is_sent_raw(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         ctl(take, "seal-key", "--yes")

@@ -35,7 +35,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
             "zfsilod": {"wantedBy": ["sockets.target"]},
             "zfsilod-tcp": {"wantedBy": ["sockets.target"], "listenStreams": ["", "[::]:9750"]},
         },
-        "services": ["zfsilo-schedule-nightly", "zfsilod"],
+        "services": ["zfsilo-replication-hourly", "zfsilo-schedule-nightly", "zfsilod"],
     },
     "take": {
         "ports": [],
@@ -123,6 +123,7 @@ def test_the_daemon_understands_its_settings(
     file = volume_files.read("data")
     if host == "give":
         assert (loaded.server.root, loaded.server.overcommit) == ("tank/zfsilo", 3)
+        assert (loaded.server.nvme_cntlid_min, loaded.server.nvme_cntlid_max) == (32000, 65519)
     elif host == "both":
         assert (loaded.sync.interval_s, loaded.server.volblocksize) == (60, 65536)
     else:
@@ -190,13 +191,23 @@ def toml(table: dict[str, Any]) -> str:
     return "\n".join([*scalars, *tables, ""])
 
 
-def test_a_schedule_is_created_or_replaced(tmp_path: Path) -> None:
+SCHEDULE = (
+    "'schedule' 'create' 'nightly' '--calendar' 'daily' '--delay' '0' '--keep' '7x1d 4x1w' "
+    "'--group' '--label' 'app=db'\\''s'"
+)
+REPLICATION = (
+    "'replication' 'create' 'hourly' '--calendar' 'hourly' '--delay' '0' '--to' 'other' "
+    "'--rate' '20M' '--volume' 'data' '--label' 'app=db'"
+)
+
+
+@pytest.mark.parametrize(
+    ("noun", "name", "create"),
+    [("schedule", "nightly", SCHEDULE), ("replication", "hourly", REPLICATION)],
+)
+def test_a_policy_is_created_or_replaced(tmp_path: Path, noun: str, name: str, create: str) -> None:
     made = evaluated(tmp_path, "(import nix/tests/hosts.nix).give")
-    script = made["services"]["zfsilo-schedule-nightly"]["script"]
-    create = (
-        "'schedule' 'create' 'nightly' '--calendar' 'daily' '--keep' '7x1d 4x1w' '--delay' '0' "
-        "'--label' 'app=db'\\''s' '--group'"
-    )
+    script = made["services"][f"zfsilo-{noun}-{name}"]["script"]
     assert script.splitlines()[1] == (
-        f"$zfsiloctl {create} || {{ $zfsiloctl schedule delete nightly && $zfsiloctl {create}; }}"
+        f"$zfsiloctl {create} || {{ $zfsiloctl {noun} delete {name} && $zfsiloctl {create}; }}"
     )

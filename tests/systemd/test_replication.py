@@ -98,6 +98,22 @@ def test_a_stream_and_its_units(sd: SystemdHost) -> None:
     wait_until(lambda: sd.run(*UNITS).stdout == "", "the units are gone")
 
 
+def test_a_policy_and_its_timer(sd: SystemdHost) -> None:
+    write(sd, {"3": "by a timer"})
+    policy = ("replication", "create", "often", "--to", "other", "--calendar", "*:*:0/2")
+    ctl(sd, *policy, "--volume", "data")
+    wait_until(lambda: received(sd) == {"3": "by a timer"}, "the timer runs the policy")
+    service = "zfsilo-replicate@often.service"
+    ctl(sd, "replication", "delete", "often")
+    timers = ("systemctl", "list-units", "--no-legend", "--plain", "zfsilo-replicate@*.timer")
+    wait_until(lambda: not sd.run(*timers).stdout, "the timer is stopped")
+    wait_until(lambda: show(sd, service, "ActiveState") != "activating", "the last run has ended")
+    assert show(sd, service, "TimeoutStartUSec") == "infinity"
+    assert sd.run("systemctl", "start", service, check=False).rc != 0
+    assert show(sd, service, "Result") == "exit-code"
+    sd.run("systemctl", "reset-failed", service)
+
+
 @pytest.mark.parametrize("cut", ["zfsilo-send-*", "zfsilod.service"])
 def test_a_stream_goes_on(sd: SystemdHost, cut: str) -> None:
     write(sd, {str(number): cut * 300 for number in range(120)})

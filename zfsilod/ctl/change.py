@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.ctl.output.messages import dumps, plain
+from zfsilod.ctl.output.messages import as_json, dumps, plain
 from zfsilod.ctl.output.progress import progress_of
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare
@@ -79,3 +79,23 @@ def plan_of(operation: Any) -> str:
         return f"would {clean(operation.title)}, with no change to the host"
     actions = [f"  {clean(action.step)}" for action in operation.actions]
     return "\n".join([f"would {clean(operation.title)}:", *actions])
+
+
+def show_run(args: Namespace, answer: Any, name: str) -> None:
+    """Print the operations of the run of a policy, or their plans."""
+    if args.json:
+        print(as_json(answer))
+        return
+    show_line = plan_of if args.dry_run else outcome
+    for operation in answer.operations:
+        say(args, show_line(operation))
+    if not answer.operations:
+        say(args, f"{clean(name)} selects no volume")
+
+
+def set_fields(request: Any, target: Any, values: dict[str, Any]) -> None:
+    """Set the values that are not None in the resource of an update, and name them in its mask."""
+    for field, value in values.items():
+        if value is not None:
+            setattr(target, field, value)
+            request.update_mask.append(field)

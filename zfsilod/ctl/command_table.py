@@ -60,7 +60,7 @@ def flag(*names: str, text: str) -> Argument:
 
 
 TRANSPORTS = ("iscsi", "nvme")
-RECIPES = ("iscsiadm", "nvme", "esxi", "libvirt")
+RECIPES = ("iscsiadm", "nvme", "esxi", "windows", "libvirt")
 ACCESS_MODES = (
     "single_node_writer",
     "single_node_reader_only",
@@ -135,6 +135,10 @@ VOLUME = Argument("name", metavar="VOLUME", offer="volumes", text="id of the vol
 SNAPSHOT = Argument("name", metavar="SNAPSHOT", offer="snapshots", text="id of the snapshot")
 GROUP = Argument("name", metavar="GROUP", offer="groups", text="id of the snapshot group")
 POLICY = Argument("name", metavar="POLICY", offer="policies", text="id of the snapshot policy")
+REPLICATION = Argument(
+    "name", metavar="POLICY", offer="replication-policies", text="id of the replication policy"
+)
+PEER_TEXT = "server that this host has joined"
 KEEP_TEXT = "retention grid, such as '24x1h 7x1d 4x1w 12x1mon'"
 CALENDAR_TEXT = "when, as OnCalendar= of systemd.timer(5): daily, 'Mon..Fri 02:30'"
 DELAY = Argument(
@@ -266,7 +270,7 @@ COMMANDS = (
             "send a snapshot of a volume to another server",
             VOLUME,
             Argument("--to", required=True, metavar="SERVER", offer="servers",
-                     text="server that this host has joined"),
+                     text=PEER_TEXT),
             Argument("--rate", type=parse_size, default=0, metavar="BYTES",
                      text="most bytes a second, as 20M (no limit)"),
             flag("--end", text="keep nothing for it there any more; the replica stays"),
@@ -290,7 +294,7 @@ COMMANDS = (
             VOLUME,
             Argument("host", metavar="HOST", offer="hosts", text="id of the host"),
             Argument("--for", metavar="TOOL", dest="tool", choices=RECIPES, offer=RECIPES,
-                     text="iscsiadm, nvme, esxi or libvirt (iscsiadm or nvme)"),
+                     text="iscsiadm, nvme, esxi, windows or libvirt (iscsiadm or nvme)"),
             flag("--secrets", text="with the secrets, which are shown once")),
     Command("volume unpublish", "volume:unpublish", "stop exporting a volume to a host",
             VOLUME,
@@ -396,6 +400,36 @@ COMMANDS = (
             POLICY, ETAG, changes=True),
     Command("schedule run", "schedule:run", "take the snapshots of a policy now",
             POLICY, flag("--dry-run", text="print the plan and change nothing")),
+    Command("replication create", "replication:create", "send volumes to another server by a timer",
+            Argument("name", metavar="POLICY",
+                     text="id of the policy: a-z 0-9 . _ -, at most 40 characters"),
+            Argument("--to", metavar="SERVER", offer="servers", required=True, text=PEER_TEXT),
+            Argument("--calendar", metavar="TIME", required=True, text=CALENDAR_TEXT),
+            repeatable("-l", "--label", metavar="NAME=VALUE",
+                       text="volumes with this label (all volumes, unless some are named)"),
+            repeatable("--volume", metavar="VOLUME", offer="volumes",
+                       text="this volume, besides those with the labels"),
+            Argument("--rate", type=parse_size, default=0, metavar="BYTES",
+                     text="most bytes a second of all volumes together, as 20M (no limit)"),
+            DELAY, changes=True),
+    Command("replication list", "replication:list_policies", "list the replication policies",
+            filter_option("peer = other")),
+    Command("replication show", "replication:show", "show a policy and its last run", REPLICATION),
+    Command("replication update", "replication:update", "change a policy",
+            REPLICATION,
+            Argument("--to", metavar="SERVER", offer="servers", text=PEER_TEXT),
+            Argument("--calendar", metavar="TIME", text=CALENDAR_TEXT),
+            repeatable("-l", "--label", metavar="NAME=VALUE",
+                       text="select by this label too, or no longer by it with NAME-"),
+            repeatable("--volume", metavar="VOLUME", offer="volumes",
+                       text="name this volume too, or no longer with VOLUME-"),
+            Argument("--rate", type=parse_size, metavar="BYTES",
+                     text="most bytes a second of all volumes together (0: no limit)"),
+            DELAY, ETAG, changes=True),
+    Command("replication delete", "replication:delete", "delete a policy, and keep its replicas",
+            REPLICATION, ETAG, changes=True),
+    Command("replication run", "replication:run", "replicate the volumes of a policy now",
+            REPLICATION, flag("--dry-run", text="print the plan and change nothing")),
     Command("up", "up:up", "bring a volume to its configured state on this host",
             VOLUME,
             Argument("--wait", metavar="SECONDS", type=parse_seconds, default=300.0,
@@ -554,6 +588,7 @@ NOUNS = {
     "snapshot": "take, list and delete snapshots of volumes",
     "snapshot-group": "take snapshots of several volumes at the same moment",
     "schedule": "take snapshots by a timer, and keep them by a retention grid",
+    "replication": "send volumes to another server by a timer",
     "up": "bring a volume to its configured state on this host",
     "down": "unmount and disconnect a volume on this host, or unpublish it",
     "host": "manage the hosts that are registered with a server",

@@ -2,24 +2,20 @@
 
 It changes nothing, and has a unit of its own because `zfs send` needs capabilities that the daemon
 does not have. It connects to a socket in the folder of the lock files, which is open to the user of
-the daemon only, and writes its ticket: 26 characters. Then it writes frames: a byte that says what
-comes, 4 bytes with the length of the rest, and the rest. The last frame is DONE or FAILED: without
-one, the ranges are not complete.
+the daemon only, and writes its ticket: 26 characters. Then it writes frames (frames.py).
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 
-from zfsilod.engine.report_wait import peer_uid
+from zfsilod.engine.frames import DONE, send_failure, send_frame
+from zfsilod.engine.report_wait import connect
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.host_facts import SnapshotRef
-from zfsilod.model.lean import TYPE_CHECKING, socket
+from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Record
-from zfsilod.model.records import Failure, failure_of
-from zfsilod.storage import record_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +25,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import BlockRange
 
 SOCKET = "blocks.sock"
-RANGES, DONE, FAILED = b"R", b"D", b"F"
-HEAD = struct.Struct(">cI")
+RANGES = b"R"
 RANGE = struct.Struct(">QQ?")  # offset, length, whether it reads as zeros
 RANGES_AT_ONCE = 1000
 SEND_EACH_S = 1.0
@@ -75,7 +70,8 @@ def send_blocks(
     host: HostAdapters, limits: WorkerLimits | None, folder: str, ticket: str, query: BlockQuery
 ) -> None:
     """Send what a query finds. Raises ZfsiloError for what it has sent as a failure."""
-    link = _connected(folder, ticket)
+    link = connect(f"{folder}/{SOCKET}", ticket, CONNECT_S)
+    link.settimeout(None)  # a reader that takes its time slows the stream down
     try:
         if limits is not None:
             limits.check_dataset(query.dataset)
@@ -85,32 +81,14 @@ def send_blocks(
             batch.append(RANGE.pack(*one))
             # Soon, so that a call that is cut off can go on where it was.
             if len(batch) == RANGES_AT_ONCE or time.monotonic() - sent_at > SEND_EACH_S:
-                _send(link, RANGES, b"".join(batch))
+                send_frame(link, RANGES, b"".join(batch))
                 batch.clear()
                 sent_at = time.monotonic()
         if batch:
-            _send(link, RANGES, b"".join(batch))
-        _send(link, DONE)
+            send_frame(link, RANGES, b"".join(batch))
+        send_frame(link, DONE)
     except ZfsiloError as error:
-        failure = failure_of(error, "read the blocks")
-        stored = {name: getattr(failure, name) for name in Failure.FIELDS}
-        _send(link, FAILED, record_json.dumps(stored))
+        send_failure(link, error, "read the blocks")
         raise
     finally:
         link.close()
-
-
-def _connected(folder: str, ticket: str) -> socket.socket:
-    """Connect to the daemon. Raises OSError when no daemon of this user listens."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    link.settimeout(CONNECT_S)
-    link.connect(f"{folder}/{SOCKET}")
-    link.settimeout(None)  # a reader that takes its time slows the stream down
-    if peer_uid(link) != os.geteuid():
-        raise ConnectionRefusedError(f"{folder}/{SOCKET} is of another user")
-    link.sendall(ticket.encode())
-    return link
-
-
-def _send(link: socket.socket, kind: bytes, content: bytes = b"") -> None:
-    link.sendall(HEAD.pack(kind, len(content)) + content)

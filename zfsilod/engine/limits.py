@@ -21,7 +21,7 @@ from zfsilod.engine.configuration import (
     read_tables,
 )
 from zfsilod.model.errors import InvalidArgument, PermissionDenied
-from zfsilod.model.host_facts import FILESYSTEM_STATES, FILESYSTEMS
+from zfsilod.model.host_facts import CONTROLLER_IDS, FILESYSTEM_STATES, FILESYSTEMS
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.record import Record
 
@@ -53,6 +53,8 @@ class WorkerLimits(Record):
     portals: tuple[str, ...]  # at which targets may listen
     nvme_portals: tuple[str, ...] = DEFAULT_NVME_PORTALS
     nvme_tls_port: int = DEFAULT_NVME_TLS_PORT
+    nvme_cntlid_min: int = CONTROLLER_IDS[0]
+    nvme_cntlid_max: int = CONTROLLER_IDS[1]
     folders: tuple[str, ...]  # of the CSI node, without links
 
     def check(self, actions: Iterable[Action]) -> None:
@@ -101,6 +103,8 @@ def read_limits(directory: AnyPath = DIRECTORY) -> WorkerLimits:
         portals=tuple(server.get("portals", DEFAULT_PORTALS)),
         nvme_portals=tuple(server.get("nvme_portals", DEFAULT_NVME_PORTALS)),
         nvme_tls_port=int(server.get("nvme_tls_port", DEFAULT_NVME_TLS_PORT)),
+        nvme_cntlid_min=int(server.get("nvme_cntlid_min", CONTROLLER_IDS[0])),
+        nvme_cntlid_max=int(server.get("nvme_cntlid_max", CONTROLLER_IDS[1])),
         folders=tuple(map(os.path.realpath, csi.get("allowed_paths", DEFAULT_PATHS))),
     )
 
@@ -249,6 +253,11 @@ def _client_names(limits: WorkerLimits, value: Any, action: Action) -> None:
         _client_name(limits, name, action)
 
 
+def _any_client(limits: WorkerLimits, value: Any, action: Action) -> None:
+    if value:
+        _client_name(limits, value, action)
+
+
 def _initiators(limits: WorkerLimits, value: Any, action: Action) -> None:
     for initiator in value:
         _initiator(limits, initiator, action)
@@ -276,6 +285,16 @@ def _portals(limits: WorkerLimits, value: Any, action: Action) -> None:
         allowed = map(check_portal, portals)
         if _is_on_server(action) and action.up and check_portal(portal) not in allowed:
             raise _outside(f"portal {portal}", f"server.{key} ({', '.join(portals)})")
+
+
+def _controller_id(limits: WorkerLimits, value: Any, action: Action) -> None:
+    first, last = limits.nvme_cntlid_min, limits.nvme_cntlid_max
+    step: Any = action.step
+    if value not in (step.first, step.last) or (step.first, step.last) != (first, last):
+        raise _outside(
+            f"controller id {value!r:.20}",
+            f"server.nvme_cntlid_min ({first}) and server.nvme_cntlid_max ({last})",
+        )
 
 
 def _secrets(limits: WorkerLimits, value: Any, action: Action) -> None:
@@ -417,6 +436,8 @@ FIELDS: dict[str, Check] = {
     "volblocksize": _number,
     "volume": _text,
     "Backstore.name": _backstore,
+    "ControllerIds.first": _controller_id,
+    "ControllerIds.last": _controller_id,
     "NoExport.backstore": _own_backstore,
     "NoOtherPath.initiators": _client_names,
     "NoOtherPath.known": _targets,
@@ -436,6 +457,7 @@ FIELDS: dict[str, Check] = {
     "LossWait.seconds": _number,
     "NotNewer.uid": _known_uid,
     "KeptForPeer.peer": _peer,
+    "NoReservations.client": _any_client,
     "PoolOwned.owner": _text,
     "PoolOwned.root": _root,
     "ReceivedSnapshot.base_guid": _guid,

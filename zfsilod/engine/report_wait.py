@@ -19,20 +19,37 @@ ID_BYTES = 26  # a ULID
 
 def ask_daemon(folder: str, operation_id: str) -> None:
     """Return when the daemon has answered, or when no answer is to be expected."""
-    asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        asking.settimeout(WAIT_S)
-        asking.connect(f"{folder}/{SOCKET}")
-        if peer_uid(asking) == os.geteuid():
-            asking.sendall(operation_id.encode())
-            asking.recv(1)
+        asking = connect(f"{folder}/{SOCKET}", operation_id, WAIT_S)
     except OSError:
-        return  # no daemon runs, it was stopped, or it takes too long
+        return  # no daemon runs
+    try:
+        asking.recv(1)
+    except OSError:
+        return  # it was stopped, or it takes too long
     finally:
         asking.close()
 
 
-def peer_uid(asking: socket.socket) -> int:
+def connect(path: str, name: str, timeout_s: float) -> socket.socket:
+    """Connect to a socket of the daemon, and say what it is about: a ULID.
+
+    Raises OSError, also when the daemon of another user listens.
+    """
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        link.settimeout(timeout_s)
+        link.connect(path)
+        if _peer_uid(link) != os.geteuid():
+            raise ConnectionRefusedError(f"{path} is of another user")
+        link.sendall(name.encode())
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def _peer_uid(link: socket.socket) -> int:
     """Return the user who listens: unix(7), SO_PEERCRED."""
-    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(credentials[4:8], sys.byteorder)  # pid, uid, gid

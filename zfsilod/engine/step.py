@@ -36,6 +36,7 @@ class HostStep(Step):
 
     ABSTRACT: ClassVar[tuple[str, ...]] = (*Step.ABSTRACT, "probe", "do", "undo")
     part: ClassVar[SandboxPart]
+    stays: ClassVar[bool] = False  # once made it is never reverted: its operation is finished
 
     def __init_subclass__(
         cls, *, part: SandboxPart | None = None, tag: str = "", aliases: tuple[str, ...] = ()

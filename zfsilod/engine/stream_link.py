@@ -6,28 +6,20 @@ service/stream_socket.py.
 
 from __future__ import annotations
 
-import os
 import sys
 
-from zfsilod.engine.report_wait import peer_uid
+from zfsilod.engine.report_wait import connect
 from zfsilod.model.lean import socket
 
 SOCKET = "streams.sock"
-ID_BYTES = 26  # a ULID
 GIVEN = b"S"
 WAIT_S = 60  # for a peer that is asked to send
 DESCRIPTOR_BYTES = 4
 
 
-def connect(folder: str, name: str) -> socket.socket:
-    """Connect to the daemon, and say which stream it is about. Raises OSError."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    link.settimeout(WAIT_S)
-    link.connect(f"{folder}/{SOCKET}")
-    if peer_uid(link) != os.geteuid():
-        raise ConnectionRefusedError(f"{folder}/{SOCKET} is of another user")
-    link.sendall(name.encode())
-    return link
+def ask(folder: str, name: str) -> socket.socket:
+    """Ask the daemon for the stream of this operation or ticket. Raises OSError."""
+    return connect(f"{folder}/{SOCKET}", name, WAIT_S)
 
 
 def take(link: socket.socket) -> int:
@@ -44,7 +36,7 @@ def take(link: socket.socket) -> int:
 def stream_of(folder: str, operation: str) -> int:
     """Return the descriptor of the stream that an operation receives; -1: there is none."""
     try:
-        link = connect(folder, operation)
+        link = ask(folder, operation)
     except OSError:
         return -1  # no daemon runs
     try:

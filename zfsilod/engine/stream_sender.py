@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 
-from zfsilod.engine.block_reader import DONE, FAILED, HEAD
-from zfsilod.engine.stream_link import connect, take
+from zfsilod.engine.frames import DONE, send_failure, send_frame
+from zfsilod.engine.stream_link import ask, take
 from zfsilod.host.replica_protocol import no_stream
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.lean import TYPE_CHECKING, socket
-from zfsilod.model.records import Failure, failure_of
-from zfsilod.storage import record_json
+from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zfsilod.engine.limits import WorkerLimits
@@ -29,7 +27,7 @@ def send_stream(
     host: HostAdapters, limits: WorkerLimits | None, folder: str, ticket: str, job: SendJob
 ) -> None:
     """Send a snapshot. Raises ZfsiloError for what it has reported as a failure."""
-    link = connect(folder, ticket)
+    link = ask(folder, ticket)
     output = take(link)
     try:
         if output < 0:
@@ -38,21 +36,15 @@ def send_stream(
             limits.check_dataset(job.dataset)
         if job.token and not host.replicas.matches(job):
             job = job.but(token="")  # the peer has a part of another snapshot, or says so
-        _report(link, SIZE, str(host.replicas.find_size(job)).encode())
+        send_frame(link, SIZE, str(host.replicas.find_size(job)).encode())
         host.replicas.send(job, output)
         os.close(output)
         output = -1
-        _report(link, DONE)
+        send_frame(link, DONE)
     except ZfsiloError as error:
-        failure = failure_of(error, "send the snapshot")
-        stored = {name: getattr(failure, name) for name in Failure.FIELDS}
-        _report(link, FAILED, record_json.dumps(stored))
+        send_failure(link, error, "send the snapshot")
         raise
     finally:
         if output >= 0:
             os.close(output)
         link.close()
-
-
-def _report(link: socket.socket, kind: bytes, content: bytes = b"") -> None:
-    link.sendall(HEAD.pack(kind, len(content)) + content)

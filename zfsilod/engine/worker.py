@@ -122,11 +122,12 @@ def rollback(
                 action.step.check_current(host)
     complete = not cancelled and is_complete(operation, host)
     stopped = not cancelled and must_finish(operation, host, boot_id)
-    if complete or stopped or past_return(operation, host):
+    if complete or stopped or past_return(operation, host) or has_stayed(operation, host):
         forward = unreverted(forget_volatile(operation, boot_id, "PENDING"))
         forward = without_guards(forward) if complete else forward
         return run(forward.but(state="RUNNING"), host, save, at=at)
     operation = forget_volatile(operation, boot_id, "REVERTED")
+    operation = announce_reversal(operation, save)
     for index, action in reversed(list(enumerate(operation.actions))):
         if not action.began:
             continue
@@ -138,12 +139,29 @@ def rollback(
             left = step.revert(host)
             operation = operation.but(facts=pairs(dict(operation.facts) | left))
             if KEPT in left:
-                continue  # its effect remains, as its status says
+                operation = operation.with_status(index, "DONE")  # its effect remains
+                continue
         elif isinstance(step, HostStep) and not step.sticky:
             if action.status == "STARTED" or not step.probe(host):
                 step.do(host)
         operation = save(operation.with_status(index, "REVERTED"))
     return save(operation.but(state="ROLLED_BACK"))
+
+
+def announce_reversal(operation: Operation, save: Save) -> Operation:
+    """Mark all that will be reverted, in one save.
+
+    A reboot may stop the rollback between a reversion and its save, and the next one may finish the
+    operation. It must not take for done what was reverted.
+    """
+    done = [
+        index
+        for index, action in enumerate(operation.actions)
+        if action.status == "DONE" and isinstance(action.step, HostStep)
+    ]
+    for index in done:
+        operation = operation.with_status(index, "STARTED")
+    return save(operation) if done else operation
 
 
 def past_return(operation: Operation, host: HostAdapters) -> bool:
@@ -155,6 +173,18 @@ def past_return(operation: Operation, host: HostAdapters) -> bool:
         return bool(finals)
     return any(
         not action.step.atomic or host_step(action).probe(host) == action.up for action in finals
+    )
+
+
+def has_stayed(operation: Operation, host: HostAdapters) -> bool:
+    """Tell whether an operation was stopped without a failure, and has made what stays."""
+    return operation.failure is None and any(
+        isinstance(action.step, HostStep)
+        and action.step.stays
+        and action.up
+        and action.began
+        and action.step.probe(host)
+        for action in operation.actions
     )
 
 
@@ -309,7 +339,9 @@ class Worker:
         from zfsilod.engine.steps import ownership  # a run does not need it
 
         ownership.check_ownership(self.store, self.host, self.latest)
-        if self.latest.failure is not None and self.latest.failure.reason in ownership.HOLDS:
+        failure = self.latest.failure
+        own = failure is not None and "server" not in dict(failure.facts)  # not that of a peer
+        if own and failure is not None and failure.reason in ownership.HOLDS:
             self.latest = self.latest.but(failure=None)
 
     def rollback(self) -> None:
@@ -472,16 +504,10 @@ def _read_blocks(state: str, ticket: str, *words: str) -> list[str]:
     """Send the blocks of a snapshot to the daemon; return the errors."""
     from zfsilod.engine.block_reader import BlockQuery, send_blocks  # operations do not need it
 
-    store = Store(state)
-    try:
-        limits = read_limits() if store.host == "real" else None
-        host, folder = _open_host(store, state), _lock_folder(store, state)
-        send_blocks(host, limits, folder, ticket, BlockQuery.parsed(list(words)))
-    except OSError as error:
-        return [f"the daemon does not take the blocks: {error}"]
-    finally:
-        store.close()
-    return []
+    query = BlockQuery.parsed(list(words))
+    return _send_to_daemon(
+        state, "blocks", lambda host, limits, at: send_blocks(host, limits, at, ticket, query)
+    )
 
 
 def _send(state: str, ticket: str, *words: str) -> list[str]:
@@ -489,13 +515,22 @@ def _send(state: str, ticket: str, *words: str) -> list[str]:
     from zfsilod.engine.stream_sender import send_stream  # operations do not need it
     from zfsilod.model.replica import SendJob
 
+    job = SendJob.parsed(list(words))
+    return _send_to_daemon(
+        state, "stream", lambda host, limits, at: send_stream(host, limits, at, ticket, job)
+    )
+
+
+def _send_to_daemon(
+    state: str, what: str, send: Callable[[HostAdapters, WorkerLimits | None, str], None]
+) -> list[str]:
+    """Send something to the daemon, with the folder of its sockets; return the errors."""
     store = Store(state)
     try:
         limits = read_limits() if store.host == "real" else None
-        host, folder = _open_host(store, state), _lock_folder(store, state)
-        send_stream(host, limits, folder, ticket, SendJob.parsed(list(words)))
+        send(_open_host(store, state), limits, _lock_folder(store, state))
     except OSError as error:
-        return [f"the daemon does not take the stream: {error}"]
+        return [f"the daemon does not take the {what}: {error}"]
     finally:
         store.close()
     return []

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zfsilod.gateway import packets
+from zfsilod.gateway.sockets import keep_alive
 from zfsilod.model.names import split_address
 from zfsilod.security.tls import load_pair
 
@@ -34,7 +35,9 @@ CONNECT_S = 20.0
 ANSWER_S = 90.0  # of the peer, which may wait for an earlier attempt
 STALL_S = 300.0  # for the peer to take a piece
 PIECE_BYTES = 262144
-HEAD_BYTES, BODY_BYTES = 16384, 65536
+HEAD_BYTES = 16384
+BODY_BYTES = 10240  # as JSON at most six times as many: it fits into a packet
+STATUS_DIGITS = 3
 END_OF_JSON = b"}\n"  # of every answer of zfsilod
 SWITCHING = 101
 TELL_S = 1.0
@@ -62,7 +65,7 @@ def connected(access: Packet) -> ssl.SSLSocket:
         load_pair(context, f"{access['key']}\n{access['certificate']}\n")
     address = split_address(str(access["address"]))
     plain = socket.create_connection(address, timeout=CONNECT_S)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(plain)
     try:
         return context.wrap_socket(plain, server_hostname=str(access["tls_name"]))
     except BaseException:
@@ -88,7 +91,8 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
             raise ConnectionAbortedError("the peer answers with too long a head")
     first, _end, rest = answer.partition(b"\r\n")
     words = first.split()
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    valid = len(words) > 1 and len(words[1]) == STATUS_DIGITS and words[1].isdigit()
+    status = int(words[1]) if valid else 0
     if status == SWITCHING:
         return
     refusal = rest.partition(b"\r\n\r\n")[2]

@@ -40,14 +40,29 @@ def receive(link: socket.socket) -> tuple[Packet, int | None] | None:
     for surplus in descriptors[1:]:
         os.close(surplus)
     try:
-        packet = json.loads(raw)
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or not isinstance(packet, dict):
-            raise ValueError("not a packet of zfsilod")
+        packet = parse(raw)
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError("not a whole packet of zfsilod")
     except ValueError:
         for descriptor in descriptors[:1]:
             os.close(descriptor)
         raise
     return packet, descriptors[0] if descriptors else None
+
+
+def parse(raw: bytes) -> Packet:
+    """Return a packet. Raises ValueError: the other side may be another user."""
+    try:
+        packet = json.loads(raw, parse_float=_refuse, parse_constant=_refuse)
+    except RecursionError:
+        packet = None
+    if not isinstance(packet, dict):
+        raise ValueError("not a packet of zfsilod")
+    return packet
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text[:20]} in a packet of zfsilod")
 
 
 def of_peer(peer: Peer) -> Packet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 
 BACKLOG = 128
+KEEP_ALIVE = (  # seconds of silence, seconds between probes, probes without an answer
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+)
 SO_PEERGROUPS = 59  # socket(7); Python has no name for it
 MAX_GROUPS = 256  # of a peer; getsockopt in Python reads at most 1024 bytes
 
@@ -54,16 +60,37 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
+async def receive_exactly(link: socket.socket, count: int) -> bytes:
+    """Return so many bytes of a socket that does not block. Raises EOFError, and OSError."""
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < count:
+        more = await loop.sock_recv(link, count - len(data))
+        if not more:
+            raise EOFError(f"the connection has ended after {len(data)} of {count} bytes")
+        data += more
+    return data
+
+
 def peer_of(client: socket.socket, kind: PeerKind) -> Peer:
     """Return the peer of a connection: unix(7), SO_PEERCRED. Raises OSError when it is gone."""
     if kind == "tcp":
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(client)
         address = str(client.getpeername()[0])
         return Peer(kind="tcp", address=address.removeprefix("::ffff:"))
     raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     pid, uid, gid = struct.unpack("iII", raw)
     return Peer(kind=kind, address=f"pid {pid}", uid=uid, groups=(gid, *_groups(client)))
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let a connection end about a minute after its other host: tcp(7). The default is two hours.
+
+    A stream whose sender lost its power would hold its replica that long.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:

@@ -70,5 +70,8 @@ class HostAdapters(Protocol):
     def calendar_problem(self, calendar: str) -> str:
         """Return why systemd accepts no OnCalendar= of this text, or it is never due; "": none."""
 
+    def calendar_due(self, calendar: str, after: int) -> int:
+        """Return when OnCalendar= is due for the second time after a time; 0: never."""
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""

@@ -15,6 +15,7 @@ from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import backstore_in_use, device_number, export_paths
 from zfsilod.host.portals import canonical, served
+from zfsilod.host.reservations import Reservations
 from zfsilod.model.errors import (
     Busy,
     Conflict,
@@ -60,6 +61,7 @@ class RealLio:
         self._run = run
         self._zvol_device = zvol_device
         self._fs = fs
+        self._reservations = Reservations(fs)
 
     # Backstores
 
@@ -109,12 +111,17 @@ class RealLio:
         self._load()
         folder = _backstore(name)
         self._fs.make(CORE)
+        enabled = self._fs.read(f"{folder}/enable")
+        if enabled == "0":
+            self._fs.remove(folder)  # which reservations it was given cannot be seen
         self._fs.make(folder)
-        if self._fs.read(f"{folder}/enable") != "1":
+        if enabled != "1":
             self._fs.write(f"{folder}/wwn/vpd_unit_serial", serial)
             for attribute, value in (("vendor_id", VENDOR), ("product_id", PRODUCT)):
                 if self._fs.has(f"{folder}/wwn/{attribute}"):
                     self._fs.write(f"{folder}/wwn/{attribute}", value)
+            self._reservations.make_save_folder()
+            self._reservations.give_saved(folder, serial)
             self._open(folder, dataset)
         else:
             self._check_device(name, folder, dataset)
@@ -144,6 +151,12 @@ class RealLio:
         except Busy as error:
             by = [path.target for path in self.export_paths() if path.backstore == name]
             raise backstore_in_use(name, by) if any(by) else error from None
+
+    def has_reservations(self, serial: str, initiator: str = "") -> bool:
+        return self._reservations.is_saved(serial, initiator)
+
+    def forget_reservations(self, serial: str, initiator: str = "") -> None:
+        self._reservations.remove_saved(serial, initiator)
 
     def list_backstores(self) -> list[str]:
         return self._fs.names(CORE)

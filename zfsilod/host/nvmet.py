@@ -19,8 +19,9 @@ from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import dataset_of_device
 from zfsilod.host.locks import host_lock
 from zfsilod.host.nvme_keyring import NvmeKeyring
+from zfsilod.host.nvmet_closed import ClosedPorts
 from zfsilod.host.nvmet_ports import NvmetPorts
-from zfsilod.model.errors import Conflict, FailedPrecondition, Unavailable
+from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable
 from zfsilod.model.host_facts import ExportPath
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import nqn, uuid_of
@@ -38,6 +39,7 @@ MODPROBE_TIMEOUT_S = 30
 MODEL = "zfsilo volume"  # for lsblk, and for the udev rule on clients
 SERIAL_DIGITS = 20  # an NVMe serial number has at most 20 characters
 NSID = "1"
+CONTROLLER_IDS = ("attr_cntlid_min", "attr_cntlid_max")
 RENAMED_S = 10
 LOCK = "/run/zfsilo/nvmet.lock"  # only root may create files there
 LOCK_TIMEOUT_S = 30
@@ -55,6 +57,7 @@ class RealNvmet:
         proc: AnyPath = "/proc",
         lock: AnyPath = LOCK,
         keyring: NvmeKeyring | None = None,
+        closed: ClosedPorts | None = None,
     ) -> None:
         self._run = run
         self._find_device = find_device
@@ -62,6 +65,7 @@ class RealNvmet:
         self._ports = NvmetPorts(fs, proc)
         self._lock = lock
         self._keyring = keyring or NvmeKeyring()
+        self._closed = closed or ClosedPorts()
 
     # Subsystems
 
@@ -84,10 +88,29 @@ class RealNvmet:
     def exists(self, target: str, initiator: str = "") -> bool:
         if not initiator:
             return self._fs.has(_subsystem(target))
-        return self._fs.has(_host(initiator)) or initiator in self.list_acls(target)
+        if initiator in self.list_acls(target) or self._closed.has(target):
+            return True
+        return self._fs.has(_host(initiator)) and not any(
+            initiator in self.list_acls(other) for other in self.list_targets()
+        )
 
     def list_targets(self) -> list[str]:
         return self._fs.names("subsystems")
+
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        folder = _subsystem(target)
+        return [self._fs.read(f"{folder}/{name}") for name in CONTROLLER_IDS] == [
+            str(first),
+            str(last),
+        ]
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        values = list(zip(CONTROLLER_IDS, (first, last), strict=True))
+        present = self._fs.read(f"{_subsystem(target)}/{CONTROLLER_IDS[1]}") or "0"
+        if first >= int(present):  # the kernel refuses a range that is empty at any time
+            values.reverse()
+        for name, value in values:
+            self._fs.write(f"{_subsystem(target)}/{name}", str(value))
 
     # Namespace 1
 
@@ -201,6 +224,7 @@ class RealNvmet:
     def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._ports.link(nqn(target), portals, tls=tls)
+        self._closed.forget(nqn(target))
 
     def add_portals_to_all(
         self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
@@ -209,10 +233,24 @@ class RealNvmet:
             self._ports.link_all(map(nqn, targets), portals, tls=tls)
 
     def remove_portals(self, target: str) -> None:
+        self._close(target)
+        self._closed.forget(nqn(target))
+
+    def _close(self, target: str) -> None:
         if self._ports.is_unused(nqn(target)):
             return
         with host_lock(self._lock, LOCK_TIMEOUT_S):
             self._ports.unlink(nqn(target))
+
+    def _reopen(self, target: str) -> None:
+        """Link the ports again that a removal of a host has closed, unless no host is left."""
+        closed = self._closed.find(nqn(target))
+        if closed is None:
+            return
+        portals, tls = closed
+        if self.list_acls(target):
+            self.add_portals(target, portals, tls=tls)
+        self._closed.forget(nqn(target))
 
     # Hosts
 
@@ -242,6 +280,7 @@ class RealNvmet:
         self._fs.make(_host(initiator))
         self._write_keys(initiator, chap)
         self._fs.link(f"{_subsystem(target)}/allowed_hosts/{initiator}", _host(initiator))
+        self._reopen(target)  # after a removal that was stopped and is rolled back
 
     def set_secrets(self, target: str, initiator: str, *, chap: Chap) -> None:
         if self._fs.has(_host(initiator)):
@@ -267,20 +306,31 @@ class RealNvmet:
         """Remove the right of a host; the ports are unlinked first, which ends its controller.
 
         Other hosts of the subsystem lose theirs too, and connect again after a moment: the links
-        come back at once.
+        come back at once, or when a removal that was stopped is repeated.
         """
         link = f"{_subsystem(target)}/allowed_hosts/{nqn(initiator)}"
         if initiator in self.list_acls(target):
-            portals = tuple(sorted(self._ports.portals(target)))
-            tls = self._ports.requires_tls(target)
+            portals = self._noted_portals(target)
             for _moment in ("before", "meanwhile"):  # a host may connect until it is not allowed
                 if self._ports.has_connections(portals):
-                    self.remove_portals(target)
+                    self._close(target)
                 self._fs.unlink(link)
-            if self.list_acls(target):
-                self.add_portals(target, portals, tls=tls)
+        self._reopen(target)
         self._keyring.remove(initiator, target)
-        self._fs.remove(_host(initiator))
+        try:
+            self._fs.remove(_host(initiator))
+        except Busy:
+            return  # another subsystem allows it: one of the same volume, with a former name
+
+    def _noted_portals(self, target: str) -> tuple[str, ...]:
+        """Return the portals that a subsystem has, or had when a removal was stopped: noted."""
+        closed = self._closed.find(target)
+        if closed is not None:
+            return closed[0]
+        portals = tuple(sorted(self._ports.portals(target)))
+        if portals:
+            self._closed.note(target, portals, tls=self._ports.requires_tls(target))
+        return portals
 
     def has_session(self, target: str, initiator: str) -> bool:
         """Tell whether a host may have a controller: the kernel does not list them.

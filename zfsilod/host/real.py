@@ -76,6 +76,12 @@ class RealHost:
 
         return calendar_problem(self._run, calendar)
 
+    def calendar_due(self, calendar: str, after: int) -> int:
+        """Return when OnCalendar= is due for the second time after a time; 0: never."""
+        from zfsilod.host.calendar import calendar_due
+
+        return calendar_due(self._run, calendar, after)
+
     def surveyed(self, datasets: tuple[str, ...]) -> HostAdapters:
         """Return this host with the zvols of these datasets read in advance, in one process."""
         from zfsilod.host.zvol_survey import SurveyedZfs

@@ -8,7 +8,7 @@ from zfsilod.model.lean import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.replica import ReplicaFacts, SendJob
+    from zfsilod.model.replica import KeptSnapshot, ReplicaFacts, SendJob
 
 
 class ReplicaAdapter(Protocol):
@@ -16,6 +16,12 @@ class ReplicaAdapter(Protocol):
 
     A stream is a descriptor, which only zfs reads or writes; a receive looks at its first header.
     """
+
+    def list_kept(self, dataset: str, *, uid: str) -> tuple[KeptSnapshot, ...]:
+        """List the snapshots and bookmarks of zfsilo of a zvol; none without the zvol.
+
+        Raises Conflict (NOT_OURS) for another dataset of this name.
+        """
 
     def is_kept(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
         """Tell whether a snapshot has a hold and a bookmark for a peer."""

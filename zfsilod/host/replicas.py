@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import struct
 
+from zfsilod.host.kept_snapshots import HOLD, parse_kept
 from zfsilod.host.replica_protocol import no_stream, stream_cut
 from zfsilod.host.snapshots import checked_uid
-from zfsilod.host.stream_header import parse_header, peek
+from zfsilod.host.stream_header import read_header
 from zfsilod.host.zfs import ANY, CHANGE_TIMEOUT_S, READ_TIMEOUT_S, UID
 from zfsilod.host.zfs_output import (
     Properties,
@@ -30,7 +31,7 @@ from zfsilod.host.zfs_output import (
 from zfsilod.model.errors import FailedPrecondition, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING, socket
 from zfsilod.model.names import check_dataset
-from zfsilod.model.replica import ReplicaFacts
+from zfsilod.model.replica import ReplicaFacts, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,24 +41,27 @@ if TYPE_CHECKING:
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import SnapshotRef
     from zfsilod.model.record import Pairs
-    from zfsilod.model.replica import SendJob
+    from zfsilod.model.replica import KeptSnapshot, SendJob
 
-HOLD = "zfsilo:peer:"  # then the name of the peer
 PROPERTIES = (("readonly", "on"), ("volmode", "dev"), ("snapdev", "hidden"))
 KEPT_BLOCKS = ("-c", "-L", "-e")  # compressed, large and embedded blocks as they are: zfs-send(8)
 RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clone
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
 ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
-MAX_TOKEN = 4096
 SIGPIPE = -13  # the exit code of a tool that it ended
-STALL_S = 300  # the longest silence of a peer
+STALL_S, STALL_US = 300, 0  # the longest silence of a peer: struct timeval
 LAST_S = 20 * 24 * 3600.0  # the longest time of one stream; poll(2) has 31 bits of ms
+# Words for EAGAIN, also of a socket whose time is over: zfs_standard_error() of libzfs.
+SILENT = ("temporarily unavailable", "pool I/O is currently suspended")
+ENDED = ("Broken pipe", "signal received", "Connection reset")
+CHANGED = ("has been modified", "does not match incremental source", "must specify -F")
 CUT = (
     "incomplete stream",
     "failed to read from stream",
     "checksum mismatch or incomplete stream",
     "Partially received snapshot is saved",
+    *SILENT,
 )
 
 
@@ -72,6 +76,13 @@ class RealReplicas:
         self._open_stream = open_stream or no_stream
 
     # On the server that sends
+
+    def list_kept(self, dataset: str, *, uid: str) -> tuple[KeptSnapshot, ...]:
+        if not self._own(dataset, uid):
+            return ()
+        rows = self._below(dataset, "snapshot,bookmark", "guid", "createtxg", "userrefs")
+        held = [name for name, row in rows.items() if row["userrefs"][0] not in (*NONE, "0")]
+        return parse_kept(rows, self._holds(*held) if held else {})
 
     def is_kept(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
         if not self._has_bookmark(ref, uid):
@@ -103,10 +114,16 @@ class RealReplicas:
     def _is_held(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
         snapshot = _snapshot(ref.dataset, uid)
         self._need(snapshot, ref.guid)
-        argv = ["zfs", "holds", "-H", snapshot]
-        done = self._run(argv, timeout_s=READ_TIMEOUT_S)
-        tags = [line.split("\t")[1] for line in done.stdout.splitlines() if line.count("\t") > 1]
-        return f"{HOLD}{peer}" in tags
+        return f"{HOLD}{peer}" in self._holds(snapshot).get(snapshot, ())
+
+    def _holds(self, *snapshots: str) -> dict[str, list[str]]:
+        """Return the tags of the holds of some snapshots: zfs-holds(8)."""
+        done = self._run(["zfs", "holds", "-H", *snapshots], timeout_s=READ_TIMEOUT_S)
+        tags: dict[str, list[str]] = {}
+        for line in done.stdout.splitlines():
+            name, _tab, rest = line.partition("\t")
+            tags.setdefault(name, []).append(rest.partition("\t")[0])
+        return tags
 
     def _has_bookmark(self, ref: SnapshotRef, uid: str) -> bool:
         properties = self._get(_bookmark(ref.dataset, uid), "guid")
@@ -126,7 +143,7 @@ class RealReplicas:
 
     def _told_by(self, token: str) -> dict[str, str]:
         """Return what a token says: names and values of its list, of which zfs checks the sum."""
-        if len(token) > MAX_TOKEN or not set(token) <= set("0123456789abcdef-"):
+        if not is_token(token):
             return {}
         argv = ["zfs", "send", "-nvP", "-t", token]
         done = self._run(argv, timeout_s=READ_TIMEOUT_S, ok=ANY)
@@ -153,8 +170,10 @@ class RealReplicas:
         reason = first_line(done)
         if "does not exist" in reason:
             return lost(_bookmark(job.dataset, job.base_uid) if job.base_uid else job.dataset)
-        if done.rc == SIGPIPE or "Broken pipe" in reason or "signal received" in reason:
+        if done.rc == SIGPIPE or any(words in reason for words in ENDED):
             return stream_cut(job.dataset, "the connection to the peer has ended")
+        if any(words in reason for words in SILENT):
+            return stream_cut(job.dataset, f"the peer was silent, or the pool is: {reason}")
         return refused(done, reason, job.dataset)
 
     # On the peer
@@ -182,14 +201,16 @@ class RealReplicas:
     ) -> None:
         if self.has_received(dataset, uid=uid, snapshot_uid=snapshot_uid, guid=guid):
             return
-        token = self.find(dataset, uid=uid).token
+        facts = self.find(dataset, uid=uid)
         stream = self._open_stream(operation)
         try:
             _set_timeout(stream, socket.SO_RCVTIMEO)
-            header = parse_header(dataset, peek(stream))
+            header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
-            if token and not header.resuming:  # its snapshot may be gone
+            if facts.token and not header.resuming:  # its snapshot may be gone
                 self._abort(dataset)
+            elif facts.is_empty and not base_guid:  # zfs receives the first one into a new zvol
+                self._zfs.destroy_zvol(dataset, uid=uid, guid="")
             done = self._received(dataset, uid, snapshot_uid, marks, stream)
         finally:
             os.close(stream)
@@ -212,7 +233,7 @@ class RealReplicas:
             raise refused(done, first_line(done), dataset)
 
     def _not_received(self, done: Completed, dataset: str) -> ZfsiloError:
-        text = " ".join(done.stderr.split())
+        text = " ".join(done.stderr.split()).replace(dataset, "")  # it may have any of these words
         if "out of space" in text or "quota" in text:
             return ResourceExhausted(
                 f"the pool {pool_of(dataset)} has no space for replica {dataset}: free space "
@@ -220,7 +241,7 @@ class RealReplicas:
                 reason="NO_SPACE",
                 dataset=dataset,
             )
-        if "has been modified" in text or "does not match incremental source" in text:
+        if any(words in text for words in CHANGED):
             return FailedPrecondition(
                 f"replica {dataset} was changed since its last snapshot: delete it and replicate "
                 "the whole volume again",
@@ -246,17 +267,14 @@ class RealReplicas:
             done = self._change("destroy", "-d", _snapshot(dataset, snapshot_uid))
             if done.rc != 0:
                 raise refused(done, first_line(done), dataset)
-        facts = self.find(dataset, uid=uid)
-        if facts.exists and not facts.guid:
+        if self.find(dataset, uid=uid).is_empty:
             self._zfs.destroy_zvol(dataset, uid=uid, guid="")
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         properties = self._own(dataset, uid)
         if not properties:
             return ReplicaFacts()
-        argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", "snapshot"]
-        argv += ["-o", "name,property,value,source", f"guid,createtxg,{RELEASED}", dataset]
-        listed = table(self._run(argv, timeout_s=READ_TIMEOUT_S).stdout).values()
+        listed = self._below(dataset, "snapshot", "guid", "createtxg", RELEASED).values()
         present = [row for row in listed if row[RELEASED][0] != "on"]
         newest = max(present, key=lambda row: int(row["createtxg"][0]), default=None)
         token = properties[TOKEN][0]
@@ -303,6 +321,12 @@ class RealReplicas:
             raise refused(done, first_line(done), name)
         return {}
 
+    def _below(self, dataset: str, kinds: str, *properties: str) -> dict[str, Properties]:
+        """Return properties of the snapshots, or also the bookmarks, of a dataset."""
+        argv = ["zfs", "get", "-Hp", "-r", "-d", "1", "-t", kinds]
+        argv += ["-o", "name,property,value,source", asked(properties), dataset]
+        return table(self._run(argv, timeout_s=READ_TIMEOUT_S).stdout)
+
     def _change(self, *args: str) -> Completed:
         return self._run(["zfs", *args], timeout_s=CHANGE_TIMEOUT_S, ok=ANY)
 
@@ -320,7 +344,7 @@ def _set_timeout(stream: int, option: int) -> None:
     """Let reads or writes of zfs fail when the peer is silent for STALL_S."""
     opened = socket.socket(fileno=stream)
     try:
-        opened.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALL_S, 0))
+        opened.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALL_S, STALL_US))
     finally:
         opened.detach()
 

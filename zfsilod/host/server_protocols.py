@@ -53,7 +53,8 @@ class ZfsAdapter(Protocol):
     def users(self, dataset: str) -> list[str]:
         """Return the users of the device of a zvol on this host; an export is one.
 
-        Raises Unavailable without the device, or when the users cannot be seen.
+        A zvol without its key has no device, so no users. Raises Unavailable without the device, or
+        when the users cannot be seen.
         """
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
@@ -264,10 +265,19 @@ class LioAdapter(TargetAdapter, Protocol):
         """Tell whether an enabled iblock backstore exists; it must have this zvol and serial."""
 
     def add_backstore(self, name: str, *, dataset: str, serial: str) -> None:
-        """Make a backstore of a zvol. Raises Busy when the zvol is in use."""
+        """Make a backstore of a zvol, with the saved persistent reservations of the serial.
+
+        Raises Busy when the zvol is in use, FailedPrecondition (RESERVATIONS_DAMAGED).
+        """
 
     def remove_backstore(self, name: str) -> None:
         """Remove a backstore. Raises Busy while it is a LUN."""
+
+    def has_reservations(self, serial: str, initiator: str = "") -> bool:
+        """Tell whether persistent reservations of an initiator are saved; "": of any."""
+
+    def forget_reservations(self, serial: str, initiator: str = "") -> None:
+        """Remove the saved persistent reservations of an initiator whose ACL is gone; "": all."""
 
     def has_lun(self, target: str, backstore: str) -> bool:
         """Tell whether LUN 0 of a target exists; it must be this backstore."""
@@ -334,6 +344,12 @@ class NvmetAdapter(TargetAdapter, Protocol):
 
         Raises Conflict for a portal of the other kind, FailedPrecondition (NO_NVME_TLS).
         """
+
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        """Tell whether a subsystem gives ids from `first` to `last` to new controllers."""
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        """Set the range, also while clients are connected: a live controller keeps its id."""
 
     def has_namespace(self, target: str, *, dataset: str, uid: str) -> bool:
         """Tell whether namespace 1 is enabled; it must have this zvol and identity.

@@ -44,6 +44,20 @@ class StreamHeader(Record):
             )
 
 
+def read_header(dataset: str, stream: int) -> StreamHeader:
+    """Return the header of a stream, and leave it in the socket.
+
+    Raises FailedPrecondition (OTHER_STREAM), and Unavailable (STREAM_CUT) when it does not come.
+    """
+    try:
+        record = peek(stream)
+    except BlockingIOError:  # SO_RCVTIMEO: socket(7)
+        raise stream_cut(dataset, "the peer was silent") from None
+    except OSError as error:
+        raise stream_cut(dataset, error.strerror or "its connection has ended") from None
+    return parse_header(dataset, record)
+
+
 def parse_header(dataset: str, record: bytes) -> StreamHeader:
     """Parse the first record.
 
@@ -68,7 +82,10 @@ def parse_header(dataset: str, record: bytes) -> StreamHeader:
 
 
 def peek(stream: int) -> bytes:
-    """Return the first record of a stream, or less at its end, and leave it in the socket."""
+    """Return the first record of a stream, or less at its end, and leave it in the socket.
+
+    Raises OSError.
+    """
     record = b""
     opened = socket.socket(fileno=stream)
     try:

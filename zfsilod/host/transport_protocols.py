@@ -46,10 +46,16 @@ class TargetAdapter(Protocol):
         """Change the secrets of an ACL if it exists; its session continues."""
 
     def remove_acl(self, target: str, initiator: str) -> None:
-        """Remove an ACL with its mapped LUNs; a session of the initiator ends."""
+        """Remove an ACL with its mapped LUNs; a session of the initiator ends.
+
+        Sessions of others may end for a moment, and come back when it has returned.
+        """
 
     def exists(self, target: str, initiator: str = "") -> bool:
-        """Tell whether there is anything of a target, or of its ACL for an initiator."""
+        """Tell whether there is anything of a target, or of its ACL for an initiator.
+
+        Of an ACL also while its removal has begun and not ended.
+        """
 
     def list_targets(self) -> list[str]:
         """Return the names of all targets, including those of other programs."""

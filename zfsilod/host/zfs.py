@@ -146,7 +146,12 @@ class RealZfs:
         )
 
     def users(self, dataset: str) -> list[str]:
-        device = self.device(dataset)
+        try:
+            device = self.device(dataset)
+        except FailedPrecondition as error:
+            if error.reason == "KEY_NOT_LOADED":  # so it has no device
+                return []
+            raise
         try:
             os.close(open_exclusively(device, dataset, os.O_RDONLY))
         except Busy:

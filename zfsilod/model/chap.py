@@ -15,6 +15,8 @@ KEY_PREFIX = (
 )
 TLS_KEY_PREFIX = "NVMeTLSkey-1:01:"  # of a PSK for SHA-256: NVMe/TCP transport 1.0c, 3.6.1.5
 KEY_BYTES = 32
+WINDOWS = "iqn.1991-05.com.microsoft:"  # the initiators of Windows, with the name of the computer
+SHORT_BYTES = 12  # 16 characters
 
 
 class Secret:
@@ -71,9 +73,11 @@ class Chap:
     def make(cls, *, username: str, mutual_username: str) -> Chap:
         """Return new passwords, 128 random bits each, of characters that every initiator accepts.
 
-        Their prefix makes a leaked one easy to find.
+        Their prefix makes a leaked one easy to find. Windows accepts 12 to 16 characters: 96 bits,
+        the least that RFC 7143 section 9.2.1 asks for, and no prefix.
         """
-        password, mutual = (PREFIX + os.urandom(16).hex() for _direction in range(2))
+        make = _short_password if username.lower().startswith(WINDOWS) else _password
+        password, mutual = make(), make()
         return cls(
             username=username,
             password=password,
@@ -131,3 +135,13 @@ def _key(prefix: str) -> str:
     key = os.urandom(KEY_BYTES)
     checked = key + crc32(key).to_bytes(4, "little")
     return f"{prefix}{b64encode(checked).decode()}:"
+
+
+def _password() -> str:
+    return PREFIX + os.urandom(16).hex()
+
+
+def _short_password() -> str:
+    from base64 import b64encode  # in the daemon only
+
+    return b64encode(os.urandom(SHORT_BYTES), b"._").decode()

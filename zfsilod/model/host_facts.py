@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 FILESYSTEM_STATES = ("NONE", "FORMATTING", "CLONED", "READY")  # FilesystemState, in order
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
+CONTROLLER_IDS = (1, 65519)
+"""The first and the last id of NVMe controllers that a target may give: NVMe base 2.0, 5.2.2."""
 HIDDEN = "hidden by the daemon's sandbox"
 """Why a fact is unknown that only workers can probe, since it needs the device."""
 SECTIONS = {
@@ -21,6 +23,7 @@ SECTIONS = {
     "Backstore": "export",
     "Target": "export",
     "Lun": "export",
+    "ControllerIds": "export",
     "Namespace": "export",
     "Portals": "export",
     "Enabled": "export",
@@ -29,6 +32,7 @@ SECTIONS = {
     "NoUnknownAcls": "export",
     "Acl": "access",
     "MappedLun": "access",
+    "NoReservations": "access",
     "Node": "session",
     "Session": "session",
     "SessionPortal": "session",

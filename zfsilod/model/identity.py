@@ -53,7 +53,7 @@ class Peer(Record):
     def quota_key(self) -> str:
         """The key under which its connections are counted: certificate, address or user."""
         if self.certificate is not None:
-            return str(self.certificate.identity)
+            return self.certificate.subject
         return self.address if self.kind == "tcp" else f"uid {self.uid}"
 
     @property
@@ -84,7 +84,17 @@ class Caller(Record):
     def rights(self) -> str:
         """The rights behind its operations: the role, and of a host or a peer also its id."""
         own = self.role in ("host", "replica")
-        return f"{self.role} {self.subject}" if own else self.role
+        return f"{self.role} {self.peer}" if own else self.role
+
+    @property
+    def peer(self) -> str:
+        """The name by which it owns replicas.
+
+        One name in a certificate of this server, in an imported one, and of a token, are three.
+        """
+        if self.token:
+            return f"token/{self.subject}"
+        return f"{IMPORTED}/{self.subject}" if self.authority == "IMPORTED" else self.subject
 
     def overrides(self, rights: str) -> bool:
         """Tell whether it may cancel, roll back or abandon an operation with these rights.

@@ -19,6 +19,7 @@ MAX_DATASET, MAX_ISCSI_NAME, MAX_NQN, MAX_OBJECT = 255, 223, 223, 128
 NQN = "nqn."
 HOST_NQN = "nqn.2026-01.org.zfsilo:host:"  # then the id of the host and the uid of the volume
 MAX_PORT_DIGITS = 5
+MAX_GUID = 20  # digits
 MAX_SCOPE = 15  # IFNAMSIZ without its NUL
 UUID_LENGTHS = [8, 4, 4, 4, 12]
 
@@ -119,7 +120,12 @@ def is_uid(text: str) -> bool:
 
 def is_guid(text: str) -> bool:
     """Tell whether a text is a guid of ZFS: a number of 64 bits, in decimal digits."""
-    return text.isascii() and text.isdecimal() and 0 < int(text[:21]) < 1 << 64
+    return (
+        0 < len(text) <= MAX_GUID
+        and DIGITS.issuperset(text)
+        and text[0] != "0"
+        and int(text) < 1 << 64
+    )
 
 
 def is_uuid(text: str) -> bool:

@@ -19,7 +19,8 @@ def apply_observed(record: R, facts: dict[str, str]) -> R:
     """Return a record with the facts that its operation observed (HostStep.observed)."""
     if isinstance(record, Volume):
         epoch = int(facts.get(epoch_fact(record.dataset), record.epoch))
-        return record.but(guid=facts.get("guid", record.guid), epoch=epoch)
+        size = int(facts.get("volsize", record.capacity_bytes))  # of a replica: as it was sent
+        return record.but(guid=facts.get("guid", record.guid), epoch=epoch, capacity_bytes=size)
     if isinstance(record, Snapshot):
         return record.but(guid=facts.get(f"snapshot guid {record.volume_uid}", record.guid))
     if isinstance(record, Attachment):

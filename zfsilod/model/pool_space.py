@@ -50,6 +50,16 @@ def check_space(
         )
 
 
+def check_reserve(space: PoolSpace, settings: Settings, what: str) -> None:
+    """Raise ResourceExhausted when nothing is free above the reserve."""
+    if space.available_bytes <= reserved_bytes(space, settings.reserve):
+        raise ResourceExhausted(
+            f"{what} gets nothing more: {settings.root} has {show_size(space.available_bytes)} "
+            f"free and keeps a reserve of {settings.reserve:.0%} (server.reserve); free space",
+            reason="POOL_FULL",
+        )
+
+
 def reserved_bytes(space: PoolSpace, share: float) -> int:
     """Return a share of the dataset root in bytes."""
     return int(space.total_bytes * share)

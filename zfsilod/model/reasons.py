@@ -158,6 +158,8 @@ AREAS: dict[str, dict[str, str]] = {
         "NAME_TAKEN": "another host or server has this name",
         "NOT_PUBLISHED": "the volume is not published to this host",
         "SECRETS_SHOWN": "the secrets of the publication were shown before",
+        "RESERVATIONS_BUSY": "another process has the file of saved reservations open",
+        "RESERVATIONS_DAMAGED": "the file of saved persistent reservations is incomplete",
         "NO_CONFIGFS": "the kernel's target is not available",
         "NO_IQN": "the host has no IQN",
         "NO_IO_LIMITS": "the kernel of the server cannot limit the I/O of volumes",

@@ -37,7 +37,7 @@ ENDED = ("DONE", "ROLLED_BACK", "ABANDONED")
 class ReplicaOf(Record, tag="ReplicaOf"):
     """The origin of a replica, and the snapshot that it has; a volume that is none has no peer."""
 
-    peer: str = ""  # identity that sends it: user/give; "": the volume is not a replica
+    peer: str = ""  # Caller.peer of who sends it; "": the volume is not a replica
     snapshot_uid: str = ""  # of the newest whole snapshot; "": none is whole yet
     snapshot_guid: str = ""
     taken_at: int = 0  # by the clock of the peer
@@ -138,47 +138,6 @@ class SnapshotGroup(Stored, tag="SnapshotGroup"):
     policy: str = ""  # that took it, and may delete it; "": a caller did
     policy_uid: str = ""
     created_at: int = 0
-
-
-class SnapshotPolicy(Stored, tag="SnapshotPolicy"):
-    """When snapshots of which volumes are taken, and which of them are kept."""
-
-    id: str
-    uid: str = ""  # never reused; "": of a store that had none, as in its snapshots
-    calendar: str  # OnCalendar= of systemd.timer(5)
-    grid: str  # rules of retention_grid.py
-    selector: Pairs = ()  # labels that a volume has; (): every volume
-    grouped: bool = False  # all volumes at one moment, in one snapshot group
-    max_delay_seconds: int = 0  # RandomizedDelaySec= of systemd.timer(5)
-    created_at: int = 0
-    updated_at: int = 0
-
-    @property
-    def timer_text(self) -> str:
-        """The description of its timer; another one when the timer has to be another."""
-        delay = f", up to {self.max_delay_seconds} s later" if self.max_delay_seconds else ""
-        return f"zfsilo: snapshots of policy {self.id} ({self.calendar}{delay})"
-
-
-class PolicyOutcome(Stored, tag="PolicyOutcome"):
-    """The outcome of the last run of a snapshot policy, and of its last deletions."""
-
-    id: str  # of the policy
-    ran_at: int = 0
-    succeeded_at: int = 0  # of the last run without a failure
-    failures: tuple[str, ...] = ()  # of the last run
-    missed: bool = False  # the last run failed while the pool was held: it follows after the hold
-    prune_failures: tuple[str, ...] = ()  # of the last deletions by the grid
-
-    @property
-    def all_failures(self) -> tuple[str, ...]:
-        """The failures of the last run, and of the last deletions."""
-        return (*self.failures, *self.prune_failures)
-
-    @property
-    def failed(self) -> int:
-        """The number of its failures."""
-        return len(self.all_failures)
 
 
 class Dependent(Stored, tag="Dependent"):

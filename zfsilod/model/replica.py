@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from zfsilod.model.record import Record, Stored
 
+MAX_TOKEN = 4096
+TOKEN_CHARACTERS = frozenset("0123456789abcdef-")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text has the form of a resume token: receive_resume_token in zfsprops(7)."""
+    return 0 < len(text) <= MAX_TOKEN and text[0] != "-" and TOKEN_CHARACTERS.issuperset(text)
+
 
 class Replication(Stored, tag="Replication"):
     """A volume that is sent to a peer: the snapshot that both have, and the one on its way."""
@@ -18,6 +26,8 @@ class Replication(Stored, tag="Replication"):
     taken_at: int = 0
     sent_at: int = 0
     pending_uid: str = ""  # of a snapshot that is kept for a transfer that was cut off
+    due_at: int = 0  # when the peer must have a newer snapshot; 0: not known
+    due_of: str = ""  # timer_text of the policy that says so
     created_at: int = 0
 
 
@@ -29,6 +39,22 @@ class ReplicaFacts(Record):
     token: str = ""  # that continues an unfinished receive: zfs-send(8), -t
     problem: str = ""  # why the last receive ended before its end, as a sentence
     reason: str = ""  # of that problem
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in the zvol: its last snapshot was destroyed, and itself not yet."""
+        return self.exists and not self.guid and not self.token
+
+
+class KeptSnapshot(Record):
+    """A snapshot of a zvol that zfsilo took, or its bookmark, which can be the base of a stream."""
+
+    uid: str  # of the snapshot set
+    guid: str
+    created_txg: int  # in which the snapshot was taken: later ones have larger numbers
+    exists: bool = False  # the snapshot; False: the bookmark alone
+    bookmarked: bool = False
+    peers: tuple[str, ...] = ()  # that hold it
 
 
 class SendJob(Record):

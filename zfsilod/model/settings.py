@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zfsilod.model.host_facts import CONTROLLER_IDS
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import at_port, is_placed
 from zfsilod.model.record import Record
@@ -17,6 +18,8 @@ class Export(Record):
     portals: tuple[str, ...]
     nvme_portals: tuple[str, ...] = ()
     nvme_tls_port: int = 4421  # beside each of nvme_portals
+    nvme_cntlid_min: int = CONTROLLER_IDS[0]  # the ids that this host gives to controllers
+    nvme_cntlid_max: int = CONTROLLER_IDS[1]
 
     def portals_of(self, transport: Transport, *, tls: bool = False) -> tuple[str, ...]:
         """Return the portals of the targets of a transport; with `tls` those that require it."""

@@ -242,7 +242,8 @@ class Metrics:
         used = self._service.context.store.used()
         yield _gauge("zfsilo_store_used_ratio", "Used share of the store.", {(): used})
         if self._summary is not None:
-            more = len(self._service.context.identity_changes)
+            context = self._service.context
+            more = len(context.identity_changes) + len(self._summary.late(context.now()))
             yield from _of_summary(self._summary, more + self._service.health.unmet_wishes())
             if self._reading is not None:
                 yield from _of_reading(self._reading)
@@ -314,15 +315,39 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
         ("zfsilo_volumes_size_bytes", "Sum of the sizes of all volumes.", size),
     ):
         yield _gauge(name, text, {(): value})
-    for name, text, field in (
-        ("zfsilo_schedule_failures", "What failed in the last run of a snapshot policy.", "failed"),
+    yield from _of_policies(summary)
+
+
+def _of_policies(summary: Summary) -> Iterator[Metric]:
+    """Yield the outcomes of policies, and the ages of replicas."""
+    schedules, replications = summary.policies, summary.replication_runs
+    for name, text, outcomes, field in (
+        (
+            "zfsilo_schedule_failures",
+            "What failed in the last run of a snapshot policy.",
+            schedules,
+            "failed",
+        ),
         (
             "zfsilo_schedule_success_timestamp_seconds",
             "When a snapshot policy last took all of its snapshots.",
+            schedules,
+            "succeeded_at",
+        ),
+        (
+            "zfsilo_replication_failures",
+            "What failed in the last run of a replication policy.",
+            replications,
+            "failed",
+        ),
+        (
+            "zfsilo_replication_success_timestamp_seconds",
+            "When a replication policy last sent all of its volumes.",
+            replications,
             "succeeded_at",
         ),
     ):
-        values = {(policy,): getattr(one, field) for policy, one in summary.policies.items()}
+        values = {(policy,): getattr(one, field) for policy, one in outcomes.items()}
         yield _gauge(name, text, values, ["policy"])
     for name, text, times in (
         (
@@ -334,6 +359,11 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
             "zfsilo_replica_snapshot_timestamp_seconds",
             "When the newest snapshot was taken that this server has of a volume of a peer.",
             summary.replicas,
+        ),
+        (
+            "zfsilo_replication_due_timestamp_seconds",
+            "When a peer must have a newer snapshot of a volume, by its replication policy.",
+            summary.due,
         ),
     ):
         yield _gauge(name, text, times, ["volume", "peer"])

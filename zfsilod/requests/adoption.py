@@ -29,6 +29,7 @@ from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
     from zfsilod.model.records import Operation
+    from zfsilod.model.replica import KeptSnapshot
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
@@ -53,7 +54,7 @@ def unfinished(dataset: str) -> FailedPrecondition:
     )
 
 
-class AdoptVolume(Request[None]):
+class AdoptVolume(Request["KeptSnapshot | None"]):
     """Create the record of an existing zvol, and mark the zvol when it has no marks of zfsilo."""
 
     kind = "adopt"
@@ -62,8 +63,11 @@ class AdoptVolume(Request[None]):
     properties: Pairs = ()
     origin: str = ""  # the uid of the volume that the zvol is a clone of; "": look in the records
 
-    async def gather(self, context: Context, operation_id: str) -> None:
-        """Probe the zvol again: it may have been removed as an orphan since it was listed."""
+    async def gather(self, context: Context, operation_id: str) -> KeptSnapshot | None:
+        """Probe the zvol again: it may have been removed as an orphan since it was listed.
+
+        Returns the newest snapshot of a replica; None: it has none that is whole.
+        """
         zvol, zfs = self.zvol, context.machine.zfs
         probe = partial(zfs.has_zvol, zvol.dataset, uid=zvol.uid, guid=zvol.guid)
         if zvol.uid and not await context.look(probe):
@@ -72,23 +76,35 @@ class AdoptVolume(Request[None]):
                 reason="NO_ZVOL",
                 dataset=zvol.dataset,
             )
+        if self.peer and zvol.uid:
+            look = partial(context.machine.replicas.list_kept, zvol.dataset, uid=zvol.uid)
+            present = [one for one in await context.look(look) if one.exists]
+            return max(present, key=lambda one: one.created_txg, default=None)
         if await context.look(partial(zfs.is_receiving, zvol.dataset)):
             raise unfinished(zvol.dataset)
+        return None
+
+    @property
+    def peer(self) -> str:
+        """The peer that sends the volume: its next receive goes on where the last one ended."""
+        return dict(self.zvol.marks).get("replica", "")
 
     def uses_pool(self, view: View) -> bool:
         return self.on_pool and not self.zvol.uid  # a marked zvol is recorded, and not changed
 
-    def plan(self, view: View, inputs: None) -> Plan:
+    def plan(self, view: View, inputs: KeptSnapshot | None) -> Plan:
         check_id(self.id, "volume id")
         if not view.settings.may_hold(self.zvol.dataset):
             raise _outside(self.zvol.dataset, view.settings.root)
-        if self.zvol.size_bytes <= 0:
+        if self.zvol.size_bytes <= 0 and not self.peer:
             raise unfinished(self.zvol.dataset)
         outdated = view.txn.get(Volume, self.id)
         if outdated is not None and self.is_newer_than(outdated):
             return self._merge(outdated, view)
         self.check_new(view.txn)
         volume = self.volume(view)
+        if self.peer:
+            volume = _as_replica(volume, self.peer, inputs)
         return Plan(
             title=f"adopt {self.zvol.dataset} as {self.id}",
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
@@ -175,12 +191,19 @@ class AdoptVolume(Request[None]):
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             key_uid=parse_uid(marks.get("key", "")),
-            replica=ReplicaOf(peer=marks.get("replica", "")),
             origin=self.origin or uids.get(self.zvol.origin, ""),
             epoch=max(view.now, marked_epoch(self.zvol)),
             created_at=view.now,
             updated_at=view.now,
         )
+
+
+def _as_replica(volume: Volume, peer: str, newest: KeptSnapshot | None) -> Volume:
+    """Return an adopted volume as the replica that it is, with its newest whole snapshot."""
+    if newest is None:
+        return volume.but(state="ABSENT", replica=ReplicaOf(peer=peer))
+    replica = ReplicaOf(peer=peer, snapshot_uid=newest.uid, snapshot_guid=newest.guid)
+    return volume.but(replica=replica)
 
 
 def all_volumes(txn: Transaction) -> tuple[Volume, ...]:
@@ -205,7 +228,7 @@ def parse_labels(mark: str) -> dict[str, str]:
     """Return the labels of a mark that plans.marks wrote; none for any other text."""
     try:
         labels = json.loads(mark)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     plain = isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
     return labels if plain else {}

@@ -150,7 +150,13 @@ class DeleteVolume(Request[ZvolDependents]):
         return Plan(
             title=f"delete replica {self.id} and its data",
             claims=(f"volume/{self.id}",),
-            actions=(*plans.received_gone(volume, own), *plans.destruction(volume)),
+            # The guards come first: with the last snapshot the zvol is destroyed.
+            actions=(
+                *plans.up([plans.not_exported(volume), plans.not_newer(volume)]),
+                *plans.up([ZvolUnused(dataset=volume.dataset)] if own else []),
+                *plans.received_gone(volume, own),
+                *plans.down([plans.zvol(volume)]),
+            ),
             commit=(drop(volume),),
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.engine.configuration import DEFAULT_PREFIX
-from zfsilod.engine.steps.access import NoAcl, NoSession
+from zfsilod.engine.steps.access import NoAcl, NoReservations, NoSession
 from zfsilod.engine.steps.export import NoExport, NoOtherPath
 from zfsilod.engine.steps.mount import LazyUnmounted
 from zfsilod.engine.steps.session import NoNode, SessionDropped
@@ -143,6 +143,7 @@ ORDER = (
     NoNode,
     NoAcl,
     NoExport,
+    NoReservations,
     NoOtherPath,
     Zvol,
 )
@@ -303,7 +304,13 @@ def _exports(inventory: Inventory, owned: Owned, prefix: str) -> Iterator[Orphan
             guards=tuple(
                 guard for target in (*more, last) for guard in _guards(target, acls.get(target, ()))
             ),
-            actions=plans.up([*steps, NoExport(target=last, backstore=backstore)]),
+            actions=plans.up(
+                [
+                    *steps,
+                    NoExport(target=last, backstore=backstore),
+                    NoReservations(serial=uid),
+                ]
+            ),
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.names import is_guid, is_uid
-from zfsilod.model.pool_space import PoolSpace, check_space
+from zfsilod.model.pool_space import PoolSpace, check_reserve, check_space
 from zfsilod.model.record import Record
 from zfsilod.model.records import ReplicaOf, Trashed, Volume
 from zfsilod.model.validation import check_block_size, check_id, check_size
@@ -32,6 +32,7 @@ class ReplicaState(Record):
 
     facts: ReplicaFacts
     space: PoolSpace
+    snapshots: tuple[str, ...] = ()  # uids of those that the replica has
 
 
 class ReceiveReplica(Request[ReplicaState]):
@@ -59,8 +60,13 @@ class ReceiveReplica(Request[ReplicaState]):
             existing = txn.get(Volume, self.id)
         if existing is not None:  # before its zvol is looked at
             self._check_own(existing)
-        find = partial(context.machine.replicas.find, f"{root}/{self.id}", uid=self.uid)
-        return ReplicaState(facts=await context.look(find), space=await space(context))
+        replicas, dataset = context.machine.replicas, f"{root}/{self.id}"
+        listed = await context.look(partial(replicas.list_kept, dataset, uid=self.uid))
+        return ReplicaState(
+            facts=await context.look(partial(replicas.find, dataset, uid=self.uid)),
+            space=await space(context),
+            snapshots=tuple(one.uid for one in listed if one.exists),
+        )
 
     def plan(self, view: View, inputs: ReplicaState) -> Plan:
         existing = view.txn.get(Volume, self.id)
@@ -69,11 +75,11 @@ class ReceiveReplica(Request[ReplicaState]):
         else:
             self._check_new(view, inputs.facts)
         facts, replica = inputs.facts, self._replica(view)
-        known = existing.replica if existing is not None else ReplicaOf()
         volume = self._volume(view, existing)
         before = existing.capacity_bytes if existing is not None else 0
         left = inputs.space
         check_space(volume, left, view.settings, view.txn.promised(), before=before)
+        check_reserve(left, view.settings, f"replica {self.id}")  # also what does not grow it
         if facts.guid != self.snapshot_guid and facts.guid != self.base_guid:
             raise FailedPrecondition(
                 f"replica {self.id} has the snapshot with the guid {facts.guid or '(none)'}, and "
@@ -82,13 +88,13 @@ class ReceiveReplica(Request[ReplicaState]):
                 volume=self.id,
             )
         received = volume.but(state="CREATED", replica=replica, updated_at=view.now)
-        former = known.snapshot_uid if known.snapshot_uid != self.snapshot_uid else ""
+        former = [uid for uid in inputs.snapshots if uid != self.snapshot_uid]
         return Plan(
             title=f"receive {self.id} from {self.peer}",
-            claims=(f"volume/{self.id}",),
+            claims=(f"volume/{self.id}", f"uid/{self.uid}"),
             actions=(
                 *plans.up([plans.received(received, self.base_guid, view.operation_id)]),
-                *plans.received_gone(received, [former] if former else []),
+                *plans.received_gone(received, former),
             ),
             commit=(put(received),),
             revert=(put(volume),) if existing is None else (),

@@ -2,22 +2,26 @@
 
 The snapshot of a replication is taken by an operation of its own, and kept until the next one has
 arrived. So a transfer that is cut off goes on with the same snapshot, also in a later operation.
+
+The pool tells what is kept for a peer: holds, and bookmarks. So a record that is lost, or older
+than the pool, costs no transfer of a whole volume, and leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import hashlib
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps.replica import Sent
-from zfsilod.model.errors import FailedPrecondition, InvalidArgument, NotFound
-from zfsilod.model.host_facts import SnapshotRef
+from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Snapshot
-from zfsilod.model.replica import ReplicaFacts, Replication
+from zfsilod.model.replica import KeptSnapshot, ReplicaFacts, Replication
 from zfsilod.model.validation import check_id
+from zfsilod.requests.dependents import recorded_snapshots, recorded_uids
 from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
@@ -28,21 +32,29 @@ from zfsilod.requests.snapshots import (
 from zfsilod.requests.volumes import need_primary, need_root
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from zfsilod.model.records import Step, Volume
+    from zfsilod.model.records import Action, Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
 MAX_ID = 128
+MAX_NUMBER = 20  # digits of a snapshot's number
 MIN_RATE = 1 << 16  # bytes a second: a slower stream would seem to be silent
 
 
 class PeerState(Record):
-    """What the peer has of a volume, and whether the zvol here is encrypted."""
+    """What the peer has of a volume, and what the pool here keeps."""
 
     replica: ReplicaFacts = ReplicaFacts()
     encrypted: bool = False
+    kept: tuple[KeptSnapshot, ...] = ()
+    recorded: tuple[str, ...] = ()  # uids of the snapshots that had a record before the listing
+
+    def is_lost(self, snapshot: Snapshot) -> bool:
+        """Tell whether a snapshot was recorded, and the pool does not have it."""
+        uids = {one.uid for one in self.kept if one.exists}
+        return snapshot.uid in self.recorded and snapshot.uid not in uids
 
 
 class ReplicateVolume(Request[PeerState]):
@@ -52,29 +64,32 @@ class ReplicateVolume(Request[PeerState]):
     id: str
     peer: str  # a server of servers.d
     rate: int = 0  # bytes a second; 0: no limit
+    due_at: int = 0  # of a policy: see Replication; 0: as it was
+    due_of: str = ""
 
     async def gather(self, context: Context, operation_id: str) -> PeerState:
         need_root(context.settings)
         with context.read() as txn:
             volume = need_primary(txn, self.id)
+            recorded = recorded_uids(txn, volume)
         check_id(self.peer, "server name")
-        if self.rate and self.rate < MIN_RATE:
-            raise InvalidArgument(
-                f"invalid rate {self.rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
-                reason="BAD_RATE",
-            )
+        check_rate(self.rate)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
-        return PeerState(replica=replica, encrypted=bool(await context.look(find_root)))
+        return PeerState(
+            replica=replica,
+            encrypted=bool(await context.look(find_root)),
+            kept=await list_kept(context, volume),
+            recorded=recorded,
+        )
 
     def prerequisites(self, view: View, inputs: PeerState) -> Sequence[CreateSnapshot]:
         volume = need_primary(view.txn, self.id)
+        base = self._base(inputs)  # the first error of this request: no snapshot is taken in vain
         known = replication_of(view.txn, volume, self.peer)
-        snapshot_id = next_snapshot(volume, known)
+        snapshot_id = snapshot_name(volume, self.peer, self._number(view, known, base, inputs))
         if view.txn.get(Snapshot, snapshot_id) is not None:
             return ()
-        # The first error of this request, so that no snapshot is taken in vain.
-        self._base(known, "", inputs.replica)
         return (CreateSnapshot(id=snapshot_id, volume=self.id),)
 
     def plan(self, view: View, inputs: PeerState) -> Plan:
@@ -83,30 +98,36 @@ class ReplicateVolume(Request[PeerState]):
         known = replication_of(txn, volume, self.peer).but(
             created_at=view.now, volume=self.id, peer=self.peer
         )
-        snapshot = self._snapshot(view, volume, known)
-        base_uid, base_guid = self._base(known, snapshot.guid, inputs.replica)
+        base = self._base(inputs)
+        number = self._number(view, known, base, inputs)
+        snapshot = self._snapshot(view, volume, number)
+        if base is not None and base.uid == snapshot.uid:
+            base = None  # the peer has it
         pending = known.but(pending_uid=snapshot.uid)
         sent = known.but(
-            number=known.number + 1,
+            number=number,
             snapshot=snapshot.id,
             snapshot_uid=snapshot.uid,
             snapshot_guid=snapshot.guid,
             taken_at=snapshot.created_at,
             sent_at=view.now,
             pending_uid="",
+            due_at=self.due_at or known.due_at,
+            due_of=self.due_of if self.due_at else known.due_of,
         )
-        former = txn.get(Snapshot, known.snapshot) if known.snapshot else None
-        of_volume = former is not None and former.volume_uid == volume.uid
-        gone = [former] if former is not None and of_volume else []
+        gone = _former(txn, volume, known, inputs.kept, number, snapshot.uid)
         send = Sent(
             server=self.peer,
             volume=self.id,
             snapshot=snapshot.id,
-            base_uid=base_uid,
-            base_guid=base_guid,
+            base_uid=base.uid if base else "",
+            base_guid=base.guid if base else "",
             raw=inputs.encrypted,
             rate=self.rate,
         )
+        new = KeptSnapshot(uid=snapshot.uid, guid=snapshot.guid, created_txg=0)
+        bare = [one for one in (base,) if one is not None and not one.bookmarked]
+        released = [one for one in _kept_for(known, inputs.kept) if one.uid != snapshot.uid]
         return Plan(
             title=f"replicate {self.id} to {self.peer}",
             claims=(
@@ -115,15 +136,17 @@ class ReplicateVolume(Request[PeerState]):
                 *(f"snapshot/{one.id}" for one in gone),
             ),
             actions=(
-                *plans.up([_kept(volume, snapshot.uid, snapshot.guid, self.peer), send]),
-                *plans.down([*snapshot_steps(txn, *gone), *_released(volume, known, snapshot.uid)]),
+                *plans.up([plans.kept_for_peer(volume, one, self.peer) for one in (new, *bare)]),
+                *plans.up([send]),
+                *_release(volume, self.peer, dict.fromkeys((*released, *bare))),
+                *plans.down(snapshot_steps(txn, *gone)),
             ),
             commit=(put(sent), *(change for one in gone for change in record_removal(one))),
             revert=(put(pending),),
         )
 
-    def _snapshot(self, view: View, volume: Volume, known: Replication) -> Snapshot:
-        snapshot_id = next_snapshot(volume, known)
+    def _snapshot(self, view: View, volume: Volume, number: int) -> Snapshot:
+        snapshot_id = snapshot_name(volume, self.peer, number)
         snapshot = view.txn.get(Snapshot, snapshot_id)
         if snapshot is None:  # a dry run
             return snapshot_of(volume, snapshot_id, "0" * 32, view)
@@ -135,20 +158,39 @@ class ReplicateVolume(Request[PeerState]):
             )
         return snapshot
 
-    def _base(self, known: Replication, guid: str, replica: ReplicaFacts) -> tuple[str, str]:
-        """Return uid and guid of the snapshot that both have, "": the whole one is sent.
+    def _number(
+        self, view: View, known: Replication, base: KeptSnapshot | None, inputs: PeerState
+    ) -> int:
+        """Return the number of the snapshot that is sent next: the same one until it has arrived.
+
+        A snapshot of this name that the pool has lost, or that is older than the one that the peer
+        has, is passed over: the record may be older than the pool.
+        """
+        volume = need_primary(view.txn, self.id)
+        txgs = {one.uid: one.created_txg for one in inputs.kept}
+        least = base.created_txg if base else 0
+        for number in count(known.number + 1):
+            snapshot = view.txn.get(Snapshot, snapshot_name(volume, self.peer, number))
+            if snapshot is None or snapshot.volume_uid != volume.uid:
+                return number
+            if not inputs.is_lost(snapshot) and txgs.get(snapshot.uid, least) >= least:
+                return number
+        raise AssertionError("there is always a next number")
+
+    def _base(self, inputs: PeerState) -> KeptSnapshot | None:
+        """Return the snapshot that both have; None: the peer has none, the whole one is sent.
 
         Raises FailedPrecondition (NO_COMMON_SNAPSHOT).
         """
-        if not replica.guid or replica.guid == guid:
-            return ("", "")
-        if replica.guid == known.snapshot_guid:
-            return known.snapshot_uid, known.snapshot_guid
-        if not guid:  # it may be the snapshot that the prerequisite finds again
-            return ("", "")
+        guid = inputs.replica.guid
+        if not guid:
+            return None
+        for one in inputs.kept:
+            if one.guid == guid:
+                return one
         raise FailedPrecondition(
-            f"{self.peer} has {self.id} as of a snapshot that this server does not know (guid "
-            f"{replica.guid}): delete the replica there (zfsiloctl volume delete {self.id}), and "
+            f"{self.peer} has {self.id} as of a snapshot that this server does not have (guid "
+            f"{guid}): delete the replica there (zfsiloctl volume delete {self.id}), and "
             "replicate again to send the whole volume",
             reason="NO_COMMON_SNAPSHOT",
             volume=self.id,
@@ -156,7 +198,7 @@ class ReplicateVolume(Request[PeerState]):
         )
 
 
-class EndReplication(Request[None]):
+class EndReplication(Request[tuple[KeptSnapshot, ...]]):
     """Keep nothing of a volume for a peer any more; the replica there stays."""
 
     descends = True
@@ -164,19 +206,27 @@ class EndReplication(Request[None]):
     id: str
     peer: str
 
-    def plan(self, view: View, inputs: None) -> Plan:
+    async def gather(self, context: Context, operation_id: str) -> tuple[KeptSnapshot, ...]:
+        with context.read() as txn:
+            volume = need_primary(txn, self.id)
+        try:
+            return await list_kept(context, volume)
+        except Conflict:
+            return ()  # another dataset has its name: nothing of the volume is kept
+
+    def plan(self, view: View, inputs: tuple[KeptSnapshot, ...]) -> Plan:
         txn = view.txn
         volume = need_primary(txn, self.id)
-        known = txn.get(Replication, f"{volume.uid}/{self.peer}")
-        if known is None:
+        recorded = txn.get(Replication, f"{volume.uid}/{self.peer}")
+        known = replication_of(txn, volume, self.peer)
+        released = _kept_for(known, inputs)
+        if recorded is None and not released:
             raise NotFound(
                 f"{self.id} is not replicated to {self.peer[:128]}",
                 reason="NOT_REPLICATED",
                 volume=self.id,
             )
-        names = (known.snapshot, next_snapshot(volume, known))
-        snapshots = [txn.get(Snapshot, name) for name in names if name]
-        gone = [one for one in snapshots if one is not None and one.volume_uid == volume.uid]
+        gone = _former(txn, volume, known, inputs, known.number + 1, "")
         return Plan(
             title=f"end the replication of {self.id} to {self.peer}",
             claims=(
@@ -184,8 +234,29 @@ class EndReplication(Request[None]):
                 f"replication/{known.id}",
                 *(f"snapshot/{one.id}" for one in gone),
             ),
-            actions=plans.down([*snapshot_steps(txn, *gone), *_released(volume, known, "")]),
-            commit=(drop(known), *(change for one in gone for change in record_removal(one))),
+            actions=(
+                *_release(volume, self.peer, released),
+                *plans.down(snapshot_steps(txn, *gone)),
+            ),
+            commit=(
+                *((drop(recorded),) if recorded is not None else ()),
+                *(change for one in gone for change in record_removal(one)),
+            ),
+        )
+
+
+async def list_kept(context: Context, volume: Volume) -> tuple[KeptSnapshot, ...]:
+    """List the snapshots and bookmarks of a volume's zvol, and which peers hold them."""
+    look = partial(context.machine.replicas.list_kept, volume.dataset, uid=volume.uid)
+    return await context.look(look)
+
+
+def check_rate(rate: int) -> None:
+    """Raise InvalidArgument when a stream of this rate would be too slow; 0: no limit."""
+    if rate and rate < MIN_RATE:
+        raise InvalidArgument(
+            f"invalid rate {rate}: the least is {MIN_RATE} bytes a second; 0 is no limit",
+            reason="BAD_RATE",
         )
 
 
@@ -195,13 +266,19 @@ def replication_of(txn: Transaction, volume: Volume, peer: str) -> Replication:
     return txn.get(Replication, name) or Replication(id=name, volume=volume.id, peer=peer)
 
 
-def next_snapshot(volume: Volume, known: Replication) -> str:
-    """Return the id of the snapshot that is sent next: the same one until it has arrived."""
-    name = f"replica-{volume.id}-{known.peer}-{known.number + 1}"
-    if len(name) <= MAX_ID:
-        return name
-    digest = hashlib.sha256(known.id.encode()).hexdigest()[:32]
-    return f"replica-{digest}-{known.number + 1}"
+def snapshot_name(volume: Volume, peer: str, number: int) -> str:
+    """Return the id of a snapshot that is sent: of one volume and peer only.
+
+    With a dash in one of the names, `data` to `x-y` would be `data-x` to `y`.
+    """
+    digest = hashlib.sha256(f"{volume.uid}/{peer}".encode()).hexdigest()
+    parts = [volume.id, peer]
+    if any("-" in part for part in parts):
+        parts.append(digest[:12])
+    stem = f"replica-{'-'.join(parts)}"
+    if len(stem) + 1 + MAX_NUMBER > MAX_ID:
+        stem = f"replica-{digest[:32]}"
+    return f"{stem}-{number}"
 
 
 def replications(txn: Transaction, volume_uid: str) -> list[Replication]:
@@ -224,16 +301,41 @@ def check_not_replicated(txn: Transaction, volume: Volume) -> None:
         )
 
 
-def _kept(volume: Volume, uid: str, guid: str, peer: str) -> Step:
-    ref = SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=guid)
-    return plans.kept_for_peer(ref, uid, peer)
+def _kept_for(known: Replication, kept: Sequence[KeptSnapshot]) -> list[KeptSnapshot]:
+    """Return what the pool keeps for a peer: by its holds, and bookmarks alone by the record."""
+    recorded = (known.snapshot_uid, known.pending_uid)
+    return [one for one in kept if known.peer in one.peers or one.uid in recorded]
 
 
-def _released(volume: Volume, known: Replication, sent_uid: str) -> list[Step]:
-    """Return the steps of all snapshots that are kept for a peer, besides the one that is sent."""
-    kept = {known.snapshot_uid: known.snapshot_guid, known.pending_uid: ""}
+def _former(
+    txn: Transaction,
+    volume: Volume,
+    known: Replication,
+    kept: Sequence[KeptSnapshot],
+    number: int,
+    sent_uid: str,
+) -> list[Snapshot]:
+    """Return the snapshots of a replication up to a number, besides the one that is sent."""
+    held = {one.uid for one in _kept_for(known, kept)}
+    stem = snapshot_name(volume, known.peer, 0)[:-1]
     return [
-        _kept(volume, uid, guid, known.peer)
-        for uid, guid in kept.items()
-        if uid not in ("", sent_uid)
+        one
+        for one in recorded_snapshots(txn, volume)
+        if one.uid != sent_uid
+        and (suffix := one.id.removeprefix(stem)) != one.id
+        and suffix.isdecimal()
+        and (one.uid in held or int(suffix) <= number)
     ]
+
+
+def _release(volume: Volume, peer: str, kept: Iterable[KeptSnapshot]) -> tuple[Action, ...]:
+    """Return the end of what is kept for a peer.
+
+    A hold without its bookmark gets that first: the step would count as undone.
+    """
+    actions: list[Action] = []
+    for one in kept:
+        step = plans.kept_for_peer(volume, one, peer)
+        bare = one.exists and not one.bookmarked
+        actions += [*plans.up([step] if bare else []), *plans.down([step])]
+    return tuple(actions)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.host_facts import SnapshotRef
-from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, SnapshotPolicy, Volume
+from zfsilod.model.policies import SnapshotPolicy
+from zfsilod.model.records import Dependent, Snapshot, SnapshotGroup, Volume
 from zfsilod.model.ulid import new_ulid
 from zfsilod.model.validation import check_etag, check_fit, check_id, check_labels
 from zfsilod.requests.clones import need_snapshot, volume_of, zvol_claim

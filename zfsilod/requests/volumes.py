@@ -77,7 +77,7 @@ class CreateVolume(Request[PoolSpace]):
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         volume = view.txn.get(Volume, self.id)
-        if volume is None or self._differences(volume):
+        if volume is None or volume.is_replica or self._differences(volume):
             return None
         return plans.up([plans.zvol(volume)])
 
@@ -91,6 +91,13 @@ class CreateVolume(Request[PoolSpace]):
         volume = self._volume(view, source)
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
+            if existing.is_replica:
+                raise AlreadyExists(
+                    f"volume {self.id} exists as a replica that {existing.replica.peer} sends: "
+                    "use another id, or delete the replica",
+                    reason="REPLICA",
+                    volume=self.id,
+                )
             differences = self._differences(existing)
             if differences:
                 raise AlreadyExists(

@@ -12,18 +12,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.block_reader import DONE, FAILED, HEAD, RANGE, RANGES_AT_ONCE, SOCKET
+from zfsilod.engine.block_reader import RANGE, RANGES_AT_ONCE, SOCKET
+from zfsilod.engine.frames import DONE, FAILED, HEAD, error_in
 from zfsilod.gateway.sockets import listen_unix, peer_of
-from zfsilod.model.errors import ResourceExhausted, Unavailable, revive
+from zfsilod.model.errors import ResourceExhausted, Unavailable
 from zfsilod.model.ulid import new_ulid
-from zfsilod.storage import record_json
 from zfsilod.storage.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from zfsilod.engine.block_reader import BlockQuery
-    from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.host_facts import BlockRange
     from zfsilod.service.ports import Launcher
     from zfsilod.storage.paths import AnyPath
@@ -174,10 +173,5 @@ async def _received(reader: asyncio.StreamReader, title: str) -> AsyncIterator[l
         if kind == DONE:
             return
         if kind == FAILED:
-            raise _failure(content)
+            raise error_in(content)
         yield list(RANGE.iter_unpack(content))
-
-
-def _failure(content: bytes) -> ZfsiloError:
-    stored = record_json.loads(content)
-    return revive(stored["name"], stored["message"], stored["reason"], dict(stored["facts"]))

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.model.records import Snapshot, SnapshotPolicy, Trashed
+from zfsilod.model.policies import SnapshotPolicy
+from zfsilod.model.records import Snapshot, Trashed
 from zfsilod.model.retention_grid import kept_times, ordered_times, parse_grid
 from zfsilod.requests.snapshots import DeleteSnapshot, DeleteSnapshotGroup
 

@@ -1,22 +1,25 @@
-"""Keeps one timer for each snapshot policy: after a start, and after each change of a policy."""
+"""Keeps one timer for each policy: after a start, and after each change of a policy."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.records import SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
 
 if TYPE_CHECKING:
+    from zfsilod.model.policies import TimedPolicy
     from zfsilod.model.records import Operation
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Timers
+    from zfsilod.storage.transaction import Transaction
 
 KEEP_S = 60  # between two comparisons
-POLICIES = "snapshotPolicies/"  # subjects of the requests that change one
+POLICIES = ("snapshotPolicies/", "replicationPolicies/")  # subjects of requests that change one
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,7 @@ class TimerKeeper:
             try:
                 await self.keep()
             except ZfsiloError as error:
-                log.warning(
-                    "the timers of snapshot policies are not as recorded: %s", error.message
-                )
+                log.warning("the timers of policies are not as recorded: %s", error.message)
 
     async def keep(self) -> None:
         """Start the timers that are missing, and stop those that are of no policy, or outdated.
@@ -57,14 +58,20 @@ class TimerKeeper:
         async with self._turn:
             present = await self._timers.present()
             with self._context.read() as txn:
-                policies = {policy.id: policy for policy in txn.scan(SnapshotPolicy)}
-            for name, text in present.items():
-                if name not in policies or policies[name].timer_text != text:
-                    await self._timers.stop(name)
-                    log.info("stopped the timer of policy %s", name)
-            for name, policy in policies.items():
+                wanted = timed_policies(txn)
+            for timer, text in present.items():
+                if timer not in wanted or wanted[timer].timer_text != text:
+                    await self._timers.stop(timer)
+                    log.info("stopped %s", timer)
+            for timer, policy in wanted.items():
                 if self._context.ownership.holds:
                     break
-                if present.get(name) != policy.timer_text:
+                if present.get(timer) != policy.timer_text:
                     await self._timers.start(policy)
-                    log.info("started the timer of policy %s: %s", name, policy.calendar)
+                    log.info("started %s: %s", timer, policy.calendar)
+
+
+def timed_policies(txn: Transaction) -> dict[str, TimedPolicy]:
+    """Return all policies, by the names of their timers."""
+    policies = chain(txn.scan(SnapshotPolicy), txn.scan(ReplicationPolicy))
+    return {policy.timer: policy for policy in policies}

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Operation, SnapshotPolicy
+    from zfsilod.model.policies import TimedPolicy
+    from zfsilod.model.records import Operation
     from zfsilod.requests.request import Request
 
 SUBMIT_DEADLINE_S = 20.0
@@ -45,16 +46,16 @@ class Launcher(Protocol):
 
 
 class Timers(Protocol):
-    """The timers of snapshot policies: systemd/policy_timers.py."""
+    """The timers of policies: systemd/policy_timers.py."""
 
     async def present(self) -> dict[str, str]:
-        """Return the descriptions of the active timers, by policy."""
+        """Return the descriptions of the active timers, by name."""
 
-    async def start(self, policy: SnapshotPolicy) -> None:
+    async def start(self, policy: TimedPolicy) -> None:
         """Start the timer of a policy that has none."""
 
-    async def stop(self, policy_id: str) -> None:
-        """Stop the timer of a policy."""
+    async def stop(self, timer: str) -> None:
+        """Stop a timer."""
 
 
 class Submitter(Protocol):

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import Busy, NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
-from zfsilod.model.records import Snapshot, SnapshotPolicy
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import Snapshot
 from zfsilod.requests.lost_snapshots import pool_snapshots
-from zfsilod.requests.snapshot_policies import outcome_of
+from zfsilod.requests.policies import outcome_of
 from zfsilod.requests.snapshots import members_of, need_group, snapshot_steps
 from zfsilod.service.grid_lines import Moment, candidates, dropped_moments, lines_of
 
@@ -122,6 +123,6 @@ def _store_failures(failures: dict[Moment, str], txn: Transaction) -> None:
     for policy in list(txn.scan(SnapshotPolicy)):
         own = [text for moment, text in failures.items() if moment.policy == policy.id]
         sentences = tuple(own[:MAX_FAILURES])
-        outcome = outcome_of(txn, policy.id)
+        outcome = outcome_of(txn, PolicyOutcome, policy.id)
         if outcome.prune_failures != sentences:
             txn.put(outcome.but(prune_failures=sentences))

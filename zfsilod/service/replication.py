@@ -8,23 +8,22 @@ daemon. A stream that is cut off goes on where the peer's pool says, for some at
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from zfsilod.engine.block_reader import DONE, FAILED, HEAD
+from zfsilod.engine.frames import DONE, FAILED, HEAD, error_in
 from zfsilod.engine.stream_sender import SIZE
 from zfsilod.gateway import packets
+from zfsilod.gateway.sockets import receive_exactly
 from zfsilod.model.errors import (
     FailedPrecondition,
     ResourceExhausted,
     Unavailable,
     ZfsiloError,
     cancelled,
-    revive,
 )
 from zfsilod.model.record import Record
 from zfsilod.model.records import Operation, Snapshot
@@ -32,7 +31,6 @@ from zfsilod.model.replica import SendJob
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.clones import volume_of
 from zfsilod.requests.volumes import need_primary
-from zfsilod.storage import record_json
 
 if TYPE_CHECKING:
     from zfsilod.engine.steps.replica import Sent
@@ -42,10 +40,12 @@ if TYPE_CHECKING:
     from zfsilod.service.stream_socket import StreamSocket
 
 ATTEMPTS_PAUSE_S = (1.0, 3.0, 10.0, 30.0)  # between the attempts of one operation
-PROGRESS_BYTES = 64 << 20  # after which the attempts are counted from the first again
+MOST_ATTEMPTS = 100  # of one operation; the next one goes on there
 LOOK_S = 1.0  # between two looks whether the operation still wants its stream
 START_S = 60.0
 FRAME_BYTES = 1 << 16
+MOST_BYTES = 1 << 63
+MAX_WHY = 512  # characters
 SECRETS = ("authority", "certificate", "key", "token")  # no larger than a packet may be
 CUT = ("STREAM_CUT", "SERVER_UNAVAILABLE", "CONNECTION_REFUSED", "STOPPED", "CLAIMED")
 PROBLEMS: dict[str, type[ZfsiloError]] = {"NO_SPACE": ResourceExhausted}
@@ -61,6 +61,36 @@ class Transfer(Record):
     rate: int = 0  # bytes a second, since the start
 
 
+class _Attempts:
+    """Counts the attempts of an operation: from the first again when the peer has more than before.
+
+    What was sent does not count: the peer may have lost it, or say so.
+    """
+
+    def __init__(self) -> None:
+        self._tries = 0
+        self._all = 1
+        self._had: tuple[str, str] | None = None
+
+    def saw(self, there: ReplicaFacts) -> None:
+        """Note what the peer has before an attempt."""
+        has = there.guid, there.token
+        if self._had not in (None, has):
+            self._tries = 0
+        self._had = has
+
+    @property
+    def are_over(self) -> bool:
+        """Whether the attempt that failed was the last one."""
+        return self._tries >= len(ATTEMPTS_PAUSE_S) or self._all >= MOST_ATTEMPTS
+
+    def pause_s(self) -> float:
+        """Count one more attempt, and return how long to wait before it."""
+        self._tries += 1
+        self._all += 1
+        return ATTEMPTS_PAUSE_S[self._tries - 1]
+
+
 class Replicator:
     """Performs the steps Sent of operations."""
 
@@ -69,33 +99,47 @@ class Replicator:
         self._launcher = launcher
         self._streams = streams
         self.transfers: dict[str, Transfer] = {}  # by operation
+        self._sends: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """End the streams, and begin no other: the next daemon goes on with their operations.
+
+        systemd ends their units with zfsilod, so another attempt would wait for the next one.
+        """
+        self._is_closed = True
+        for task in self._sends:
+            task.cancel()
+        if self._sends:
+            await asyncio.wait(self._sends)
 
     async def send(self, step: Sent, operation: Operation) -> None:
         """Send a snapshot, in some attempts. Raises ZfsiloError, and Busy when it was cancelled."""
-        tries = 0
+        task = asyncio.current_task()
+        if self._is_closed or task is None:
+            raise cancelled()
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+        await self._send(step, operation)
+
+    async def _send(self, step: Sent, operation: Operation) -> None:
+        attempts = _Attempts()
         try:
             while True:
                 try:
-                    await self._attempt(step, operation)
+                    await self._attempt(step, operation, attempts)
                     return
                 except ZfsiloError as error:
-                    if self._sent(operation.id) > PROGRESS_BYTES:
-                        tries = 0
-                    if error.reason not in CUT or tries == len(ATTEMPTS_PAUSE_S):
+                    if error.reason not in CUT or attempts.are_over:
                         raise
                     log.warning("%s: %s", operation.title, error.message)
                 self.transfers.pop(operation.id, None)
-                await self._context.pause(ATTEMPTS_PAUSE_S[tries])
-                tries += 1
+                await self._context.pause(attempts.pause_s())
                 self._check_wanted(operation)
         finally:
             self.transfers.pop(operation.id, None)
 
-    def _sent(self, operation_id: str) -> int:
-        """Return how many bytes the last attempt has sent."""
-        return self.transfers.get(operation_id, Transfer()).sent_bytes
-
-    async def _attempt(self, step: Sent, operation: Operation) -> None:
+    async def _attempt(self, step: Sent, operation: Operation, attempts: _Attempts) -> None:
         with self._context.read() as txn:
             snapshot = txn.get(Snapshot, step.snapshot)
             volume = volume_of(txn, snapshot) if snapshot is not None else None
@@ -106,6 +150,7 @@ class Replicator:
             )
         servers = self._context.servers
         there = await servers.replica(step.server, step.volume, volume.uid, wait=True)
+        attempts.saw(there)
         if there.guid == snapshot.guid:
             return
         if there.guid != step.base_guid:
@@ -160,6 +205,8 @@ class Replicator:
             if tasks:
                 await asyncio.wait(tasks)
             self._streams.forget(ticket)
+            if not sender.cancel() and not sender.cancelled():
+                sender.result().close()  # it may have come when nothing waited for it any more
             ends[0].close()
             control.close()
             await self._launcher.stop_stream(ticket)
@@ -200,22 +247,27 @@ class Replicator:
         loop = asyncio.get_running_loop()
         while True:
             raw = await loop.sock_recv(control, packets.PACKET_BYTES)
-            told: dict[str, Any] = (
-                json.loads(raw) if raw else {"tell": "ended", "why": "it stopped"}
-            )
-            match told["tell"]:
-                case "sent":
-                    self.note(operation_id, int(told["bytes"]), began)
-                case "refused":
-                    body, status = str(told["body"]), int(told["status"])
+            if not raw:
+                raise _cut("the connection to the peer: its process stopped")
+            try:
+                told = packets.parse(raw)
+            except ValueError as error:
+                raise _cut(f"the connection to the peer: {error}") from None
+            match told:  # of a process that reads what the peer sends
+                case {"tell": "opened"}:
+                    pass
+                case {"tell": "sent", "bytes": int(sent)} if 0 <= sent < MOST_BYTES:
+                    self.note(operation_id, sent, began)
+                case {"tell": "refused", "status": int(status), "body": str(body)}:
                     raise self._context.servers.refusal(server, body, status)
-                case "ended" if told["why"]:
-                    raise _cut(f"the connection to the peer: {told['why']}")
-                case "ended":
+                case {"tell": "ended", "why": ""}:
                     return
+                case {"tell": "ended", "why": str(why)}:
+                    raise _cut(f"the connection to the peer: {why[:MAX_WHY]}")
+                case _:
+                    raise _cut("the connection to the peer: its process tells nonsense")
 
     async def _follow_sender(self, operation_id: str, taken: asyncio.Future[socket.socket]) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(START_S):
                 link = await taken
@@ -223,14 +275,15 @@ class Replicator:
             raise _cut("the process that runs zfs send did not start") from None
         with link:
             while True:
-                kind, size = HEAD.unpack(await _exactly(loop, link, HEAD.size))
-                content = await _exactly(loop, link, min(size, FRAME_BYTES))
+                try:
+                    kind, size = HEAD.unpack(await receive_exactly(link, HEAD.size))
+                    content = await receive_exactly(link, min(size, FRAME_BYTES))
+                except EOFError:
+                    raise _cut("the process that runs zfs send was stopped") from None
                 if kind == DONE:
                     return
                 if kind == FAILED:
-                    stored = record_json.loads(content)
-                    facts = dict(stored["facts"])
-                    raise revive(stored["name"], stored["message"], stored["reason"], facts)
+                    raise error_in(content)
                 if kind == SIZE:
                     known = self.transfers.get(operation_id, Transfer())
                     self.transfers[operation_id] = known.but(total_bytes=int(content))
@@ -255,16 +308,6 @@ def _giving(stream: socket.socket) -> Any:
         return stream.detach()  # the stream ends with the process that has it
 
     return give
-
-
-async def _exactly(loop: asyncio.AbstractEventLoop, link: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = await loop.sock_recv(link, count - len(data))
-        if not more:
-            raise _cut("the process that runs zfs send was stopped")
-        data += more
-    return data
 
 
 def _cut(why: str) -> Unavailable:

@@ -38,7 +38,6 @@ from zfsilod.model.records import (
     Operation,
     PendingRelease,
     Publication,
-    SnapshotPolicy,
     Trashed,
     failure_of,
 )
@@ -50,11 +49,13 @@ from zfsilod.service.block_reader import BlockReader
 from zfsilod.service.executor import Executor
 from zfsilod.service.health import HealthReader
 from zfsilod.service.ownership import compare_unknown
-from zfsilod.service.policies import PolicyRunner
+from zfsilod.service.policies import SnapshotRunner
+from zfsilod.service.policy_timers import timed_policies
 from zfsilod.service.port_gate import PortGate, opens_ports
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.replication import Replicator
+from zfsilod.service.replication_policies import ReplicationRunner
 from zfsilod.service.stats import StatsReader
 from zfsilod.service.stream_socket import StreamSocket
 from zfsilod.storage.store import HEAD_ROOM
@@ -98,7 +99,8 @@ class Service:
         self.reconciler = Reconciler(context, self, self.port_gate)
         self.stats = StatsReader(context)
         self.health = HealthReader(context)
-        self.policies = PolicyRunner(context, self)
+        self.policies = SnapshotRunner(context, self)
+        self.replication_policies = ReplicationRunner(context, self)
         self.blocks = BlockReader(launcher)
         self.streams = StreamSocket()
         self.replicator = Replicator(context, launcher, self.streams)
@@ -488,7 +490,7 @@ class Service:
                 txn.scan(Attachment),
                 txn.scan(PendingRelease),
                 txn.scan(Trashed),  # a purge needs a daemon that has run for an hour
-                txn.scan(SnapshotPolicy),  # as do its deletions
+                iter(timed_policies(txn)),  # as do their deletions; a run may take days
                 txn.live(),
             )
             return self.executor.is_busy or any(next(records, None) for records in held)
@@ -527,8 +529,14 @@ class Service:
         available, total = await self.context.look(partial(zfs.capacity, root))
         return PoolSpace(available_bytes=available, total_bytes=total)
 
+    async def stop_streams(self) -> None:
+        """End the streams to peers, and the runs of policies that wait for them."""
+        await self.replication_policies.close()
+        await self.replicator.close()
+
     async def close(self) -> None:
         """Wait for launches and remote steps under way, not for operations."""
+        await self.stop_streams()
         await self.executor.close()
         await self.health.close()
         self.context.close()

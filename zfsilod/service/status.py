@@ -36,6 +36,7 @@ async def host_status(service: Service) -> HostStatus:
             for change in context.identity_changes
         ),
         *health.attention,
+        *health.summary.late(context.now()),
     ]
     root, space, condition = context.settings.root, None, ""
     if root:

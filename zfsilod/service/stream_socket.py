@@ -14,9 +14,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zfsilod.engine.stream_link import GIVEN, ID_BYTES, SOCKET
+from zfsilod.engine.report_wait import ID_BYTES
+from zfsilod.engine.stream_link import GIVEN, SOCKET
 from zfsilod.gateway.acceptor import Acceptor
-from zfsilod.gateway.sockets import listen_unix, peer_of
+from zfsilod.gateway.sockets import listen_unix, peer_of, receive_exactly
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.storage.files import make_folder
 
@@ -101,7 +102,8 @@ class StreamSocket:
         try:
             if peer_of(link, "unix").uid != os.geteuid():
                 return
-            name = (await self._name(link)).decode("ascii", "replace")
+            async with asyncio.timeout(ID_DEADLINE_S):
+                name = (await receive_exactly(link, ID_BYTES)).decode("ascii", "replace")
             if name not in self._expected:
                 await self._until_expected(name)
             give, taken = self._expected.pop(name, (None, None))
@@ -115,7 +117,7 @@ class StreamSocket:
             if taken is not None and not taken.done():
                 taken.set_result(link)
                 kept = True
-        except (OSError, TimeoutError) as error:
+        except (OSError, EOFError, TimeoutError) as error:
             log.warning("a process got no stream: %s", error)
         finally:
             if not kept:
@@ -128,14 +130,3 @@ class StreamSocket:
                 await early
         finally:
             self._early.pop(name, None)
-
-    async def _name(self, link: socket.socket) -> bytes:
-        name = b""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(ID_DEADLINE_S):
-            while len(name) < ID_BYTES:
-                more = await loop.sock_recv(link, ID_BYTES - len(name))
-                if not more:
-                    raise ConnectionAbortedError("it ended before its name")
-                name += more
-        return name

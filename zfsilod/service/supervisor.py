@@ -219,12 +219,13 @@ class Supervisor:
             self._pruning = self._executor.spawn(self._prune())
 
     def repeat_runs(self) -> None:
-        """Start the runs of policies that the hold of the pool prevented, in a separate task."""
+        """Start the runs of policies that were missed, in a separate task."""
         if self._repeating is None or self._repeating.done():
             self._repeating = self._executor.spawn(self._repeat_runs())
 
     async def _repeat_runs(self) -> None:
         try:
+            await self._service.replication_policies.repeat_missed()
             await self._service.policies.repeat_missed()
         except ZfsiloError as error:
             log.warning("a missed run of a policy was not repeated: %s", error.message)

@@ -6,20 +6,15 @@ volumes to objects would take ten times as long.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from zfsilod.model.policies import PolicyOutcome, ReplicationOutcome
 from zfsilod.model.record import Record
-from zfsilod.model.records import (
-    Attachment,
-    Condition,
-    Host,
-    PendingRelease,
-    PolicyOutcome,
-    Publication,
-    Volume,
-)
+from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
 from zfsilod.model.replica import Replication
+from zfsilod.storage.selection import due_times
 from zfsilod.storage.volume_view import needs_repair, repair_command
 
 if TYPE_CHECKING:
@@ -50,6 +45,16 @@ def _about_policy(outcome: PolicyOutcome) -> Attention:
         subject=f"snapshotPolicies/{outcome.id}",
         sentence=f"policy {outcome.id} {what}: {sentences[0]}{more}",
         command=f"zfsiloctl schedule show {outcome.id}",
+    )
+
+
+def _about_replication(outcome: ReplicationOutcome) -> Attention:
+    more = f" and {outcome.failed - 1} more" if outcome.failed > 1 else ""
+    return Attention(
+        subject=f"replicationPolicies/{outcome.id}",
+        sentence=f"replication policy {outcome.id} could not send a volume: "
+        f"{outcome.failures[0]}{more}",
+        command=f"zfsiloctl replication show {outcome.id}",
     )
 
 
@@ -94,6 +99,7 @@ class Summary:
             (one["volume"], one["peer"]): int(one["taken_at"])
             for one in txn.scan_plain(Replication)
         }
+        self.due = due_times(txn)  # by volume and peer
         self.attachments = {
             attachment["id"]: Used(attachment["disk"]["serial"], attachment["state"])
             for attachment in txn.scan_plain(Attachment)
@@ -120,6 +126,22 @@ class Summary:
         )
         self.policies = {outcome.id: outcome for outcome in txn.scan(PolicyOutcome)}
         self.attention += tuple(_about_policy(one) for one in self.policies.values() if one.failed)
+        self.replication_runs = {outcome.id: outcome for outcome in txn.scan(ReplicationOutcome)}
+        self.attention += tuple(
+            _about_replication(one) for one in self.replication_runs.values() if one.failed
+        )
+
+    def late(self, now: int) -> list[Attention]:
+        """Return the volumes of which a peer has an older snapshot than a policy allows."""
+        return [
+            about_volume(
+                volume,
+                f"{peer} has no snapshot of it that is new enough for its replication policy: one "
+                f"was due by {time.strftime('%Y-%m-%d %H:%M', time.gmtime(due))} UTC",
+            )
+            for (volume, peer), due in self.due.items()
+            if due < now
+        ]
 
     def _states(self) -> Iterator[str]:
         """Yield the state of every volume, as VolumeView.state."""

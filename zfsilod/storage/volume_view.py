@@ -17,12 +17,13 @@ from zfsilod.model.records import (
     Volume,
     VolumeKey,
 )
-from zfsilod.model.replica import Replication
 from zfsilod.model.validation import check_id
+from zfsilod.storage.selection import replications
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from zfsilod.model.replica import Replication
     from zfsilod.storage.transaction import Transaction
 
 
@@ -121,7 +122,7 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         else None,
         publications=tuple(txn.scan_below(Publication, volume_id)),
         attachment=txn.get(Attachment, volume_id),
-        replications=tuple(txn.scan_below(Replication, volume.uid)) if volume is not None else (),
+        replications=replications(txn, volume) if volume is not None else (),
         operation=txn.claimant(f"volume/{volume_id}")
         or txn.claimant(f"attachment/{volume_id}")
         or "",

@@ -19,7 +19,7 @@ from dbus_next import Message, MessageType
 
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.storage.secrets import credential
-from zfsilod.systemd.bus import connect
+from zfsilod.systemd.bus import check_texts, close_when_sent, connect
 from zfsilod.systemd.time_service import SystemClock
 from zfsilod.systemd.unit import (
     dialer_name,
@@ -212,7 +212,12 @@ class SystemdLauncher:
         fatal: bool = True,
         descriptors: Sequence[int] = (),
     ) -> Message:
-        """Call a method of systemd's manager. Raises Unavailable when it fails, if `fatal`."""
+        """Call a method of systemd's manager.
+
+        Raises InvalidArgument for a text that no message can have, and Unavailable when the call
+        fails, if `fatal`.
+        """
+        copies = [os.dup(descriptor) for descriptor in descriptors]
         message = Message(
             destination=SYSTEMD,
             path=MANAGER_PATH,
@@ -220,11 +225,16 @@ class SystemdLauncher:
             member=member,
             signature=signature,
             body=body or [],
-            unix_fds=[*descriptors],
+            unix_fds=copies,
         )
-        return await self._send(message, fatal=fatal)
+        try:
+            return await self._send(message, fatal=fatal)
+        finally:
+            if copies:
+                close_when_sent(self._bus, copies)
 
     async def _send(self, message: Message, *, fatal: bool) -> Message:
+        check_texts(message.body)
         try:
             async with asyncio.timeout(CALL_DEADLINE_S):
                 reply = await self._bus.call(message)

@@ -1,4 +1,4 @@
-"""The timers of snapshot policies: transient units zfsilo-snapshot@POLICY.timer.
+"""The timers of policies: transient units zfsilo-snapshot@POLICY.timer, zfsilo-replicate@...
 
 Each starts the service of its name, an instance of the template on disk. Persistent=yes keeps the
 time of the last run in /var/lib/systemd/timers, so that a run that was due while the host was off
@@ -7,19 +7,19 @@ follows after the next start: systemd.timer(5).
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from dbus_next import Variant
 
 from zfsilod.model.errors import Unavailable
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
 from zfsilod.systemd.launcher import LIVE_STATES, STATE
 
 if TYPE_CHECKING:
-    from zfsilod.model.records import SnapshotPolicy
+    from zfsilod.model.policies import TimedPolicy
     from zfsilod.systemd.launcher import SystemdLauncher
 
-TIMER = re.compile(r"zfsilo-snapshot@(.+)\.timer")
+TIMERS = [f"{kind.UNIT}@*.timer" for kind in (SnapshotPolicy, ReplicationPolicy)]
 NAME, DESCRIPTION = 0, 1  # indexes in a unit of ListUnitsByPatterns
 LOOKS = 100  # calls until a stopped timer is forgotten
 
@@ -31,42 +31,34 @@ class PolicyTimers:
         self._launcher = launcher
 
     async def present(self) -> dict[str, str]:
-        """Return the descriptions of the active timers, by policy."""
-        return {
-            match[1]: unit[DESCRIPTION]
-            for unit in await self._list("zfsilo-snapshot@*.timer")
-            if unit[STATE] in LIVE_STATES and (match := TIMER.fullmatch(unit[NAME]))
-        }
+        """Return the descriptions of the active timers, by name."""
+        units = await self._list(*TIMERS)
+        return {unit[NAME]: unit[DESCRIPTION] for unit in units if unit[STATE] in LIVE_STATES}
 
-    async def start(self, policy: SnapshotPolicy) -> None:
+    async def start(self, policy: TimedPolicy) -> None:
         """Start the timer of a policy. Raises Unavailable when systemd refuses."""
-        body = [timer_name(policy.id), "replace", properties(policy), []]
+        body = [policy.timer, "replace", properties(policy), []]
         await self._launcher.call("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
 
-    async def stop(self, policy_id: str) -> None:
-        """Stop the timer of a policy, and wait until systemd has forgotten the unit.
+    async def stop(self, timer: str) -> None:
+        """Stop a timer, and wait until systemd has forgotten the unit.
 
         systemd answers a call first and does its own work between two calls, so that a few calls
         are enough. Raises Unavailable when they are not.
         """
-        await self._launcher.call("StopUnit", "ss", [timer_name(policy_id), "replace"])
+        await self._launcher.call("StopUnit", "ss", [timer, "replace"])
         for _look in range(LOOKS):
-            if not await self._list(timer_name(policy_id)):
+            if not await self._list(timer):
                 return
-        raise Unavailable(f"systemd did not stop {timer_name(policy_id)}")
+        raise Unavailable(f"systemd did not stop {timer}")
 
-    async def _list(self, pattern: str) -> list[list[Any]]:
-        reply = await self._launcher.call("ListUnitsByPatterns", "asas", [[], [pattern]])
+    async def _list(self, *patterns: str) -> list[list[Any]]:
+        reply = await self._launcher.call("ListUnitsByPatterns", "asas", [[], [*patterns]])
         units: list[list[Any]] = reply.body[0]
         return units
 
 
-def timer_name(policy_id: str) -> str:
-    """Return the name of the timer of a policy."""
-    return f"zfsilo-snapshot@{policy_id}.timer"
-
-
-def properties(policy: SnapshotPolicy) -> list[list[Any]]:
+def properties(policy: TimedPolicy) -> list[list[Any]]:
     """Return the properties of the timer of a policy: org.freedesktop.systemd1(5)."""
     return [
         ["Description", Variant("s", policy.timer_text)],

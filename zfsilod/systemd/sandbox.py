@@ -40,10 +40,12 @@ SEE_USERS = ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 PERMISSIONS: dict[SandboxPart, Permissions] = {
     "POOL": Permissions(capabilities=("CAP_SYS_ADMIN", *SEE_USERS)),
     # The kernel shows secrets to CAP_SYS_ADMIN only. bind(2) tells which addresses this host has.
-    # The threads of sessions are moved to the control group of limits.
+    # The threads of sessions are moved to the control group of limits. LIO saves persistent
+    # reservations in one of the paths.
     "TARGET": Permissions(
         capabilities=("CAP_SYS_ADMIN", "CAP_SYS_MODULE", *SEE_USERS),
         calls=("@module",),
+        paths=("/etc/target", "/var/target"),
         families=("AF_INET", "AF_INET6"),
         groups=True,
     ),

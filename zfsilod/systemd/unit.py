@@ -135,7 +135,7 @@ def dialer_name(ticket: str) -> str:
 
 def sender_properties(worker: str, words: tuple[str, ...], title: str) -> list[list[Any]]:
     """Return the properties of a unit that runs zfs send; `words`: the ticket, and the job."""
-    return _of_stream([worker, "send", *words], title) + [
+    return _of_daemon([worker, "send", *words], title, STREAM_S) + [
         [name, on_the_wire(name, value)] for name, value in settings(("POOL",)).items()
     ]
 
@@ -147,7 +147,7 @@ def dialer_properties(gateway: str, title: str) -> list[list[Any]]:
     of the message, only.
     """
     return [
-        *_of_stream([gateway, "dial"], title),
+        *_of_daemon([gateway, "dial"], title, STREAM_S),
         ["StandardInputFileDescriptor", Variant("h", 0)],
         ["InaccessiblePaths", Variant("as", [*DIALER_HIDDEN])],
         *([name, Variant("b", True)] for name in DIALER_FLAGS),  # noqa: FBT003
@@ -155,8 +155,8 @@ def dialer_properties(gateway: str, title: str) -> list[list[Any]]:
     ]
 
 
-def _of_stream(command: list[str], title: str) -> list[list[Any]]:
-    """Return the properties of every unit of a stream. It ends with the daemon."""
+def _of_daemon(command: list[str], title: str, longest_s: int) -> list[list[Any]]:
+    """Return the properties of every unit that carries a stream. It ends with the daemon."""
     return [
         ["Description", Variant("s", f"zfsilo: {title}")],
         ["Type", Variant("s", "exec")],
@@ -164,7 +164,7 @@ def _of_stream(command: list[str], title: str) -> list[list[Any]]:
         ["BindsTo", Variant("as", ["zfsilod.service"])],
         ["After", Variant("as", ["zfsilod.service"])],
         ["CollectMode", Variant("s", "inactive-or-failed")],
-        ["RuntimeMaxUSec", Variant("t", STREAM_S * 1_000_000)],
+        ["RuntimeMaxUSec", Variant("t", longest_s * 1_000_000)],
         ["TimeoutStopUSec", Variant("t", 10_000_000)],
         ["MemoryMax", Variant("t", READER_BYTES)],
         ["CPUWeight", Variant("t", READER_WEIGHT)],
@@ -179,18 +179,7 @@ def reader_properties(worker: str, words: tuple[str, ...], title: str) -> list[l
     `words`: the ticket, and the query. It ends with the daemon, and with the caller's stream.
     """
     return [
-        ["Description", Variant("s", f"zfsilo: {title}")],
-        ["Type", Variant("s", "exec")],
-        ["ExecStart", Variant("a(sasb)", [[worker, [worker, "blocks", *words], False]])],
-        ["BindsTo", Variant("as", ["zfsilod.service"])],
-        ["After", Variant("as", ["zfsilod.service"])],
-        ["CollectMode", Variant("s", "inactive-or-failed")],
-        ["RuntimeMaxUSec", Variant("t", READER_S * 1_000_000)],
-        ["TimeoutStopUSec", Variant("t", 10_000_000)],
-        ["MemoryMax", Variant("t", READER_BYTES)],
-        ["CPUWeight", Variant("t", READER_WEIGHT)],
-        ["Slice", Variant("s", "zfsilo.slice")],
-        ["DefaultDependencies", Variant("b", False)],  # noqa: FBT003 - the wire has no keywords
+        *_of_daemon([worker, "blocks", *words], title, READER_S),
         *([name, on_the_wire(name, value)] for name, value in settings(("POOL",)).items()),
     ]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from zfsilo.v1 import host_pb2, operation_pb2, snapshot_pb2, volume_pb2
+from zfsilo.v1 import host_pb2, operation_pb2, replication_pb2, snapshot_pb2, volume_pb2
 
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Pairs, pairs
 from zfsilod.model.records import Publication
-from zfsilod.model.replica import ReplicaFacts
 from zfsilod.model.ulid import ALPHABET
 from zfsilod.model.ulid import LENGTH as ULID_LENGTH
 from zfsilod.model.validation import check_id
@@ -20,18 +19,22 @@ from zfsilod.wire import enums
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zfsilod.model.policies import (
+        PolicyOutcome,
+        ReplicationOutcome,
+        ReplicationPolicy,
+        SnapshotPolicy,
+    )
     from zfsilod.model.records import (
         Attachment,
         Host,
         Operation,
-        PolicyOutcome,
         Snapshot,
         SnapshotGroup,
-        SnapshotPolicy,
         Volume,
         VolumeKey,
     )
-    from zfsilod.model.replica import Replication
+    from zfsilod.model.replica import ReplicaFacts, Replication
     from zfsilod.service.drift import Check, DriftReport
     from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
@@ -141,23 +144,13 @@ def replica(record: Volume, facts: ReplicaFacts | None = None) -> volume_pb2.Rep
     return message
 
 
-def read_replica(message: volume_pb2.Replica) -> ReplicaFacts:
-    """Return what a peer says that it has of a volume; its token is checked where it is used."""
-    return ReplicaFacts(
-        exists=True,
-        guid=message.snapshot_guid,
-        token=message.continuation,
-        problem=message.problem,
-        reason=message.problem_reason,
-    )
-
-
 def _replication(record: Replication) -> volume_pb2.Replication:
     return volume_pb2.Replication(
         peer=record.peer,
         snapshot=f"snapshots/{record.snapshot}" if record.snapshot else "",
         snapshot_time=_time(record.taken_at),
         pending=bool(record.pending_uid),
+        due_time=_time(record.due_at),
     )
 
 
@@ -220,6 +213,30 @@ def snapshot_policy(
         run_time=_time(outcome.ran_at),
         success_time=_time(outcome.succeeded_at),
         failures=outcome.all_failures,
+        etag=str(record.revision),
+        create_time=_time(record.created_at),
+        update_time=_time(record.updated_at),
+    )
+
+
+def replication_policy(
+    record: ReplicationPolicy, outcome: ReplicationOutcome, selected: list[str]
+) -> replication_pb2.ReplicationPolicy:
+    """Return a policy, with the ids of the volumes that it selects."""
+    return replication_pb2.ReplicationPolicy(
+        name=f"replicationPolicies/{record.id}",
+        id=record.id,
+        peer=record.peer,
+        calendar=record.calendar,
+        selector=dict(record.selector),
+        volumes=[f"volumes/{volume}" for volume in record.volumes],
+        bytes_per_second=record.bytes_per_second,
+        max_delay_seconds=record.max_delay_seconds,
+        selected=[f"volumes/{volume}" for volume in selected],
+        running=outcome.missed,
+        run_time=_time(outcome.ran_at),
+        success_time=_time(outcome.succeeded_at),
+        failures=outcome.failures,
         etag=str(record.revision),
         create_time=_time(record.created_at),
         update_time=_time(record.updated_at),
@@ -407,6 +424,11 @@ def group_id(name: str) -> str:
 def policy_id(name: str) -> str:
     """Return the id in a snapshot policy's name, else raise InvalidArgument."""
     return check_id(_id_in(name, "snapshotPolicies"), "policy id")
+
+
+def replication_policy_id(name: str) -> str:
+    """Return the id in a replication policy's name, else raise InvalidArgument."""
+    return check_id(_id_in(name, "replicationPolicies"), "policy id")
 
 
 def operation_id(name: str) -> str:

@@ -13,9 +13,17 @@ from zfsilod.model.chap import Chap
 from zfsilod.model.connection import Connection
 from zfsilod.model.errors import FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import FILESYSTEMS
-from zfsilod.model.names import check_portal, iqn_form, is_portal, is_target_name, is_uuid
+from zfsilod.model.names import (
+    check_portal,
+    iqn_form,
+    is_guid,
+    is_portal,
+    is_target_name,
+    is_uuid,
+)
+from zfsilod.model.replica import ReplicaFacts, is_token
 from zfsilod.model.validation import ID, MAX_BYTES
-from zfsilod.wire import convert, enums
+from zfsilod.wire import convert, enums, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +98,24 @@ def check_chap(server: str, volume: str, chap: volume_pb2.Chap, *, tls: bool) ->
         mutual_username=chap.mutual_username,
         mutual_password=chap.mutual_password,
         tls_key=chap.tls_key,
+    )
+
+
+def check_replica(server: str, volume: str, answer: volume_pb2.Replica) -> ReplicaFacts:
+    """Return what a peer says that it has of a volume. Raises FailedPrecondition (BAD_ANSWER).
+
+    The token becomes an argument of processes: what it continues is checked where it is used.
+    """
+    if answer.snapshot_guid and not is_guid(answer.snapshot_guid):
+        _refuse(server, volume, "the guid of its snapshot is not a number of 64 bits")
+    if answer.continuation and not is_token(answer.continuation):
+        _refuse(server, volume, "its resume token is not one of zfs receive")
+    return ReplicaFacts(
+        exists=True,
+        guid=answer.snapshot_guid,
+        token=answer.continuation,
+        problem=status.bounded_message(answer.problem),
+        reason=status.checked_reason(answer.problem_reason),
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from zfsilod.model.errors import Internal, Unauthenticated, Unavailable, ZfsiloError
+from zfsilod.model.errors import Internal, Unauthenticated, Unavailable, ZfsiloError, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DOMAIN = "zfsilo.org"
 DETAILS = "grpc-status-details-bin"
@@ -18,6 +22,8 @@ INFO_TYPE = "type.googleapis.com/google.rpc.ErrorInfo"
 MAX_FACT_CHARACTERS = 1024  # the default limit of a client is 8 KiB of metadata
 MAX_FACTS_CHARACTERS = 4096
 MAX_MESSAGE_CHARACTERS = 1024
+REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")  # google/rpc/error_details.proto
+FACT = re.compile(r"[a-z][A-Za-z0-9_-]{0,63}")
 
 # Parameters of ZfsiloError: facts of these names, which a server might send, are dropped.
 PARAMETERS = ("self", "message", "reason")
@@ -79,16 +85,19 @@ def from_json(text: str, http_status: int) -> ZfsiloError:
     """Return the error that a server sent as the JSON of google.rpc.Status."""
     try:
         told = json.loads(text)
-        kind = BY_NUMBER[int(told["code"])]
-        info = next(iter(told["details"]))
-        facts = {str(name): str(value) for name, value in info["metadata"].items()}
-        message, reason = str(told["message"]), str(info["reason"])
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
-        return Unavailable(
-            f"the server answered with the status {http_status}", reason="SERVER_UNAVAILABLE"
-        )
-    facts = {name: value for name, value in facts.items() if name not in PARAMETERS}
-    return kind(message[:MAX_MESSAGE_CHARACTERS], reason=reason, **facts)
+    except (ValueError, RecursionError):  # no JSON; or thousands of brackets
+        told = None
+    match told:
+        case {
+            "code": int(code),
+            "message": str(message),
+            "details": [{"reason": str(reason), "metadata": dict(facts)}, *_],
+        } if code in BY_NUMBER:
+            texts = {name: value for name, value in facts.items() if isinstance(value, str)}
+            return _told(BY_NUMBER[code], message, reason, texts)
+    return Unavailable(
+        f"the server answered with the status {http_status}", reason="SERVER_UNAVAILABLE"
+    )
 
 
 def from_status(error: grpc.RpcError) -> ZfsiloError:
@@ -99,8 +108,29 @@ def from_status(error: grpc.RpcError) -> ZfsiloError:
     message = answer.details() or answer.code().name
     if info is None:
         return kind(message)
-    facts = {name: value for name, value in info.metadata.items() if name not in PARAMETERS}
-    return kind(message, reason=info.reason, **facts)
+    return _told(kind, message, info.reason, info.metadata)
+
+
+def _told(
+    kind: type[ZfsiloError], message: str, reason: str, facts: Mapping[str, str]
+) -> ZfsiloError:
+    """Return an error of a server, with the bounds of an own one: it is stored and shown here."""
+    kept = {
+        name: value
+        for name, value in _short(facts).items()
+        if FACT.fullmatch(name) and name not in PARAMETERS
+    }
+    return kind(bounded_message(message), reason=checked_reason(reason), **kept)
+
+
+def bounded_message(text: str) -> str:
+    """Return a sentence of a server without control characters, and not too long."""
+    return show(text[:MAX_MESSAGE_CHARACTERS], lines=True)[:MAX_MESSAGE_CHARACTERS]
+
+
+def checked_reason(text: str) -> str:
+    """Return a reason of a server, also one of a later version; "" for what is none."""
+    return text if REASON.fullmatch(text) else ""
 
 
 def is_ours(error: grpc.RpcError) -> bool:
@@ -120,7 +150,7 @@ def connection_error(where: str, details: str, **facts: str) -> ZfsiloError:
     return Unavailable(f"{where} did not answer: {details}", reason="SERVER_UNAVAILABLE", **facts)
 
 
-def _short(facts: dict[str, str]) -> dict[str, str]:
+def _short(facts: Mapping[str, str]) -> dict[str, str]:
     kept: dict[str, str] = {}
     left = MAX_FACTS_CHARACTERS
     for name, value in facts.items():

@@ -19,7 +19,7 @@ from zfsilod.security.join_file import expiry
 from zfsilod.wire import convert, enums, status
 from zfsilod.wire.channel import tls_channel_aio
 from zfsilod.wire.plain import encode, plain
-from zfsilod.wire.server_answers import check_chap, check_connection, check_portals
+from zfsilod.wire.server_answers import check_chap, check_connection, check_portals, check_replica
 from zfsilod.wire.stub import Api
 
 if TYPE_CHECKING:
@@ -172,11 +172,12 @@ class StorageServers:
         request = volume_pb2.GetReplicaRequest(name=f"volumes/{volume}", uid=uid, wait=wait)
         method = self._api(server).volumes.GetReplica
         try:
-            return convert.read_replica(await self.call(server, method, request))
+            answer = await self.call(server, method, request)
         except NotFound as error:
             if error.reason == "NO_SERVER":
                 raise
             return ReplicaFacts()
+        return check_replica(server, volume, answer)
 
     def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
         """Return the request by which a peer receives a snapshot, as JSON."""

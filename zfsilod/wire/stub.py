@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message_factory import GetMessageClass
-from zfsilo.v1 import host_pb2, operation_pb2, service_pb2, snapshot_pb2, volume_pb2
+from zfsilo.v1 import (
+    host_pb2,
+    operation_pb2,
+    replication_pb2,
+    service_pb2,
+    snapshot_pb2,
+    volume_pb2,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -13,9 +20,10 @@ if TYPE_CHECKING:
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["Service"]
 VOLUMES = volume_pb2.DESCRIPTOR.services_by_name["VolumeService"]
 SNAPSHOTS = snapshot_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
+REPLICATIONS = replication_pb2.DESCRIPTOR.services_by_name["ReplicationService"]
 HOSTS = host_pb2.DESCRIPTOR.services_by_name["HostService"]
 OPERATIONS = operation_pb2.DESCRIPTOR.services_by_name["OperationService"]
-SERVICES = (SERVICE, VOLUMES, SNAPSHOTS, HOSTS, OPERATIONS)
+SERVICES = (SERVICE, VOLUMES, SNAPSHOTS, REPLICATIONS, HOSTS, OPERATIONS)
 
 
 def path_of(method: MethodDescriptor) -> str:
@@ -55,5 +63,6 @@ class Api:
         self.service = Stub(channel, SERVICE)
         self.volumes = Stub(channel, VOLUMES)
         self.snapshots = Stub(channel, SNAPSHOTS)
+        self.replications = Stub(channel, REPLICATIONS)
         self.hosts = Stub(channel, HOSTS)
         self.operations = Stub(channel, OPERATIONS)

@@ -14,9 +14,17 @@ from typing import NamedTuple
 from zfsilod.security.authorization import ACTIONS
 
 NAME = "org.zfsilo1"
-MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, HOST, OPERATION = (
+MANAGER, VOLUME, SNAPSHOT, SNAPSHOT_POLICY, REPLICATION_POLICY, HOST, OPERATION = (
     f"{NAME}.{kind}"
-    for kind in ("Manager", "Volume", "Snapshot", "SnapshotPolicy", "Host", "Operation")
+    for kind in (
+        "Manager",
+        "Volume",
+        "Snapshot",
+        "SnapshotPolicy",
+        "ReplicationPolicy",
+        "Host",
+        "Operation",
+    )
 )
 ACTION = f"{NAME}.Action"
 EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
@@ -74,6 +82,7 @@ KINDS = {
     "host": HOST,
     "operation": OPERATION,
     "policy": SNAPSHOT_POLICY,
+    "replication": REPLICATION_POLICY,
     "snapshot": SNAPSHOT,
     "volume": VOLUME,
 }  # the collections below ROOT

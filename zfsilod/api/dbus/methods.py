@@ -7,19 +7,25 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
-from zfsilod.api.dbus.contract import MANAGER, OPERATION, SNAPSHOT_POLICY, VOLUME, path_of
+from zfsilod.api.dbus.contract import (
+    MANAGER,
+    OPERATION,
+    REPLICATION_POLICY,
+    SNAPSHOT_POLICY,
+    VOLUME,
+    path_of,
+)
 from zfsilod.api.dbus.mutations import MUTATIONS, make_request
 from zfsilod.api.dbus.options import check_choice, read_options
 from zfsilod.api.dbus.properties import capacity_of
 from zfsilod.model.host_facts import SECTIONS
-from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
+from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
+from zfsilod.model.records import Host, Operation, Snapshot
 from zfsilod.model.ulid import first_ulid
 from zfsilod.model.validation import check_id
 from zfsilod.model.words import STATES, OperationState
 from zfsilod.requests.clones import need_snapshot
-from zfsilod.requests.snapshot_policies import (
-    need_policy,
-)
+from zfsilod.requests.policies import need_policy
 from zfsilod.requests.sync import SyncVolume
 from zfsilod.requests.volumes import need_host
 from zfsilod.service.drift import check_facts
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from zfsilod.api.dbus.objects import Objects
     from zfsilod.model.identity import Caller
     from zfsilod.requests.request import Request
+    from zfsilod.service.policy_runs import PolicyRunner
     from zfsilod.service.service import Service
     from zfsilod.storage.volume_view import VolumeView
 
@@ -122,7 +129,7 @@ class Methods:
 
     async def get_policy(self, policy_id: str) -> list[Any]:
         with self.service.context.store.read() as txn:
-            return [path_of("policy", need_policy(txn, policy_id).id)]
+            return [path_of("policy", need_policy(txn, SnapshotPolicy, policy_id).id)]
 
     async def list_policies(self) -> list[Any]:
         with self.service.context.store.read() as txn:
@@ -132,7 +139,30 @@ class Methods:
     async def run_policy(
         self, policy_id: str, options: dict[str, Variant], *, caller: Caller
     ) -> list[Any]:
-        policies = self.service.policies
+        return await self._run(self.service.policies, policy_id, options, caller)
+
+    async def get_replication_policy(self, policy_id: str) -> list[Any]:
+        with self.service.context.store.read() as txn:
+            policy = need_policy(txn, ReplicationPolicy, policy_id)
+        return [path_of("replication", policy.id)]
+
+    async def list_replication_policies(self) -> list[Any]:
+        with self.service.context.store.read() as txn:
+            policies = list(txn.scan(ReplicationPolicy))
+        return [[(p.id, path_of("replication", p.id), p.peer, p.calendar) for p in policies]]
+
+    async def run_replication_policy(
+        self, policy_id: str, options: dict[str, Variant], *, caller: Caller
+    ) -> list[Any]:
+        return await self._run(self.service.replication_policies, policy_id, options, caller)
+
+    async def _run(
+        self,
+        policies: PolicyRunner[Any, Any],
+        policy_id: str,
+        options: dict[str, Variant],
+        caller: Caller,
+    ) -> list[Any]:
         if _only_plan(options):
             planned = await policies.plan(policy_id, caller=caller)
             return [[self.objects.plan(operation) for operation in planned.operations]]
@@ -240,6 +270,8 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{MANAGER}.ListSnapshots": Methods.list_snapshots,
     f"{MANAGER}.GetSnapshotPolicy": Methods.get_policy,
     f"{MANAGER}.ListSnapshotPolicies": Methods.list_policies,
+    f"{MANAGER}.GetReplicationPolicy": Methods.get_replication_policy,
+    f"{MANAGER}.ListReplicationPolicies": Methods.list_replication_policies,
     f"{MANAGER}.GetHost": Methods.get_host,
     f"{MANAGER}.ListHosts": Methods.list_hosts,
     f"{MANAGER}.GetOperation": Methods.get_operation,
@@ -257,6 +289,7 @@ QUERIES: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
 # Methods that submit several requests, in the name of their caller.
 RUNS: dict[str, Callable[..., Coroutine[Any, Any, list[Any]]]] = {
     f"{SNAPSHOT_POLICY}.Run": Methods.run_policy,
+    f"{REPLICATION_POLICY}.Run": Methods.run_replication_policy,
 }
 
 

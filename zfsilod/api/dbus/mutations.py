@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zfsilod.api.dbus.contract import HOST, MANAGER, SNAPSHOT, SNAPSHOT_POLICY, VOLUME
+from zfsilod.api.dbus.contract import (
+    HOST,
+    MANAGER,
+    REPLICATION_POLICY,
+    SNAPSHOT,
+    SNAPSHOT_POLICY,
+    VOLUME,
+)
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
@@ -14,6 +21,11 @@ from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.orphans import RemoveOrphans
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
+from zfsilod.requests.replication_policies import (
+    CreateReplicationPolicy,
+    DeleteReplicationPolicy,
+    UpdateReplicationPolicy,
+)
 from zfsilod.requests.rotate_secrets import RotateSecrets
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
@@ -106,6 +118,25 @@ MUTATIONS = {
         ("calendar", "grid", "selector", "grouped", "max_delay_seconds", "etag"),
     ),
     f"{SNAPSHOT_POLICY}.Delete": Mutation(DeleteSnapshotPolicy, ("id",), ("etag",)),
+    f"{MANAGER}.CreateReplicationPolicy": Mutation(
+        CreateReplicationPolicy,
+        ("id", "peer", "calendar"),
+        ("selector", "volumes", "bytes_per_second", "max_delay_seconds"),
+    ),
+    f"{REPLICATION_POLICY}.Update": Mutation(
+        UpdateReplicationPolicy,
+        ("id",),
+        (
+            "peer",
+            "calendar",
+            "selector",
+            "volumes",
+            "bytes_per_second",
+            "max_delay_seconds",
+            "etag",
+        ),
+    ),
+    f"{REPLICATION_POLICY}.Delete": Mutation(DeleteReplicationPolicy, ("id",), ("etag",)),
     f"{HOST}.Update": Mutation(
         UpdateHost, ("id",), ("iqn", "nqn", "addresses", "labels", "max_attachments", "etag")
     ),

@@ -14,6 +14,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     ROOT,
     SNAPSHOT,
     SNAPSHOT_POLICY,
@@ -31,13 +32,20 @@ from zfsilod.api.dbus.properties import (
     clean,
 )
 from zfsilod.model.errors import InvalidArgument, NotFound
-from zfsilod.model.records import Host, Operation, Snapshot, SnapshotPolicy
-from zfsilod.requests.snapshot_policies import outcome_of
+from zfsilod.model.policies import (
+    PolicyOutcome,
+    ReplicationOutcome,
+    ReplicationPolicy,
+    SnapshotPolicy,
+)
+from zfsilod.model.records import Host, Operation, Snapshot
+from zfsilod.requests.policies import outcome_of
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zfsilod.service.replication import Transfer
     from zfsilod.service.service import Service
     from zfsilod.storage.transaction import Transaction
 
@@ -102,13 +110,20 @@ class Objects:
                 case "policy":
                     kept = txn.get(SnapshotPolicy, name)
                     return policy(txn, kept) if kept else None
+                case "replication":
+                    sends = txn.get(ReplicationPolicy, name)
+                    return replication_policy(txn, sends) if sends else None
                 case "host":
                     record = txn.get(Host, name)
                     return host(record) if record else None
                 case "operation":
                     stored = txn.get(Operation, name)
-                    return operation(stored) if stored else None
+                    return self._operation(stored) if stored else None
         return None
+
+    def _operation(self, record: Operation) -> BusObject:
+        """Return the object of an operation, with its stream, if it has one now."""
+        return operation(record, self.service.replicator.transfers.get(record.id))
 
     def need(self, path: str) -> BusObject:
         """Return the object at a path. Raises UnknownObject."""
@@ -124,8 +139,9 @@ class Objects:
                 map(volume, volume_views(txn)),
                 map(snapshot, txn.scan(Snapshot)),
                 (policy(txn, kept) for kept in txn.scan(SnapshotPolicy)),
+                (replication_policy(txn, kept) for kept in txn.scan(ReplicationPolicy)),
                 map(host, txn.scan(Host)),
-                map(operation, txn.live()),
+                map(self._operation, txn.live()),
             )
             managed = list(islice(below, MAX_OBJECTS + 1))
         if len(managed) > MAX_OBJECTS:
@@ -148,6 +164,7 @@ class Objects:
                 "volume": volume_views(txn),
                 "snapshot": txn.scan(Snapshot),
                 "policy": txn.scan(SnapshotPolicy),
+                "replication": txn.scan(ReplicationPolicy),
                 "host": txn.scan(Host),
                 "operation": txn.live(),
             }
@@ -172,8 +189,14 @@ def snapshot(record: Snapshot) -> BusObject:
 
 def policy(txn: Transaction, record: SnapshotPolicy) -> BusObject:
     """Return the object of a snapshot policy."""
-    shown = ShownPolicy(record, outcome_of(txn, record.id))
+    shown = ShownPolicy(record, outcome_of(txn, PolicyOutcome, record.id))
     return BusObject(path_of("policy", record.id), SNAPSHOT_POLICY, shown)
+
+
+def replication_policy(txn: Transaction, record: ReplicationPolicy) -> BusObject:
+    """Return the object of a replication policy."""
+    shown = ShownPolicy(record, outcome_of(txn, ReplicationOutcome, record.id))
+    return BusObject(path_of("replication", record.id), REPLICATION_POLICY, shown)
 
 
 def host(record: Host) -> BusObject:
@@ -181,7 +204,7 @@ def host(record: Host) -> BusObject:
     return BusObject(path_of("host", record.id), HOST, record)
 
 
-def operation(record: Operation) -> BusObject:
+def operation(record: Operation, transfer: Transfer | None = None) -> BusObject:
     """Return the object of an operation."""
-    path = path_of("operation", record.id)
-    return BusObject(path, OPERATION, ShownOperation(record, planned=False))
+    shown = ShownOperation(record, planned=False, transfer=transfer)
+    return BusObject(path_of("operation", record.id), OPERATION, shown)

@@ -26,6 +26,7 @@ OPTIONS = {
     "access_mode": Option("s", get_args(AccessMode)),
     "access_modes": Option("as", get_args(AccessMode)),
     "addresses": Option("as"),
+    "bytes_per_second": Option("t"),
     "calendar": Option("s"),
     "capacity_bytes": Option("t"),
     "dependents": Option("s", get_args(Dependents)),
@@ -55,6 +56,7 @@ OPTIONS = {
     "nqn": Option("s"),
     "page_size": Option("u"),
     "page_token": Option("s"),
+    "peer": Option("s"),
     "properties": Option("a{ss}"),
     "publish_if_needed": Option("b"),
     "rate": Option("t"),
@@ -75,6 +77,7 @@ OPTIONS = {
     "unpublish": Option("b"),
     "validate_only": Option("b"),
     "volume": Option("s"),
+    "volumes": Option("as"),
 }
 
 

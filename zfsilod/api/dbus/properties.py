@@ -11,6 +11,7 @@ from zfsilod.api.dbus.contract import (
     MANAGER,
     NAME,
     OPERATION,
+    REPLICATION_POLICY,
     SNAPSHOT,
     SNAPSHOT_POLICY,
     VOLUME,
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zfsilod.model.ownership import Hold
-    from zfsilod.model.records import Operation, PolicyOutcome, Publication, SnapshotPolicy
+    from zfsilod.model.policies import RunOutcome, TimedPolicy
+    from zfsilod.model.records import Operation, Publication
+    from zfsilod.service.replication import Transfer
     from zfsilod.storage.volume_view import VolumeView
 
 
@@ -34,17 +37,18 @@ class ManagerInfo(NamedTuple):
 
 
 class ShownOperation(NamedTuple):
-    """An operation, stored or only planned."""
+    """An operation, stored or only planned, and how far its stream is."""
 
     operation: Operation
     planned: bool
+    transfer: Transfer | None = None  # None: there is no stream now
 
 
 class ShownPolicy(NamedTuple):
-    """A snapshot policy, and the outcome of its last run."""
+    """A policy, and the outcome of its last run."""
 
-    policy: SnapshotPolicy
-    outcome: PolicyOutcome
+    policy: TimedPolicy
+    outcome: RunOutcome
 
 
 def clean(value: Any) -> Any:
@@ -120,6 +124,24 @@ def _step(shown: ShownOperation) -> str:
     return action.description if action else ""
 
 
+def _transfer(shown: ShownOperation) -> list[int]:
+    sent = shown.transfer
+    return [sent.sent_bytes, sent.total_bytes, sent.rate] if sent is not None else [0, 0, 0]
+
+
+# Of policies of all kinds.
+_POLICY: dict[str, Callable[[ShownPolicy], Any]] = {
+    "Id": lambda shown: shown.policy.id,
+    "Calendar": lambda shown: shown.policy.calendar,
+    "Selector": lambda shown: dict(shown.policy.selector),
+    "MaxDelaySeconds": lambda shown: shown.policy.max_delay_seconds,
+    "RunAt": lambda shown: shown.outcome.ran_at,
+    "SucceededAt": lambda shown: shown.outcome.succeeded_at,
+    "Failures": lambda shown: shown.outcome.all_failures,
+    "Etag": lambda shown: str(shown.policy.revision),
+    "CreatedAt": lambda shown: shown.policy.created_at,
+    "UpdatedAt": lambda shown: shown.policy.updated_at,
+}
 READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     MANAGER: {
         "Version": lambda info: info.version,
@@ -173,19 +195,17 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Etag": lambda snapshot: str(snapshot.revision),
         "CreatedAt": lambda snapshot: snapshot.created_at,
     },
-    SNAPSHOT_POLICY: {
-        "Id": lambda shown: shown.policy.id,
-        "Calendar": lambda shown: shown.policy.calendar,
+    SNAPSHOT_POLICY: _POLICY
+    | {
         "Grid": lambda shown: shown.policy.grid,
-        "Selector": lambda shown: dict(shown.policy.selector),
         "Grouped": lambda shown: shown.policy.grouped,
-        "MaxDelaySeconds": lambda shown: shown.policy.max_delay_seconds,
-        "RunAt": lambda shown: shown.outcome.ran_at,
-        "SucceededAt": lambda shown: shown.outcome.succeeded_at,
-        "Failures": lambda shown: shown.outcome.all_failures,
-        "Etag": lambda shown: str(shown.policy.revision),
-        "CreatedAt": lambda shown: shown.policy.created_at,
-        "UpdatedAt": lambda shown: shown.policy.updated_at,
+    },
+    REPLICATION_POLICY: _POLICY
+    | {
+        "Peer": lambda shown: shown.policy.peer,
+        "Volumes": lambda shown: shown.policy.volumes,
+        "BytesPerSecond": lambda shown: shown.policy.bytes_per_second,
+        "Running": lambda shown: shown.outcome.missed,
     },
     HOST: {
         "Id": lambda host: host.id,
@@ -210,6 +230,7 @@ READERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "Error": _error,
         "Progress": lambda shown: shown.operation.progress,
         "Step": _step,
+        "Transfer": _transfer,
         "Actions": lambda shown: [
             (action.way, action.description, action.status) for action in shown.operation.actions
         ],

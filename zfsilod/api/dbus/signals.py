@@ -24,6 +24,7 @@ KIND_BY_BUCKET = {
     "host": "host",
     "snapshot": "snapshot",
     "snapshotpolicy": "policy",
+    "replicationpolicy": "replication",
 }
 
 

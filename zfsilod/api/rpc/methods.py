@@ -1,8 +1,8 @@
 """All methods of zfsilo.v1 with their implementations, for every front end.
 
 The implementations are in service.py, volumes.py, volume_keys.py, publications.py, attachments.py,
-replicas.py, snapshots.py, snapshot_policies.py, hosts.py and operations.py; a method without one
-fails at start.
+replicas.py, snapshots.py, snapshot_policies.py, replication_policies.py, hosts.py and
+operations.py; a method without one fails at start.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from zfsilod.api.rpc.hosts import HostMethods
 from zfsilod.api.rpc.operations import OperationMethods
 from zfsilod.api.rpc.publications import PublicationMethods
 from zfsilod.api.rpc.replicas import ReplicaMethods
+from zfsilod.api.rpc.replication_policies import ReplicationPolicyMethods
 from zfsilod.api.rpc.service import ServiceMethods
 from zfsilod.api.rpc.snapshot_blocks import SnapshotBlockMethods
 from zfsilod.api.rpc.snapshot_policies import SnapshotPolicyMethods
 from zfsilod.api.rpc.snapshots import SnapshotMethods
 from zfsilod.api.rpc.volume_keys import VolumeKeyMethods
 from zfsilod.api.rpc.volumes import VolumeMethods
-from zfsilod.wire.stub import HOSTS, OPERATIONS, SERVICE, SNAPSHOTS, VOLUMES
+from zfsilod.wire.stub import HOSTS, OPERATIONS, REPLICATIONS, SERVICE, SNAPSHOTS, VOLUMES
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -54,6 +55,7 @@ def all_methods(pages: Pages, files: Files) -> list[ApiMethod]:
             SnapshotBlockMethods(),
             SnapshotPolicyMethods(pages),
         ),
+        *methods_of(REPLICATIONS, ReplicationPolicyMethods(pages)),
         *methods_of(HOSTS, HostMethods(pages)),
         *methods_of(OPERATIONS, OperationMethods(pages)),
     ]

@@ -190,6 +190,8 @@ def _server(call: Call) -> service_pb2.ServerInfo:
         portals=settings.export.portals if settings.root else (),
         nvme_portals=settings.export.nvme_portals if settings.root else (),
         nvme_tls_portals=settings.export.portals_of("NVME", tls=True) if settings.root else (),
+        nvme_cntlid_min=settings.export.nvme_cntlid_min if settings.root else 0,
+        nvme_cntlid_max=settings.export.nvme_cntlid_max if settings.root else 0,
         holds=[
             service_pb2.Hold(reason=hold.reason, sentence=hold.sentence, command=hold.command)
             for hold in call.service.context.ownership.holds

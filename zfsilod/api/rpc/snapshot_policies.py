@@ -11,15 +11,14 @@ from zfsilo.v1 import snapshot_pb2
 from zfsilod.api.rpc import filter as filters
 from zfsilod.api.rpc.pages import Pages, collect
 from zfsilod.model.errors import NotFound
-from zfsilod.model.records import SnapshotPolicy
+from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.requests.policies import need_policy, outcome_of
 from zfsilod.requests.snapshot_policies import (
     CreateSnapshotPolicy,
     DeleteSnapshotPolicy,
     UpdateSnapshotPolicy,
-    need_policy,
-    outcome_of,
 )
-from zfsilod.service.policies import selected, volume_labels
+from zfsilod.storage.selection import selected, volume_labels
 from zfsilod.wire import convert
 
 if TYPE_CHECKING:
@@ -122,12 +121,12 @@ def _values(policy: snapshot_pb2.SnapshotPolicy) -> dict[str, Any]:
 
 
 def _find(txn: Transaction, policy_id: str) -> snapshot_pb2.SnapshotPolicy:
-    policy = need_policy(txn, policy_id)
+    policy = need_policy(txn, SnapshotPolicy, policy_id)
     return _message(txn, volume_labels(txn), policy)
 
 
 def _message(
     txn: Transaction, labels: dict[str, set[tuple[str, str]]], record: SnapshotPolicy
 ) -> snapshot_pb2.SnapshotPolicy:
-    outcome = outcome_of(txn, record.id)
+    outcome = outcome_of(txn, PolicyOutcome, record.id)
     return convert.snapshot_policy(record, outcome, selected(record, labels)[:MAX_VOLUMES])

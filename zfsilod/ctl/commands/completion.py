@@ -18,6 +18,7 @@ LISTS = {
     "snapshots": "snapshot list -q",
     "groups": "snapshot-group list -q",
     "policies": "schedule list -q",
+    "replication-policies": "replication list -q",
     "hosts": "host list -q",
     "servers": "server list -q",
     "operations": "operation list -q --running",

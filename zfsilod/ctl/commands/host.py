@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.ctl import messages as pb
-from zfsilod.ctl.change import change
+from zfsilod.ctl.change import change, set_fields
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.filters import all_of, label_filters
 from zfsilod.ctl.output.messages import as_json, show_all
@@ -98,10 +98,8 @@ def update(args: Namespace) -> None:
     with dial(args) as server:
         host = pb.Host(name=resource(args.name, "hosts"))
         request = pb.UpdateHostRequest(host=host, etag=args.etag)
-        for field in ("iqn", "nqn", "max_attachments"):
-            if getattr(args, field) is not None:
-                setattr(request.host, field, getattr(args, field))
-                request.update_mask.append(field)
+        fields = ("iqn", "nqn", "max_attachments")
+        set_fields(request, request.host, {field: getattr(args, field) for field in fields})
         if args.address:
             request.host.addresses.extend(args.address)
             request.update_mask.append("addresses")

@@ -8,11 +8,13 @@ from zfsilod.ctl.output.messages import as_json
 from zfsilod.ctl.output.table import show_block
 from zfsilod.ctl.output.volume import commas
 from zfsilod.ctl.parse import bare
+from zfsilod.model.host_facts import CONTROLLER_IDS
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.sizes import show_exact
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import Any
 
 ROLES = {"server": "server (serves volumes)", "client": "client (uses volumes)"}
 
@@ -32,11 +34,18 @@ def info(args: Namespace) -> None:
             ("Host", bare(about.host, "hosts")),
             ("Roles", commas(ROLES.get(role, role) for role in about.roles)),
             ("Portals", commas((*about.portals, *about.nvme_portals))),
+            ("NVMe ids", _controller_ids(about)),
             ("Features", commas(about.features)),
             ("Caller", about.caller),
             ("Held", "; ".join(f"{hold.sentence}: {hold.command}" for hold in about.holds)),
         ],
     )
+
+
+def _controller_ids(about: Any) -> str:
+    """Return the range of NVMe controller ids; "" for all, and where there is none."""
+    first, last = about.nvme_cntlid_min, about.nvme_cntlid_max
+    return f"{first} to {last}" if last and (first, last) != CONTROLLER_IDS else ""
 
 
 def capacity(args: Namespace) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from zfsilod.ctl import messages as pb
-from zfsilod.ctl.change import change, outcome, plan_of, send
+from zfsilod.ctl.change import change, send, set_fields, show_run
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json, show_all
-from zfsilod.ctl.output.table import clean, say, show_block, show_table
+from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
 from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
 from zfsilod.ctl.times import age, when
@@ -98,10 +98,7 @@ def update(args: Namespace) -> None:
     with dial(args) as server:
         policy = pb.SnapshotPolicy(name=resource(args.name, "snapshotPolicies"))
         request = pb.UpdateSnapshotPolicyRequest(policy=policy, etag=args.etag)
-        for field, value in values.items():
-            if value is not None:
-                setattr(request.policy, field, value)
-                request.update_mask.append(field)
+        set_fields(request, request.policy, values)
         if args.label:  # replaced as a whole; the etag detects a change since they were read
             current = _get(server, args.name)
             request.policy.selector.update(changed_labels(dict(current.selector), args.label))
@@ -130,14 +127,7 @@ def run(args: Namespace) -> None:
     request.validate_only = args.dry_run
     with dial(args) as server:
         answer = send(server, "RunSnapshotPolicy", request, follow=False)
-    if args.json:
-        print(as_json(answer))
-        return
-    show_line = plan_of if args.dry_run else outcome
-    for operation in answer.operations:
-        say(args, show_line(operation))
-    if not answer.operations:
-        say(args, f"{clean(bare(args.name, 'snapshotPolicies'))} selects no volume")
+    show_run(args, answer, bare(args.name, "snapshotPolicies"))
 
 
 def _get(server: Server, name: str) -> Any:

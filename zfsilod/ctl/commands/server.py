@@ -73,7 +73,7 @@ def join(args: Namespace) -> None:
 
 
 def _register(access: Access, args: Namespace) -> str:
-    """Register this host, and return its id there; "": it is a peer, which is no host there."""
+    """Register this host, and return its id there; "": it is a peer, which is not a host there."""
     try:
         iqn = args.iqn or own_iqn()
     except FailedPrecondition:
@@ -104,7 +104,7 @@ def forget(args: Namespace) -> None:
 def register(access: Access, timeout_s: float | None, iqn: str) -> str:
     """Register this host's initiator name with a server, and return the id of this host there.
 
-    "": the join file is one of the role replica, which is no host there.
+    "": the join file is one of the role replica, which is not a host there.
     """
     request = pb.RegisterHostRequest(host=pb.Host(iqn=iqn))
     channel = server_files.channel_to(access)

@@ -1,6 +1,7 @@
 """The commands with which a host without zfsilo connects to a volume, as text.
 
-iscsiadm(8), nvme-connect(1), esxcli of ESXi 7 and 8, and the disk of a domain of libvirt.
+iscsiadm(8), nvme-connect(1), esxcli of ESXi 7 and 8, the modules iSCSI and Storage of PowerShell on
+Windows, and the disk of a domain of libvirt.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 
 from zfsilod.host.nvme_psk import derived_psk
-from zfsilod.model.chap import Chap
+from zfsilod.model.chap import WINDOWS, Chap
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import host_id_of, is_nqn, portal_parts, uuid_of
 
@@ -25,6 +26,7 @@ RULE = (
     'ATTR{queue/max_sectors_kb}="1024"'
 )
 ADAPTER = "--adapter=vmhba64"
+MOST_CHARACTERS = 16  # of a secret on Windows
 
 
 def recipe(connection: Any, tool: str) -> list[str]:
@@ -142,6 +144,38 @@ def _esxi(connection: Any) -> Iterator[str]:
     yield f"esxcli storage core adapter rescan {ADAPTER}"
 
 
+def _windows(connection: Any) -> Iterator[str]:
+    """Yield commands of PowerShell, whose single quotes keep every character of a value."""
+    user, password, _mutual_user, mutual_password = _names(connection)
+    if not user.lower().startswith(WINDOWS) or len(connection.chap.password) > MOST_CHARACTERS:
+        yield f"# Windows accepts secrets of 12 to {MOST_CHARACTERS} characters: those of a"
+        yield f"# host whose IQN begins with {WINDOWS}. On the server, run"
+        yield "# `zfsiloctl host update HOST --iqn` with such a name, and publish the volume again."
+    yield "# In a PowerShell of an administrator."
+    yield "Set-Service -Name MSiSCSI -StartupType Automatic"
+    yield "Start-Service -Name MSiSCSI"
+    yield from _check("the initiator has", user)
+    yield f"Get-InitiatorPort | Where-Object NodeAddress -eq '{user}'"
+    yield "# Windows has one secret for the answers of all targets. If this host has other targets"
+    yield "# with mutual CHAP, leave out the next command, and write ONEWAYCHAP for MUTUALCHAP."
+    yield f"Set-IscsiChapSecret -ChapSecret '{mutual_password}'"
+    for number, (address, port) in enumerate(_portals(connection)):
+        if number:
+            yield "# A further portal, for hosts with the feature Multipath-IO only; with it, add"
+            yield "# -IsMultipathEnabled $true to the command of each portal."
+        comment = "# " if number else ""
+        at = f"-TargetPortalAddress '{address}' -TargetPortalPortNumber {port}"
+        yield f"{comment}New-IscsiTargetPortal {at}"
+        yield (
+            f"{comment}Connect-IscsiTarget -NodeAddress '{connection.target}' {at} "
+            f"-AuthenticationType MUTUALCHAP -ChapUsername '{user}' -ChapSecret '{password}' "
+            "-IsPersistent $true"
+        )
+    yield f"Get-Disk | Where-Object SerialNumber -eq '{connection.serial}'"
+    yield "# A new disk is offline and empty: see Set-Disk, Initialize-Disk, New-Partition and"
+    yield "# Format-Volume."
+
+
 def _libvirt(connection: Any) -> Iterator[str]:
     address, port = _portals(connection)[0]
     by_path = f"by-path/ip-{_joined(address, port)}-iscsi-{connection.target}-lun-0"
@@ -179,5 +213,6 @@ RECIPES: dict[str, Callable[[Any], Iterator[str]]] = {
     "iscsiadm": _iscsiadm,
     "nvme": _nvme,
     "esxi": _esxi,
+    "windows": _windows,
     "libvirt": _libvirt,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.output.table import BAD, BOLD, DOUBT, GOOD, clean, paint, show_block, show_table
 from zfsilod.ctl.parse import bare
@@ -257,6 +259,9 @@ def replicated_to(replication: Any) -> str:
     if not replication.HasField("snapshot_time"):
         return f"{replication.peer} (nothing has arrived yet)"
     unfinished = ", a newer one is unfinished" if replication.pending else ""
+    due = replication.due_time.seconds
+    if due and due < time.time():
+        unfinished += f", late: a newer one was due {when(replication.due_time)}"
     return f"{replication.peer} (as of {when(replication.snapshot_time)}{unfinished})"
 
 

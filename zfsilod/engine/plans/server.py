@@ -28,6 +28,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
+from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.names import target_of, transport_of
 from zfsilod.model.record import Pairs, Record, pairs
 from zfsilod.model.zfs_properties import HIDDEN
@@ -35,8 +36,9 @@ from zfsilod.model.zfs_properties import HIDDEN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits, SnapshotRef
+    from zfsilod.model.host_facts import ExportPath, Filesystem, IoLimits
     from zfsilod.model.records import Action, Publication, Snapshot, Step, Volume
+    from zfsilod.model.replica import KeptSnapshot
     from zfsilod.model.settings import Export
     from zfsilod.model.words import Transport
 
@@ -351,7 +353,13 @@ def export_steps(volume: Volume, export: Export) -> list[Step]:
 
 def _closed_steps(volume: Volume, export: Export) -> list[Step]:
     target = target_name(export.prefix, volume)
-    return steps_of(target).export(volume, target, export)
+    steps = steps_of(target)
+    return [*steps.export(volume, target, export), *steps.listening(target, export)]
+
+
+def _forgotten(volume: Volume, export: Export, initiator: str = "") -> tuple[Action, ...]:
+    """Return the removal of what the end of an initiator's access leaves on disk; "": of all."""
+    return up(steps_of(target_name(export.prefix, volume)).forgotten(volume, initiator))
 
 
 def _opening_steps(
@@ -386,10 +394,13 @@ def publish(
 
 def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
     """Return the steps of state PUBLISHED with the access of all clients; the key is loaded."""
-    steps = [*_closed_steps(volume, export)]
+    target = target_name(export.prefix, volume)
+    transport = steps_of(target)
+    steps = transport.export(volume, target, export)
     for publication in publications:
         others = [other for other in publications if other is not publication]
         steps += grant(volume, publication, export, others)
+    steps += transport.listening(target, export)
     return [*steps, *_opening_steps(volume, export, publications)]
 
 
@@ -407,19 +418,27 @@ def unpublish(
     `shared`: a target of another program has the backstore too, so that it cannot be removed.
     """
     opening = _opening_steps(volume, export, [publication])
-    first, *rest = revoke(volume, publication, export, others, fence=fence)
+    first, *rest = _revoke(volume, publication, export, others, fence=fence)
     if others:
         again = [
             Reopened(target=step.target, portals=step.portals, tls=step.tls)
             for step in opening
             if isinstance(step, Portals)
         ]
-        return (first, *rest, *up(again))
+        return (first, *rest, *up(again), *_forgotten(volume, export, publication.initiator))
     unused = _closed_steps(volume, export)[1 if shared else 0 :]
-    return (first, *down(opening), *rest, *down(unused))
+    return (first, *down(opening), *rest, *down(unused), *_forgotten(volume, export))
 
 
 def revoke(
+    volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
+) -> tuple[Action, ...]:
+    """Return the end of a client's access before it gets another one."""
+    ended = _revoke(volume, publication, export, others)
+    return (*ended, *_forgotten(volume, export, publication.initiator))
+
+
+def _revoke(
     volume: Volume,
     publication: Publication,
     export: Export,
@@ -557,7 +576,8 @@ def _unexported(volume: Volume, export: Export) -> tuple[Action, ...]:
     absent = [volume.but(target=target) for target in own_targets(export.prefix, volume)]
     guards = up([NoUnknownAcls(target=named.target) for named in absent])
     exports = (down(export_steps(named, export)) for named in absent)
-    return (*guards, *(action for actions in exports for action in actions))
+    gone = (action for actions in exports for action in actions)
+    return (*guards, *gone, *_forgotten(volume, export))
 
 
 # Replicas
@@ -607,6 +627,7 @@ def received_gone(volume: Volume, snapshot_uids: Iterable[str]) -> tuple[Action,
     return down(steps)
 
 
-def kept_for_peer(snapshot_ref: SnapshotRef, uid: str, peer: str) -> KeptForPeer:
-    """Return the step by which a snapshot stays until a peer has the next one."""
-    return KeptForPeer(snapshot_ref=snapshot_ref, snapshot_uid=uid, peer=peer)
+def kept_for_peer(volume: Volume, kept: KeptSnapshot, peer: str) -> KeptForPeer:
+    """Return the step by which a snapshot of a volume stays until a peer has the next one."""
+    ref = SnapshotRef(dataset=volume.dataset, uid=volume.uid, guid=kept.guid)
+    return KeptForPeer(snapshot_ref=ref, snapshot_uid=kept.uid, peer=peer)

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from zfsilod.engine.steps.access import Acl, MappedLun
-from zfsilod.engine.steps.export import Backstore, Enabled, Lun, Namespace, Portals, Target
+from zfsilod.engine.steps.access import Acl, MappedLun, NoReservations
+from zfsilod.engine.steps.export import (
+    Backstore,
+    ControllerIds,
+    Enabled,
+    Lun,
+    Namespace,
+    Portals,
+    Target,
+)
 from zfsilod.engine.steps.limits import Limited
 from zfsilod.engine.steps.nvme import Controller, ControllerPortal, QueueLimit
 from zfsilod.engine.steps.session import LossWait, Node, Session, SessionPortal
@@ -32,6 +40,9 @@ class TransportSteps(NamedTuple):
 
     export: Callable[[Volume, str, Export], list[Step]]
     """A target that admits no client; of a volume, with the name of its target."""
+    listening: Callable[[str, Export], list[Step]]
+    """What lets the target answer. With reservations to restore it follows the access of clients:
+    one that does not hold a reservation must not come before it is in force."""
     opening: Callable[[str, Export, Sequence[Publication]], list[Step]]
     """What follows the access of the clients: a client must not find a target that refuses it.
 
@@ -39,6 +50,8 @@ class TransportSteps(NamedTuple):
     """
     access: Callable[[str, Publication, tuple[str, ...]], list[Step]]
     """The access of one client to a target, with the initiators of others that have access."""
+    forgotten: Callable[[Volume, str], list[Step]]
+    """What the end of the access of an initiator leaves on disk; "": of all."""
     connection: Callable[[Attachment, int], list[Step]]
     """State CONNECTED; the number is Settings.lost_session_s."""
 
@@ -69,16 +82,22 @@ def backstore_name(volume: Volume) -> str:
     return volume.backstore or f"zfsilo-{volume.uid}"
 
 
-def _iscsi_export(volume: Volume, target: str, export: Export) -> list[Step]:
+def _iscsi_export(volume: Volume, target: str, _export: Export) -> list[Step]:
     backstore = backstore_name(volume)
     return [
         Backstore(name=backstore, dataset=volume.dataset, serial=volume.uid),
         *([limited(volume, volume.limits, NO_LIMITS)] if volume.limits else []),
         Target(target=target),
         Lun(target=target, backstore=backstore),
-        Portals(target=target, portals=export.portals),
-        Enabled(target=target),
     ]
+
+
+def _iscsi_listening(target: str, export: Export) -> list[Step]:
+    return [Portals(target=target, portals=export.portals), Enabled(target=target)]
+
+
+def _iscsi_forgotten(volume: Volume, initiator: str) -> list[Step]:
+    return [NoReservations(serial=volume.uid, client=initiator)]
 
 
 def limited(volume: Volume, limits: IoLimits, previous: IoLimits) -> Limited:
@@ -113,10 +132,11 @@ def _iscsi_connection(attachment: Attachment, lost_session_s: int) -> list[Step]
     ]
 
 
-def _nvme_export(volume: Volume, target: str, _export: Export) -> list[Step]:
+def _nvme_export(volume: Volume, target: str, export: Export) -> list[Step]:
     return [
         Target(target=target),
         Namespace(target=target, dataset=volume.dataset, serial=volume.uid),
+        ControllerIds(target=target, first=export.nvme_cntlid_min, last=export.nvme_cntlid_max),
     ]
 
 
@@ -158,11 +178,25 @@ def _acl(target: str, publication: Publication, others: Sequence[str]) -> Acl:
     )
 
 
-def _nothing(_target: str, _export: Export, _publications: Sequence[Publication]) -> list[Step]:
+def _nothing(*_arguments: object) -> list[Step]:
     return []
 
 
 TRANSPORTS: dict[Transport, TransportSteps] = {
-    "ISCSI": TransportSteps(_iscsi_export, _nothing, _iscsi_access, _iscsi_connection),
-    "NVME": TransportSteps(_nvme_export, _nvme_opening, _nvme_access, _nvme_connection),
+    "ISCSI": TransportSteps(
+        export=_iscsi_export,
+        listening=_iscsi_listening,
+        opening=_nothing,
+        access=_iscsi_access,
+        forgotten=_iscsi_forgotten,
+        connection=_iscsi_connection,
+    ),
+    "NVME": TransportSteps(
+        export=_nvme_export,
+        listening=_nothing,
+        opening=_nvme_opening,
+        access=_nvme_access,
+        forgotten=_nothing,
+        connection=_nvme_connection,
+    ),
 }

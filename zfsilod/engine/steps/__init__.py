@@ -9,9 +9,10 @@ from __future__ import annotations
 from zfsilod.model import record
 
 MODULES = {
-    "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl",
-    "engine.steps.export": "Backstore Target Lun Namespace Portals AllPortals Reopened Enabled "
-    "NoExport NoOtherPath",
+    "engine.steps.access": "NoSession Fenced NobodyAdmitted Acl AclSecrets MappedLun NoAcl "
+    "NoReservations",
+    "engine.steps.export": "Backstore Target Lun ControllerIds Namespace Portals AllPortals "
+    "Reopened Enabled NoExport NoOtherPath",
     "engine.steps.filesystem": "Reported Formatted Renewed Fills",
     "engine.steps.keys": "KeyLoaded KeyChanged KeyAdded KeyCarried",
     "engine.steps.limits": "Limited SessionsLimited",
@@ -26,6 +27,7 @@ MODULES = {
     "engine.steps.zfs": "Zvol ZvolSize ZvolProperty Epoch NotNewer InTrash Thick",
     "engine.steps.zvol_name": "ZvolRenamed",
     "model.ownership": "PoolClaim StoreIdentity",
+    "model.policies": "PolicyOutcome ReplicationOutcome ReplicationPolicy SnapshotPolicy",
     "model.replica": "Replication",
 }
 MODULE_OF = {tag: module for module, tags in MODULES.items() for tag in tags.split()}

@@ -243,6 +243,37 @@ class MappedLun(HostStep, tag="MappedLun", part="TARGET"):
         return " (read-only)" if self.readonly else ""
 
 
+class NoReservations(OneWay, tag="NoReservations", part="TARGET"):
+    """No persistent reservation of a client without an ACL is saved; "": none of the volume.
+
+    The kernel forgets a registration with its ACL, and leaves it in the file, from which it would
+    come back at the next boot. One-way: what the kernel has forgotten is not saved again.
+    """
+
+    volatile = False
+    serial: str
+    client: str = ""  # its IQN
+
+    def probe(self, host: HostAdapters) -> bool:
+        return not host.lio.has_reservations(self.serial, self.client)
+
+    def do(self, host: HostAdapters) -> None:
+        host.lio.forget_reservations(self.serial, self.client)
+
+    def fact(self) -> str:
+        return f"no persistent reservation of {self._whose} is saved"
+
+    def describe_do(self) -> str:
+        return f"remove the saved persistent reservations of {self._whose}"
+
+    def resources(self) -> Resources:
+        return Resources(volumes=(self.serial,))
+
+    @property
+    def _whose(self) -> str:
+        return self.client or "any client"
+
+
 class NoAcl(OneWay, tag="NoAcl", part="TARGET"):
     """The target has no ACL of this initiator. For orphans only.
 
@@ -256,7 +287,7 @@ class NoAcl(OneWay, tag="NoAcl", part="TARGET"):
     initiator: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return self.initiator not in target_adapter(host, self.target).list_acls(self.target)
+        return not target_adapter(host, self.target).exists(self.target, self.initiator)
 
     def do(self, host: HostAdapters) -> None:
         if transport_of(self.target) == "ISCSI":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from zfsilod.engine.step import Guard, HostStep, OneWay
 from zfsilod.host.transports import export_paths, target_adapter
 from zfsilod.model.errors import FailedPrecondition
-from zfsilod.model.host_facts import NO_LIMITS
+from zfsilod.model.host_facts import CONTROLLER_IDS, NO_LIMITS
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import transport_of
 from zfsilod.model.records import Resources
@@ -147,6 +147,48 @@ class Namespace(HostStep, tag="Namespace", part="TARGET"):
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.dataset,), volumes=(self.serial,), targets=(self.target,))
+
+
+class ControllerIds(HostStep, tag="ControllerIds", part="TARGET"):
+    """The subsystem gives these ids to controllers: those of this server, `first` to `last`.
+
+    A client refuses a second controller with the id of another one of the same subsystem, which
+    another server may have during a move.
+    """
+
+    volatile = True
+    target: str
+    first: int
+    last: int
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.nvmet.has_controller_ids(self.target, self.first, self.last)
+
+    def do(self, host: HostAdapters) -> None:
+        host.nvmet.set_controller_ids(self.target, self.first, self.last)
+
+    def undo(self, host: HostAdapters) -> None:
+        if host.nvmet.exists(self.target):
+            host.nvmet.set_controller_ids(self.target, *CONTROLLER_IDS)
+
+    def revert(self, _host: HostAdapters) -> dict[str, str]:
+        """Leave the range: it is the configured one, and goes with a new target."""
+        return {}
+
+    def safe_untried(self, _host: HostAdapters) -> bool:
+        return True  # a rollback changes nothing
+
+    def fact(self) -> str:
+        return f"target gives the controller ids {self.first} to {self.last}"
+
+    def describe_do(self) -> str:
+        return f"let target {self.target} give the controller ids {self.first} to {self.last}"
+
+    def describe_undo(self) -> str:
+        return f"let target {self.target} give all controller ids"
+
+    def resources(self) -> Resources:
+        return Resources(targets=(self.target,))
 
 
 def shown_portals(portals: tuple[str, ...], *, tls: bool) -> str:

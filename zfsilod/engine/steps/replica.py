@@ -83,10 +83,12 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
     """The replica has this whole snapshot, as a peer has sent it: zfs-receive(8).
 
     A rollback leaves what was received: it is not used before it is whole, and the next receive of
-    the same snapshot goes on where this one ended.
+    the same snapshot goes on where this one ended. Of a whole one the record is written, and the
+    former ones go.
     """
 
     final = (False,)
+    stays = True
     dataset: str
     uid: str  # of the volume, also of its origin
     snapshot_uid: str
@@ -128,7 +130,8 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
         return {KEPT: f"what {self.dataset} has is kept: the next replication goes on there"}
 
     def observed(self, host: HostAdapters, *, made: bool) -> dict[str, str]:
-        return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid)}
+        size = host.zfs.usage(self.dataset)["volsize"]
+        return {"guid": host.zfs.find_guid(self.dataset, uid=self.uid), "volsize": str(size)}
 
     def fact(self) -> str:
         return f"replica {self.dataset} has snapshot {self.snapshot_uid}"

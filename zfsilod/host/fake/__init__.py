@@ -93,6 +93,10 @@ class FakeHost:
         has_time = any(character.isdecimal() or character == "*" for character in calendar)
         return "" if has_time or calendar in SHORTHANDS else "it cannot be parsed"
 
+    def calendar_due(self, calendar: str, after: int) -> int:
+        """Return the time after two hours for hourly, after two days for all others."""
+        return after + 2 * (3600 if calendar == "hourly" else 86400)
+
     def surveyed(self, _datasets: tuple[str, ...]) -> FakeHost:
         """Return this host: reading a fact starts no process."""
         return self

@@ -26,6 +26,8 @@ VOLATILE = (
     "target",
     "lun",
     "namespace",
+    "cntlids",
+    "closed",
     "portals",
     "enabled",
     "acl",

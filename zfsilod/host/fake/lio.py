@@ -35,6 +35,16 @@ class FakeLio(FakeTargets):
             raise Busy(f"the backstore {name} is still a LUN of {', '.join(targets)}")
         self._remove(f"backstore:{name}")
 
+    def has_reservations(self, serial: str, initiator: str = "") -> bool:
+        saved = self.facts.get(f"aptpl:{serial}")
+        return saved is not None and (not initiator or initiator in saved)
+
+    def forget_reservations(self, serial: str, initiator: str = "") -> None:
+        if self.has_reservations(serial, initiator):
+            saved = self.facts.get(f"aptpl:{serial}") if initiator else []
+            left = [other for other in saved if other != initiator]
+            self.facts.effect(f"aptpl:{serial}", left if initiator else None)
+
     def list_backstores(self) -> list[str]:
         return sorted(self.facts.names("backstore"))
 

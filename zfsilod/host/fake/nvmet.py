@@ -6,7 +6,7 @@ from zfsilod.host.fake.psk import has_psk, put_psk, remove_psk
 from zfsilod.host.fake.targets import FakeTargets
 from zfsilod.host.fake.zfs import FakeZfs
 from zfsilod.model.errors import Busy, Conflict
-from zfsilod.model.host_facts import ExportPath
+from zfsilod.model.host_facts import CONTROLLER_IDS, ExportPath
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +45,24 @@ class FakeNvmet(FakeTargets):
             self.facts.effect(f"namespace:{target}", namespace | {"enabled": False})
         self._remove(f"namespace:{target}")
 
+    def has_controller_ids(self, target: str, first: int, last: int) -> bool:
+        return self.exists(target) and self._controller_ids(target) == (first, last)
+
+    def _controller_ids(self, target: str) -> tuple[int, int]:
+        lowest, highest = self.facts.get(f"cntlids:{target}") or CONTROLLER_IDS
+        return lowest, highest
+
+    def set_controller_ids(self, target: str, first: int, last: int) -> None:
+        self._need(f"target:{target}")
+        lowest, highest = self._controller_ids(target)
+        half = (lowest, last) if first >= highest else (first, highest)
+        if half not in ((lowest, highest), (first, last)):
+            self.facts.effect(f"cntlids:{target}", list(half))
+        if (first, last) == CONTROLLER_IDS:  # as a new subsystem has them
+            self._remove(f"cntlids:{target}")
+        else:
+            self.facts.effect(f"cntlids:{target}", [first, last])
+
     def is_empty(self, target: str) -> bool:
         return self.facts.get(f"namespace:{target}") is None
 
@@ -52,6 +70,7 @@ class FakeNvmet(FakeTargets):
         parts = (f"namespace:{target}", f"portals:{target}")
         if self.list_acls(target) or any(self.facts.get(name) for name in parts):
             raise Busy(f"the subsystem {target} is not empty", target=target)
+        self._remove(f"cntlids:{target}")
         self._remove(f"target:{target}")
 
     def has_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> bool:
@@ -59,6 +78,7 @@ class FakeNvmet(FakeTargets):
 
     def add_portals(self, target: str, portals: tuple[str, ...], *, tls: bool = False) -> None:
         super().add_portals(target, _of_kind(portals, tls=tls))
+        self._remove(f"closed:{target}")
 
     def has_secrets(self, target: str, initiator: str, *, chap: Chap) -> bool:
         has_keys = super().has_secrets(target, initiator, chap=chap)
@@ -73,6 +93,7 @@ class FakeNvmet(FakeTargets):
         self.facts.effect(f"acl:{target}/{initiator}", "no secrets")
         put_psk(self.facts, target, chap)
         super().add_acl(target, initiator, chap=chap)
+        self._reopen(target)
 
     def add_portals_to_all(
         self, targets: tuple[str, ...], portals: tuple[str, ...], *, tls: bool = False
@@ -83,13 +104,29 @@ class FakeNvmet(FakeTargets):
 
     def remove_acl(self, target: str, initiator: str) -> None:
         """End the controller by the removal of the ports, which other hosts get back."""
-        portals = tuple(self.facts.get(f"portals:{target}") or ())
-        if self.has_session(target, initiator):
-            self.remove_portals(target)
-        remove_psk(self.facts, target, initiator)
+        portals = self.facts.get(f"portals:{target}")
+        if initiator in self.list_acls(target):
+            if portals and not self.facts.get(f"closed:{target}"):
+                self.facts.effect(f"closed:{target}", portals)
+            if self.facts.get(f"session:{target}"):  # of any host
+                super().remove_portals(target)
         super().remove_acl(target, initiator)
-        if self.list_acls(target) and not super().has_portals(target, portals):
-            super().add_portals(target, portals)
+        self._reopen(target)
+        remove_psk(self.facts, target, initiator)
+
+    def _reopen(self, target: str) -> None:
+        closed = self.facts.get(f"closed:{target}")
+        if closed and self.list_acls(target) and not super().has_portals(target, closed):
+            super().add_portals(target, closed)
+        self._remove(f"closed:{target}")
+
+    def remove_portals(self, target: str) -> None:
+        super().remove_portals(target)
+        self._remove(f"closed:{target}")
+
+    def exists(self, target: str, initiator: str = "") -> bool:
+        is_closed = bool(initiator) and self.facts.get(f"closed:{target}") is not None
+        return is_closed or super().exists(target, initiator)
 
     def remove_export(self, target: str, backstore: str | None) -> None:
         self.remove_portals(target)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import struct
 
-from zfsilod.host.fake.snapshot_sets import guid_of
+from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining
 from zfsilod.host.replica_protocol import stream_cut
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, SUBSTREAM
-from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, parse_header, peek
-from zfsilod.model.errors import FailedPrecondition
+from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, read_header
+from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.replica import ReplicaFacts
+from zfsilod.model.replica import KeptSnapshot, ReplicaFacts
 from zfsilod.storage import record_json
 
 if TYPE_CHECKING:
@@ -33,27 +33,73 @@ END = {"end": True}
 
 
 class FakeReplicas:
-    """Replicas as facts: `peer:UID/PEER` of what is kept, and the zvols and sets of a peer."""
+    """Replicas as facts: holds `peer:VOLUME/SET/PEER`, bookmarks `bookmark:VOLUME/SET`.
+
+    The zvols of a peer have what was received. A bookmark has the blocks of its snapshot.
+    """
 
     def __init__(self, snapshots: FakeSnapshots, open_stream: Callable[[str], int]) -> None:
-        self._snapshots = snapshots
         self._zfs = snapshots.zfs
         self._facts = snapshots.facts
         self._open_stream = open_stream
 
     # On the server that sends
 
+    def list_kept(self, dataset: str, *, uid: str) -> tuple[KeptSnapshot, ...]:
+        if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
+            return ()
+        bookmarks = self._facts.of_kind("bookmark")
+        kept = {
+            name.partition("/")[2]: KeptSnapshot(
+                uid=name.partition("/")[2],
+                guid=mark["guid"],
+                created_txg=mark["txg"],
+                bookmarked=True,
+            )
+            for name, mark in bookmarks.items()
+            if name.startswith(f"{uid}/")
+        }
+        for name, snapshot_set in self._facts.of_kind("cut").items():
+            if uid in snapshot_set["of"]:
+                guid, txg = guid_of(f"{uid}@{name}"), snapshot_set.get("txg", 0)
+                one = kept.get(name) or KeptSnapshot(uid=name, guid=guid, created_txg=txg)
+                kept[name] = one.but(exists=True, peers=tuple(holders(self._facts, uid, name)))
+        for txg, (name, guid) in enumerate(self._zfs.zvol(dataset).get("replica_sets", {}).items()):
+            kept[name] = KeptSnapshot(uid=name, guid=guid, created_txg=txg, exists=True)
+        return tuple(kept.values())
+
     def is_kept(self, ref: SnapshotRef, uid: str, peer: str) -> bool:
-        return self._facts.get(f"peer:{ref.uid}/{uid}/{peer}") is not None
+        if self._facts.get(f"bookmark:{ref.uid}/{uid}") is None:
+            return False
+        return not self._exists(ref, uid) or peer in holders(self._facts, ref.uid, uid)
 
     def keep(self, ref: SnapshotRef, uid: str, peer: str) -> None:
-        self._need(ref, uid)
-        if not self.is_kept(ref, uid, peer):
-            self._facts.effect(f"peer:{ref.uid}/{uid}/{peer}", "kept")
+        snapshot_set = self._need(ref, uid)
+        if peer not in holders(self._facts, ref.uid, uid):
+            self._facts.effect(f"peer:{ref.uid}/{uid}/{peer}", "held")
+        if self._facts.get(f"bookmark:{ref.uid}/{uid}") is None:
+            bookmark = {
+                "guid": guid_of(f"{ref.uid}@{uid}"),
+                "txg": snapshot_set.get("txg", 0),
+                "blocks": snapshot_set.get("blocks", {}).get(ref.uid, {}),
+            }
+            self._facts.effect(f"bookmark:{ref.uid}/{uid}", bookmark)
 
     def release(self, ref: SnapshotRef, uid: str, peer: str) -> None:
-        if self.is_kept(ref, uid, peer):
-            self._facts.effect(f"peer:{ref.uid}/{uid}/{peer}", None)
+        if self._facts.get(f"bookmark:{ref.uid}/{uid}") is not None:
+            self._facts.effect(f"bookmark:{ref.uid}/{uid}", None)
+        if peer not in holders(self._facts, ref.uid, uid):
+            return
+        self._facts.effect(f"peer:{ref.uid}/{uid}/{peer}", None)
+        snapshot_set = self._facts.get(f"cut:{uid}")
+        left = remaining(self._facts, uid, snapshot_set)
+        if left != snapshot_set:  # it was released before
+            self._facts.effect(f"cut:{uid}", left)
+
+    def _exists(self, ref: SnapshotRef, uid: str) -> bool:
+        """Tell whether a snapshot exists, also when it is released and still held."""
+        snapshot_set = self._facts.get(f"cut:{uid}")
+        return snapshot_set is not None and ref.uid in snapshot_set["of"]
 
     def matches(self, job: SendJob) -> bool:
         token = _parsed(job.token)
@@ -94,16 +140,17 @@ class FakeReplicas:
         return [record_json.dumps(line) + b"\n" for line in lines[skip:]]
 
     def _kept_blocks(self, job: SendJob) -> dict[str, str]:
-        base = SnapshotRef(dataset=job.dataset, uid=job.volume_uid, guid=job.base_guid)
-        older = self._need(base, job.base_uid)
-        blocks: dict[str, str] = older.get("blocks", {}).get(job.volume_uid, {})
+        bookmark = self._facts.get(f"bookmark:{job.volume_uid}/{job.base_uid}")
+        if bookmark is None:
+            raise _lost(f"{job.dataset}#zfsilo-{job.base_uid}")
+        blocks: dict[str, str] = bookmark["blocks"]
         return blocks
 
     def _need(self, ref: SnapshotRef, uid: str) -> Any:
-        if not self._snapshots.has_set((ref,), uid):
-            from zfsilod.host.zfs_output import lost
-
-            raise lost(f"{ref.dataset}@zfsilo-{uid}")
+        if not self._exists(ref, uid):
+            raise _lost(f"{ref.dataset}@zfsilo-{uid}")
+        if ref.guid not in ("", guid_of(f"{ref.uid}@{uid}")):
+            raise Conflict(f"the snapshot {uid} of {ref.dataset} has another guid")
         return self._facts.get(f"cut:{uid}")
 
     # On the peer
@@ -129,8 +176,10 @@ class FakeReplicas:
             return
         stream = self._open_stream(operation)
         try:
-            header = parse_header(dataset, peek(stream))
+            header = read_header(dataset, stream)
             header.check(dataset, guid=guid, base_guid=base_guid, raw=raw)
+            if self.find(dataset, uid=uid).is_empty and not base_guid:
+                self._destroy(dataset, uid)
             zvol = self._begun(dataset, uid, dict(marks))
             known = zvol.get("receiving", {}) if header.resuming else {}
             if base_guid and _newest(zvol)[1] != base_guid:
@@ -182,13 +231,19 @@ class FakeReplicas:
     def destroy_received(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> None:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
             return
-        zvol = self._zfs.zvol(dataset)
-        if not {*zvol["replica_sets"]} - {snapshot_uid}:
-            also = {f"replica-blocks:{uid}": None, f"replica-content:{uid}": None}
-            self._facts.effect(f"zvol:{dataset}", None, also=also)
-        elif snapshot_uid in zvol["replica_sets"]:
+        zvol = {**self._zfs.zvol(dataset)}
+        if zvol.pop("receiving", None) and zvol["replica_sets"]:
+            self._facts.effect(f"zvol:{dataset}", zvol)
+        if snapshot_uid in zvol["replica_sets"]:
             left = {name: one for name, one in zvol["replica_sets"].items() if name != snapshot_uid}
-            self._facts.effect(f"zvol:{dataset}", zvol | {"replica_sets": left})
+            zvol["replica_sets"] = left
+            self._facts.effect(f"zvol:{dataset}", zvol)
+        if not zvol["replica_sets"]:
+            self._destroy(dataset, uid)
+
+    def _destroy(self, dataset: str, uid: str) -> None:
+        also = {f"replica-blocks:{uid}": None, f"replica-content:{uid}": None}
+        self._facts.effect(f"zvol:{dataset}", None, also=also)
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):
@@ -199,6 +254,12 @@ class FakeReplicas:
             told = receiving | {"lines": len(receiving["lines"])}
             token = record_json.dumps(told).hex()
         return ReplicaFacts(exists=True, guid=_newest(zvol)[1], token=token)
+
+
+def _lost(name: str) -> FailedPrecondition:
+    from zfsilod.host.zfs_output import lost
+
+    return lost(name)
 
 
 def _newest(zvol: Any) -> tuple[str, str]:

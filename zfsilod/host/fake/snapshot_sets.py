@@ -22,7 +22,7 @@ def guid_of(text: str) -> str:
 
 
 def remaining(facts: Facts, uid: str, snapshot_set: Any, *, without: str = "") -> Any:
-    """Return a set without the released snapshots that no clone needs; None when it is empty.
+    """Return a set without the released snapshots that have no clone or hold; None: it is empty.
 
     `without`: a clone that is being destroyed.
     """
@@ -31,7 +31,14 @@ def remaining(facts: Facts, uid: str, snapshot_set: Any, *, without: str = "") -
         for name, zvol in facts.of_kind("zvol").items()
         if name != without and (origin := zvol.get("origin")) and origin[0] == uid
     ]
+    needed += [volume for volume in snapshot_set["of"] if holders(facts, volume, uid)]
     released = snapshot_set["given_up"]
     kept = {v: c for v, c in snapshot_set["of"].items() if v not in released or v in needed}
     still_released = [volume for volume in released if volume in kept]
     return snapshot_set | {"of": kept, "given_up": still_released} if kept else None
+
+
+def holders(facts: Facts, volume: str, uid: str) -> list[str]:
+    """Return the peers that hold a snapshot: `peer:VOLUME/SET/PEER`."""
+    prefix = f"{volume}/{uid}/"
+    return [name.removeprefix(prefix) for name in facts.names("peer") if name.startswith(prefix)]

@@ -7,7 +7,7 @@ number.
 
 from __future__ import annotations
 
-from zfsilod.host.fake.snapshot_sets import guid_of, remaining
+from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot, SnapshotRef
 from zfsilod.model.lean import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FakeSnapshots:
-    """Snapshot sets as facts; a released snapshot is removed with its last clone."""
+    """Snapshot sets as facts; a released snapshot is removed with its last clone or hold."""
 
     def __init__(self, zfs: FakeZfs) -> None:
         self.zfs = zfs
@@ -120,6 +120,7 @@ class FakeSnapshots:
             if (origin := zvol.get("origin")) and origin[0] == uid and origin[1] in present
         )
         holds = self.facts.get(f"holds:{uid}") or 0
+        holds += sum(len(holders(self.facts, volume, uid)) for volume in present)
         return (*clones, f"{holds} holds (zfs holds)") if holds and present else clones
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:

@@ -90,7 +90,9 @@ class FakeZfs:
                 dataset=dataset,
             )
         origin = self._zvol(dataset).get("origin")
+        bookmarks = [name for name in self.facts.names("bookmark") if name.startswith(f"{uid}/")]
         also = {f"key:{uid}": None, f"blocks:{uid}": None}
+        also |= {f"bookmark:{name}": None for name in bookmarks}
         if not origin:
             self.facts.effect(f"zvol:{dataset}", None, also=also)
             return
