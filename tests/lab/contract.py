@@ -115,12 +115,14 @@ class EffectInterrupter:
     def __init__(self) -> None:
         self.left: int | None = None
 
-    def count_calls(self, owner: Any, name: str) -> None:
-        """Count every call of a function as an effect."""
+    def count_calls(
+        self, owner: Any, name: str, *, is_effect: Callable[..., bool] = lambda *_args: True
+    ) -> None:
+        """Count every call of a function, or some of them by their arguments, as an effect."""
         function = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self.left is not None:
+            if self.left is not None and is_effect(*args):
                 if self.left == 0:
                     raise EffectInterrupted
                 self.left -= 1
