@@ -83,10 +83,10 @@ kubernetes: stubs
 	$(PYTHON) tests/setup kubernetes
 	$(PYTEST) tests/kubernetes --ignore tests/kubernetes/lab
 
-## make kubernetes-lab     a pod in containerd on the two machines, with real ZFS and iSCSI
+## make kubernetes-lab     long: pods in containerd on the two machines, with real ZFS, iSCSI and NVMe/TCP
 kubernetes-lab: stubs
 	$(PYTHON) tests/setup kubelet
-	$(PYTEST) tests/kubernetes/lab
+	$(PYTEST) -sv tests/kubernetes/lab
 
 ## make kubernetes-bench    pods a minute, beside a driver that does nothing; many calls, memory
 kubernetes-bench: stubs

@@ -11,6 +11,7 @@ from tests.kubernetes.chart import NAMESPACE, ChartRelease, ControllerPod
 from tests.kubernetes.cluster import typed
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.lab.node import NAME, STEP_S, LabNode
+from tests.kubernetes.lab.progress import say
 from tests.kubernetes.objects import DRIVER
 from tests.setup import kubernetes
 from tests.setup.kubelet import REGISTRY
@@ -47,7 +48,9 @@ class LabCluster:
     def start(self) -> None:
         """Start the control plane and kubelet, and install the chart."""
         self.control.start()
+        say("the API server is ready")
         self.node.start()
+        say("kubelet is started")
         self.controller.machine.boot()
         self._stage_files()
         self.type_in(f"kubectl apply -f {self._built}/snapshots --server-side")
@@ -55,7 +58,9 @@ class LabCluster:
         for command in INSTALL.splitlines():
             self.type_in(command)
         self.controller.start(ChartRelease(self.api), phase="Pending")
+        say("the chart is installed")
         self._wait_for_driver()
+        say(f"{DRIVER} is registered on {NAME}")
 
     def type_in(self, command: str) -> str:
         """Run a command as an administrator, in a folder with the chart and the join file."""

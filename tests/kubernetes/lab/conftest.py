@@ -1,4 +1,4 @@
-"""Fixtures: one cluster on the two machines of the lab for all tests, and one namespace."""
+"""Fixtures: one cluster on the two machines of the lab for all tests, and one pod at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kubernetes.lab.cluster import LabCluster
+from tests.kubernetes.lab.pods import OnePod
+from tests.kubernetes.lab.progress import say
 from tests.kubernetes.workload import Workload
 from tests.lab.conftest import JOURNALS, save_journals
 from tests.lab.pair import restore_pair
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAMESPACE = "lab"
-SLOWNESS = 8  # of emulated processors
+SLOWNESS = 5  # of emulated processors
 TEST_S = 3600
 
 
@@ -30,10 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TEST_S, func_only=True), append=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[LabCluster]:
     """The cluster; when a test fails, the journals of the machines and its logs are kept."""
-    with restore_pair(ready(), code=kubelet.prepare() / kubelet.DISK) as pair:
+    snapshot, node = ready(), kubelet.prepare()
+    say("restoring both machines")
+    with restore_pair(snapshot, code=node / kubelet.DISK) as pair:
         cluster = LabCluster(pair)
         started = False
         try:
@@ -47,7 +51,13 @@ def lab(request: pytest.FixtureRequest) -> Iterator[LabCluster]:
             cluster.end(keep=keep)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def work(lab: LabCluster) -> Workload:
     """The namespace of all pods."""
     return Workload(lab.api, NAMESPACE, SLOWNESS)
+
+
+@pytest.fixture(scope="module")
+def pods(lab: LabCluster, work: Workload) -> OnePod:
+    """The pods of the tests, one after the other."""
+    return OnePod(lab, work)

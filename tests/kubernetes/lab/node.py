@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "take"
 STEP_S = 300
+IN_POD_S = 600
 DISK = "/run/lab-node"
 API_PORT = 6443  # on the loopback of take, forwarded to the API server
 ETC = "/etc/kubernetes"
@@ -121,14 +122,11 @@ class LabNode:
         self._tunnel.end()
 
     def run_in(self, pod: dict[str, Any], *words: str) -> GuestResult:
-        """Run a command in the container of a pod that runs."""
-        return self.machine.run(*self.entering(pod), *words, timeout_s=STEP_S)
-
-    def entering(self, pod: dict[str, Any]) -> tuple[str, ...]:
-        """Return the words in front of a command that is run in the container of a pod."""
-        container = pod["status"]["containerStatuses"][0]["containerID"]
-        words = ("ctr", "-n", "k8s.io", "tasks", "exec", "--exec-id", uuid.uuid4().hex)
-        return (*words, str(container).removeprefix("containerd://"))
+        """Run a command in the container of a pod that runs; it may wait for the server."""
+        container = str(pod["status"]["containerStatuses"][0]["containerID"])
+        enter = ("ctr", "-n", "k8s.io", "tasks", "exec", "--exec-id", uuid.uuid4().hex)
+        command = (*enter, container.removeprefix("containerd://"), *words)
+        return self.machine.run(*command, timeout_s=IN_POD_S)
 
     def _write_credentials(self) -> None:
         pki = self._control.authority.folder

@@ -1,19 +1,16 @@
-"""The volumes of the test: a pod that writes to each, and commands in this pod."""
+"""The volumes of the tests: their claims, and what the pods do with them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tests.kubernetes.lab.cluster import TRANSPORTS
 from tests.setup.kubelet import BUSYBOX
 
-if TYPE_CHECKING:
-    from tests.kubernetes.lab.cluster import LabCluster
-    from tests.kubernetes.workload import Workload
-
 BUSY = "/bin/busybox"
 PATH = "/data0"  # of the first claim of a pod
 SIZE_MIB = 4
+MIB = 1 << 20
 # Writes an increasing number, to a file or behind the data of a device, until a write fails: then
 # kubelet starts the container again, and counts it.
 WRITER = f"""
@@ -24,62 +21,64 @@ while :; do
     {BUSY} sleep 1
 done
 """
-DROP_CACHES = "sync; echo 3 > /proc/sys/vm/drop_caches"  # so that a read asks the server
-MIB = 1 << 20
+# The checksum is that of the data on their way, not of the volume.
+WRITE = f"""
+{BUSY} dd if=/dev/urandom bs=1M count={SIZE_MIB} | {BUSY} tee {{data}} | {BUSY} sha256sum
+{BUSY} sync
+"""
+READ = f"{BUSY} dd if={{data}} bs=1M count={SIZE_MIB} | {BUSY} sha256sum"
+# Prints the first number above another one. No event tells that a pod has written.
+WAIT = f"""
+until n=$({BUSY} dd if={{target}} bs=16 skip={{seek}} count=1) && [ "$n" -gt {{above}} ]; do
+    {BUSY} sleep 1
+done 2>/dev/null
+echo $n
+"""
 
 
 class PodVolume(NamedTuple):
-    """A claim and the pod that uses it; both have the same name."""
+    """A volume of one transport, as a filesystem or as a device."""
 
     transport: str
     block: bool
 
     @property
     def name(self) -> str:
+        """The name of its claim."""
         return f"{self.transport}-{'device' if self.block else 'files'}"
 
     @property
-    def data(self) -> str:
-        """The path of the data in the pod."""
-        return PATH if self.block else f"{PATH}/data"
+    def storage_class(self) -> str:
+        return TRANSPORTS[self.transport]
 
-    def use(self, work: Workload, **spec: Any) -> None:
-        """Create the claim and the pod."""
-        self.claim(work, self.name, **spec)
-        self.start(work, self.name, self.writer())
+    @property
+    def container(self) -> dict[str, Any]:
+        """The container that uses it: it writes numbers until a write fails."""
+        script = WRITER.format(**self._place())
+        return {"image": BUSYBOX, "command": [BUSY, "sh", "-c", script]}
 
-    def claim(self, work: Workload, name: str, **spec: Any) -> None:
-        """Create a claim of the same kind."""
-        storage_class = TRANSPORTS[self.transport]
-        work.claim(name, storage_class=storage_class, block=self.block, **spec)
+    @property
+    def write(self) -> str:
+        """The script that writes random data, and prints their checksum."""
+        return WRITE.format(**self._place())
 
-    def start(self, work: Workload, name: str, script: str) -> None:
-        """Create a pod that uses the claim of its name and runs a script."""
-        container = {"image": BUSYBOX, "command": [BUSY, "sh", "-c", script]}
-        work.pod(name, name, block=self.block, container=container)
+    @property
+    def read(self) -> str:
+        """The script that prints the checksum of the data."""
+        return READ.format(**self._place())
 
-    def writer(self) -> str:
-        """Return the script of the pod."""
-        return WRITER.format(**self._number_at())
+    def wait(self, above: int) -> str:
+        """Return the script that waits for a number above another one, and prints it."""
+        return WAIT.format(above=above, **self._place())
 
-    def write(self, lab: LabCluster, work: Workload) -> str:
-        """Write random data and return their checksum."""
-        words = [f"of={self.data}", "bs=1M", f"count={SIZE_MIB}", "conv=notrunc,fsync"]
-        pod = work.running(self.name)
-        lab.node.run_in(pod, BUSY, "dd", "if=/dev/urandom", *words)
-        return self.checksum(lab, work, self.name)
-
-    def checksum(self, lab: LabCluster, work: Workload, name: str) -> str:
-        """Return the checksum of the data, which are read from the server."""
-        lab.node.machine.sh(DROP_CACHES, timeout_s=300)
-        script = f"{BUSY} dd if={self.data} bs=1M count={SIZE_MIB} | {BUSY} sha256sum"
-        done = lab.node.run_in(work.running(name), BUSY, "sh", "-c", script)
-        return done.stdout.split()[0]
-
-    def _number_at(self) -> dict[str, Any]:
+    def _place(self) -> dict[str, Any]:
+        """Return the paths of data and number in the pod, and the number's place in its file."""
         if self.block:
-            return {"target": PATH, "seek": SIZE_MIB * MIB // 16}
-        return {"target": f"{PATH}/number", "seek": 0}
+            return {"data": PATH, "target": PATH, "seek": SIZE_MIB * MIB // 16}
+        return {"data": f"{PATH}/data", "target": f"{PATH}/number", "seek": 0}
 
 
-VOLUMES = [PodVolume("iscsi", block=False)]
+ISCSI_FILES = PodVolume("iscsi", block=False)
+ISCSI_DEVICE = PodVolume("iscsi", block=True)
+NVME_FILES = PodVolume("nvme", block=False)
+NVME_DEVICE = PodVolume("nvme", block=True)
