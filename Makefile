@@ -26,7 +26,7 @@ UNIT_TESTS = tests --ignore=tests/systemd --ignore=tests/lab --ignore=tests/pack
 .PHONY: help try demo lab bench fuzz siege test check unit systemd-test lab-test deb deb-test nix-test lint stubs
 .PHONY: install crash-test crash crash-long install-files docs clean
 .PHONY: csi-test image-test kubernetes kubernetes-bench sanity lab-long upgrade-test transcripts coverage tools release
-.PHONY: cockpit cockpit-test install-cockpit
+.PHONY: kubernetes-lab cockpit cockpit-test install-cockpit
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -81,7 +81,12 @@ image-test: stubs
 ## make kubernetes     the CSI plugin in a real Kubernetes control plane, over simulated hosts
 kubernetes: stubs
 	$(PYTHON) tests/setup kubernetes
-	$(PYTEST) tests/kubernetes
+	$(PYTEST) tests/kubernetes --ignore tests/kubernetes/lab
+
+## make kubernetes-lab     long: pods in containerd on the two machines, with real ZFS, iSCSI and NVMe/TCP
+kubernetes-lab: stubs
+	$(PYTHON) tests/setup kubelet
+	$(PYTEST) -sv tests/kubernetes/lab
 
 ## make kubernetes-bench    pods a minute, beside a driver that does nothing; many calls, memory
 kubernetes-bench: stubs

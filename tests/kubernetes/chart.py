@@ -52,21 +52,22 @@ class ChartRelease:
         folder.mkdir(exist_ok=True)
         (folder / "config.toml").write_text(text.replace('":9809"', f'"{free_address()}"'))
 
-    def controller_pod(self) -> str:
+    def controller_pod(self, phase: str) -> str:
         """Return the name of the controller's pod, which the sidecars need for their objects."""
         deployment = self._api.get("deployments", CONTROLLER, NAMESPACE)
         assert deployment is not None, "the Deployment is not installed"
         current = deployment["spec"]["template"]["metadata"]["annotations"]
 
-        def running(pods: list[Any]) -> str:
+        def current_pod(pods: list[Any]) -> str:
             for pod in pods:
                 name = str(pod["metadata"]["name"])
                 if name.startswith(CONTROLLER) and _annotations(pod) == current:
-                    if pod["status"].get("phase") == "Running":
+                    if pod["status"].get("phase") == phase:
                         return name
             return ""
 
-        return self._api.until("pods", running, "the controller's pod runs", namespace=NAMESPACE)
+        text = f"the controller's pod is {phase}"
+        return self._api.until("pods", current_pod, text, namespace=NAMESPACE)
 
 
 class ControllerPod:
@@ -82,8 +83,8 @@ class ControllerPod:
         self.sidecars = {name: Container(logs / f"{name}.log", []) for name in SIDECARS}
         self.snapshot_controller = Container(logs / "snapshot-controller.log", [])
 
-    def start(self, release: ChartRelease) -> None:
-        """Start the plugin and the sidecars with what the chart says."""
+    def start(self, release: ChartRelease, phase: str = "Running") -> None:
+        """Start the plugin and the sidecars with what the chart says, for a pod in a phase."""
         release.configure(self._config)
         self._write_secret()
         self._write_account()
@@ -94,7 +95,7 @@ class ControllerPod:
             "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": port,
             "NAMESPACE": NAMESPACE,
-            "POD_NAME": release.controller_pod(),
+            "POD_NAME": release.controller_pod(phase),
         }
         for name, sidecar in self.sidecars.items():
             arguments = release.arguments("deployments", CONTROLLER, name)

@@ -86,18 +86,7 @@ class KubeCluster:
 
     def type_in(self, command: str) -> str:
         """Run a command of the documentation as it stands, as an administrator."""
-        path = f"{self._built}/bin:{os.environ['PATH']}"
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=self.folder / "clone",
-            env=os.environ | {"PATH": path, "KUBECONFIG": str(self.control.admin)},
-            capture_output=True,
-            text=True,
-            timeout=TYPED_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        return typed(command, self.folder / "clone", self._built / "bin", self.control.admin)
 
     def quiet(self, node: str) -> None:
         """Wait until a node has no volume any more that an earlier test used."""
@@ -197,6 +186,21 @@ class KubeCluster:
             # The kernel shows the path from the root of the machine's mount of the disks.
             if f"/{self.folder.name}/disks/" in file:
                 subprocess.run(["losetup", "--detach", name], check=True)
+
+
+def typed(command: str, folder: Path, programs: Path, config: Path) -> str:
+    """Run a command in a folder with more programs and a kubeconfig, and return its output."""
+    done = subprocess.run(
+        shlex.split(command),
+        cwd=folder,
+        env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "KUBECONFIG": str(config)},
+        capture_output=True,
+        text=True,
+        timeout=TYPED_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def commands_of(page: Path, heading: str) -> list[str]:

@@ -36,7 +36,8 @@ def free_address() -> str:
 class ControlPlane:
     """The four programs, their certificates and their logs."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, lost_node: str = LOST_NODE) -> None:
+        self._lost_node = lost_node
         self.kube = programs / "kube"
         self.logs = folder / "logs"
         self.address = free_address()
@@ -154,5 +155,5 @@ class ControlPlane:
             f"--cluster-signing-key-file={pki}/ca.key",
             "--use-service-account-credentials",
             "--controllers=*,-node-ipam-controller",  # pods have no network
-            f"--node-monitor-grace-period={LOST_NODE}",
+            f"--node-monitor-grace-period={self._lost_node}",
         ]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.kubernetes.api import Object
+    from tests.kubernetes.api import ApiServer, Object
     from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.node import KubeNode
 
@@ -21,11 +21,11 @@ TOLD = 12  # events in an error
 GRACE_S = 1  # with 0 a pod is deleted before kubelet has unmounted its volumes
 
 
-class KubeNamespace:
-    """One namespace of the cluster."""
+class Workload:
+    """One namespace; `slowness` multiplies the time for which it waits."""
 
-    def __init__(self, cluster: KubeCluster, name: str) -> None:
-        self.cluster, self.api, self.name = cluster, cluster.api, name
+    def __init__(self, api: ApiServer, name: str, slowness: float = 1.0) -> None:
+        self.api, self.name, self._slowness = api, name, slowness
         if self.api.get("namespaces", name) is None:
             self.api.create("namespaces", name)
         self.api.until(
@@ -56,8 +56,19 @@ class KubeNamespace:
         self.api.create("persistentvolumeclaims", name, self.name, spec=content)
         return name
 
-    def pod(self, name: str, *claims: str, node: str = "", block: bool = False, **spec: Any) -> str:
-        """Create a pod that uses claims, on a node if one is named, and return its name."""
+    def pod(
+        self,
+        name: str,
+        *claims: str,
+        node: str = "",
+        block: bool = False,
+        container: Object | None = None,
+        **spec: Any,
+    ) -> str:
+        """Create a pod that uses claims, on a node if one is named, and return its name.
+
+        `container` has more fields of its container, or other ones.
+        """
         kind, path = ("volumeDevices", "devicePath") if block else ("volumeMounts", "mountPath")
         uses = [{"name": f"v{n}", path: f"/data{n}"} for n in range(len(claims))]
         volumes = [
@@ -65,7 +76,7 @@ class KubeNamespace:
             for n, claim in enumerate(claims)
         ]
         content: Object = {
-            "containers": [{"name": "main", "image": "busybox", kind: uses}],
+            "containers": [{"name": "main", "image": "busybox", kind: uses} | (container or {})],
             "volumes": volumes,
             "terminationGracePeriodSeconds": GRACE_S,
             "automountServiceAccountToken": False,
@@ -105,7 +116,9 @@ class KubeNamespace:
 
         text = f"{kind}/{name} {what}"
         try:
-            item = self.api.until(kind, holds, text, namespace=self.name, within_s=within_s)
+            item = self.api.until(
+                kind, holds, text, namespace=self.name, within_s=within_s * self._slowness
+            )
         except NotInTime as error:
             raise NotInTime("\n".join([str(error), *self.told()])) from None
         assert item is not None
@@ -134,7 +147,9 @@ class KubeNamespace:
 
         text = f"{number} pods run"
         try:
-            self.api.until("pods", run, text, namespace=self.name, within_s=within_s)
+            self.api.until(
+                "pods", run, text, namespace=self.name, within_s=within_s * self._slowness
+            )
         except NotInTime as error:
             raise NotInTime("\n".join([str(error), *self.told()])) from None
 
@@ -153,7 +168,7 @@ class KubeNamespace:
                 lambda objects: not named(objects, name),
                 f"{kind}/{name} is gone",
                 namespace=self.name,
-                within_s=within_s,
+                within_s=within_s * self._slowness,
             )
         except NotInTime as error:
             raise NotInTime("\n".join([str(error), *self.told()])) from None
@@ -164,7 +179,7 @@ class KubeNamespace:
             "volumeattachments",
             lambda objects: volume not in map(volume_of, objects),
             f"{volume} is detached",
-            within_s=within_s,
+            within_s=within_s * self._slowness,
         )
 
     def warned(self, about: str, text: str, within_s: float = WITHIN_S) -> str:
@@ -182,7 +197,7 @@ class KubeNamespace:
                 message,
                 f"an event about {about}: {text}",
                 namespace=self.name,
-                within_s=within_s,
+                within_s=within_s * self._slowness,
             )
         except NotInTime as error:
             raise NotInTime("\n".join([str(error), *self.told()])) from None
@@ -198,16 +213,6 @@ class KubeNamespace:
         handle: str = self.volume(claim)["spec"]["csi"]["volumeHandle"]
         return handle.partition("/")[0]
 
-    def node_of(self, pod: str) -> KubeNode:
-        """Return the node of a pod that runs."""
-        return self.cluster.node(self.running(pod)["spec"]["nodeName"])
-
-    def path(self, pod: str, claim: str) -> Path:
-        """Return the folder of a claim in a pod that runs."""
-        item = self.running(pod)
-        node = self.cluster.node(item["spec"]["nodeName"])
-        return node.volume_path(item["metadata"]["uid"], self.bound(claim))
-
     def told(self) -> list[str]:
         """Return the last events of the namespace, as lines."""
         events = self.api.objects("events", self.name)
@@ -217,6 +222,24 @@ class KubeNamespace:
             f"{event['message'][:300]}"
             for event in events[-TOLD:]
         ]
+
+
+class KubeNamespace(Workload):
+    """One namespace of the cluster, whose volumes are folders of its nodes."""
+
+    def __init__(self, cluster: KubeCluster, name: str) -> None:
+        super().__init__(cluster.api, name)
+        self.cluster = cluster
+
+    def node_of(self, pod: str) -> KubeNode:
+        """Return the node of a pod that runs."""
+        return self.cluster.node(self.running(pod)["spec"]["nodeName"])
+
+    def path(self, pod: str, claim: str) -> Path:
+        """Return the folder of a claim in a pod that runs."""
+        item = self.running(pod)
+        node = self.cluster.node(item["spec"]["nodeName"])
+        return node.volume_path(item["metadata"]["uid"], self.bound(claim))
 
 
 def from_snapshot(name: str) -> Object:

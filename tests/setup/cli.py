@@ -23,6 +23,7 @@ TARGETS = (
     "browser",
     "kubernetes",
     "image",
+    "kubelet",
 )
 
 

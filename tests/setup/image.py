@@ -55,6 +55,18 @@ class ImageStore:
         file.write_text(FROM_SCRATCH + "".join(f"{line}\n" for line in lines))
         self.build(name, context, file)
 
+    def derive(self, name: str, base: str, *lines: str) -> None:
+        """Make an image of another one, with more lines of a Containerfile; both share layers."""
+        with tempfile.TemporaryDirectory(prefix="zfsilo-context-") as folder:
+            file = Path(folder) / "Containerfile"
+            file.write_text("".join(f"{line}\n" for line in (f"FROM {base}", *lines)))
+            self.build(name, Path(folder), file)
+
+    def load(self, archive: Path, name: str) -> None:
+        """Read an OCI archive, whose image gets a name."""
+        image = run([*self._buildah, "pull", "--quiet", f"oci-archive:{archive}"]).strip()
+        run([*self._buildah, "tag", image, name])
+
     def save(self, name: str, archive: Path, known_as: str) -> None:
         """Write an OCI archive, whose image has the name `known_as`."""
         # Unpacking costs more than reading where processors are emulated.

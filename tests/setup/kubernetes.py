@@ -6,12 +6,16 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.setup import apt
 from tests.setup.cache import digest, files_digest, product
 from tests.setup.command import run
 from tests.setup.csi import go
 from tests.setup.say import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROGRAMS = Path(__file__).parents[1] / "kubernetes/programs"
 PACKAGES = ("mount", "util-linux")  # of the tests: namespaces and loop devices
@@ -53,6 +57,12 @@ def build(draft: Path) -> None:
 def compile_program(package: str, target: Path) -> None:
     """Build one program of the module in tests/kubernetes/programs."""
     run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=PROGRAMS)
+
+
+def compile_static(sources: Sequence[Path], target: Path) -> None:
+    """Build a static program of files outside the module, with what the module requires."""
+    static = environment() | {"CGO_ENABLED": "0"}
+    run([go(), "build", *flags(), "-o", target, *sources], env=static, cwd=PROGRAMS)
 
 
 def flags() -> list[str]:
