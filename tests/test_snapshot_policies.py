@@ -464,10 +464,10 @@ async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
 async def test_a_timer_that_systemd_refuses_is_a_failure_of_its_policy_only(
     server: ServiceFixture,
 ) -> None:
-    refused = "zfsilo-replicate@nightly.timer"
+    other = "zfsilo-replicate@nightly.timer"
 
     class Refusing(FakeTimers):
-        refused: tuple[str, ...] = (TIMER, refused)
+        refused: tuple[str, ...] = (TIMER, other)
 
         async def start(self, policy: TimedPolicy) -> None:
             if policy.timer in self.refused:
@@ -488,7 +488,7 @@ async def test_a_timer_that_systemd_refuses_is_a_failure_of_its_policy_only(
         summary = Summary(txn)
     assert [one.sentence for one in summary.attention] == [
         f"policy nightly has no timer: {TIMER}: Invalid calendar spec",
-        f"replication policy nightly has no timer: {refused}: Invalid calendar spec",
+        f"replication policy nightly has no timer: {other}: Invalid calendar spec",
     ]
     assert summary.policies["nightly"].failed == 1  # in the metrics, and the alerts
     await run(server)
