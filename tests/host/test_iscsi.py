@@ -315,14 +315,26 @@ def test_login_refused(
     assert type(caught.value) is error
 
 
-def test_login_takes_the_first_portal_that_answers(initiator: Initiator) -> None:
+@pytest.mark.parametrize("answer", [8, 19, 24], ids=["away", "another server", "refused"])
+def test_login_takes_the_first_portal_that_lets_it_in(answer: int, initiator: Initiator) -> None:
+    """In the network of this client an address of the server may be that of another one."""
     first = initiator.record("10.77.0.9,3260,1")
     os.utime(first, (1, 1))
     initiator.record()
-    initiator.script(LOGIN.replace("0.1:", "0.9:"), 8)
+    initiator.script(LOGIN.replace("0.1:", "0.9:"), answer)
     initiator.script(LOGIN, effect=initiator.sys.login)
     initiator.iscsi.login(DISK)
     assert not initiator.run.script
+
+
+def test_a_refused_login_is_told_before_a_portal_that_is_away(initiator: Initiator) -> None:
+    first = initiator.record("10.77.0.9,3260,1")
+    os.utime(first, (1, 1))
+    initiator.record()
+    initiator.script(LOGIN.replace("0.1:", "0.9:"), 24)
+    initiator.script(LOGIN, 8)
+    with pytest.raises(PermissionDenied, match=r"0\.9:3260"):
+        initiator.iscsi.login(DISK)
 
 
 def test_login_without_a_record(initiator: Initiator) -> None:
