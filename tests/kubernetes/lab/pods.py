@@ -116,7 +116,8 @@ class OnePod:
         for event in self._work.api.objects("events", self._work.name):
             if event["involvedObject"].get("uid") == pod["metadata"]["uid"]:
                 at = event.get("firstTimestamp") or event["eventTime"]
-                words.append((seconds(at) - created, event["reason"]))
+                message = f" ({event['message']})" if event["type"] == "Warning" else ""
+                words.append((seconds(at) - created, event["reason"] + message))
         return ", ".join(f"{reason} {after:.0f} s" for after, reason in sorted(words))
 
 
