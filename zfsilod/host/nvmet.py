@@ -309,7 +309,7 @@ class RealNvmet:
         come back at once, or when a removal that was stopped is repeated.
         """
         link = f"{_subsystem(target)}/allowed_hosts/{nqn(initiator)}"
-        # A removal that was stopped may have left the controller of a host that connected meanwhile.
+        # One that was stopped may have left the controller of a host that connected meanwhile.
         if initiator in self.list_acls(target) or self._closed.has(nqn(target)):
             portals = self._noted_portals(target)
             for _moment in ("before", "meanwhile"):  # a host may connect until it is not allowed
