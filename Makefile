@@ -101,7 +101,7 @@ sanity: stubs
 ## make systemd-test   a real systemd in namespaces over a simulated host
 systemd-test: stubs deb
 	$(PYTHON) tests/setup systemd
-	$(PYTEST) tests/systemd
+	$(PYTEST) $(PARALLEL) tests/systemd
 
 ## make cockpit        the page of Cockpit, built with npm packages; its folder is printed
 cockpit:

@@ -37,7 +37,7 @@ let
     overrideStrategy = "asDropin";
     wantedBy = [ "multi-user.target" ];
   };
-  # `create` does nothing when the policy is as it should be, and fails when it is another one.
+  # A policy that is deleted and created again is another one, and prunes nothing of the former one.
   scheduleUnit = name: schedule: policyUnit "schedule" name schedule
     ([ "--keep" schedule.keep ] ++ lib.optional schedule.group "--group");
   # It fails before `zfsiloctl join`.
@@ -46,7 +46,7 @@ let
       ++ builtins.concatLists (map (volume: [ "--volume" volume ]) replication.volumes));
   policyUnit = noun: name: policy: own: lib.nameValuePair "zfsilo-${noun}-${name}" (
     let
-      create = lib.escapeShellArgs ([ noun "create" name "--calendar" policy.calendar "--delay" (toString policy.delay) ] ++ own
+      create = lib.escapeShellArgs ([ noun "create" name "--update" "--calendar" policy.calendar "--delay" (toString policy.delay) ] ++ own
         ++ builtins.concatLists (lib.mapAttrsToList (label: value: [ "--label" "${label}=${value}" ]) policy.labels));
     in {
       description = "zfsilo: ${noun} policy ${name}";
@@ -54,10 +54,7 @@ let
       after = [ "zfsilod.socket" ];
       requires = [ "zfsilod.socket" ];
       serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
-      script = ''
-        zfsiloctl=${cfg.package}/bin/zfsiloctl
-        $zfsiloctl ${create} || { $zfsiloctl ${noun} delete ${name} && $zfsiloctl ${create}; }
-      '';
+      script = "${cfg.package}/bin/zfsiloctl ${create}";
     });
   # The port of "10.0.0.1:3260" or "[fd00::1]:3260".
   portOf = portal: lib.toInt (builtins.head (builtins.match ".*:([0-9]+)" portal));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -212,6 +213,28 @@ async def test_a_long_name_becomes_a_ulid() -> None:
     moment = "nightly-20260101t000000z"
     assert snapshot_id(moment, "data") == f"{moment}-data"
     assert len(snapshot_id(moment, "x" * 40)) == 26
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_clock_that_was_set_back_costs_no_snapshot(
+    server: ServiceFixture, monkeypatch: pytest.MonkeyPatch, *, grouped: bool
+) -> None:
+    """The name of the moment is taken: the run takes new snapshots under another one."""
+    times = [server.clock.now()]
+    clock = SimpleNamespace(now=lambda: times[-1])
+    monkeypatch.setattr(server.service.context, "clock", clock)
+    await server.do(NIGHTLY.but(grouped=grouped))
+    await run(server)
+    times.append(times[0] + DAY)
+    await run(server)
+    times.append(times[0])
+    before = set(ids(server))
+    assert await run(server) == ()
+    new = set(ids(server)) - before
+    assert {name.rpartition("-")[0][-3:] for name in new} == {"z-2"}
+    assert len(new) == 2
+    assert await run(server) == ()
+    assert len(ids(server)) == 8
 
 
 async def test_a_dry_run_takes_nothing(server: ServiceFixture) -> None:
@@ -436,6 +459,74 @@ async def test_timers_follow_the_policies(server: ServiceFixture) -> None:
     await server.do(DeleteSnapshotPolicy(id="nightly"))
     await keeper.keep_when_due()
     assert timers.active == {}
+
+
+async def test_a_timer_that_systemd_refuses_is_a_failure_of_its_policy_only(
+    server: ServiceFixture,
+) -> None:
+    other = "zfsilo-replicate@nightly.timer"
+
+    class Refusing(FakeTimers):
+        refused: tuple[str, ...] = (TIMER, other)
+
+        async def start(self, policy: TimedPolicy) -> None:
+            if policy.timer in self.refused:
+                raise Unavailable("Invalid calendar spec", reason="SYSTEMD")
+            await super().start(policy)
+
+    timers = Refusing()
+    keeper = TimerKeeper(server.service.context, timers)
+    await server.do(
+        NIGHTLY,
+        NIGHTLY.but(id="weekly"),
+        CreateReplicationPolicy(id="nightly", peer="other", calendar="hourly"),
+    )
+    for _pass in range(2):
+        await keeper.keep()
+    assert list(timers.active) == ["zfsilo-snapshot@weekly.timer"]
+    with server.service.context.read() as txn:
+        summary = Summary(txn)
+    assert [one.sentence for one in summary.attention] == [
+        f"policy nightly has no timer: {TIMER}: Invalid calendar spec",
+        f"replication policy nightly has no timer: {other}: Invalid calendar spec",
+    ]
+    assert summary.policies["nightly"].failed == 1  # in the metrics, and the alerts
+    await run(server)
+    assert outcome(server).timer_failure  # a run by hand does not end it
+    timers.refused = ()
+    await keeper.keep()
+    with server.service.context.read() as txn:
+        assert not Summary(txn).attention
+
+
+async def test_a_run_that_ends_with_the_daemon_begins_again(
+    server: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.do(NIGHTLY)
+    runner, begun = server.service.policies, asyncio.Event()
+
+    async def waiting(_operation: str, _timeout_s: float) -> Operation:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(server.service, "wait", waiting)
+        first = asyncio.ensure_future(run(server))
+        await asyncio.wait_for(begun.wait(), DEADLINE_S)
+        await asyncio.wait_for(runner.repeat_missed(), DEADLINE_S)  # it runs
+        first.cancel()
+        await asyncio.wait({first})
+    assert outcome(server).missed
+    for operation in all_of(server, Operation):
+        await server.service.wait(operation.id, DEADLINE_S)
+    taken = len(ids(server))
+    assert taken == 2
+    await runner.repeat_missed()
+    assert not outcome(server).missed
+    assert len(ids(server)) == taken + 2
+    await runner.repeat_missed()
+    assert len(ids(server)) == taken + 2
 
 
 async def test_a_replication_policy_has_a_timer_of_its_own(server: ServiceFixture) -> None:

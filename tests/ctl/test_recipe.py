@@ -141,15 +141,18 @@ def test_esxi_authenticates_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "readonly", "path"),
+    ("target", "portal", "readonly", "path"),
     [
-        (NQN, False, "by-id/nvme-uuid.01234567-89ab-cdef-0123-456789abcdef"),
-        (IQN, True, f"by-path/ip-10.77.0.1:3260-iscsi-{IQN}-lun-0"),
+        (NQN, "0.0.0.0:4420", False, "by-id/nvme-uuid.01234567-89ab-cdef-0123-456789abcdef"),
+        (IQN, "10.77.0.1:3260", True, f"by-path/ip-10.77.0.1:3260-iscsi-{IQN}-lun-0"),
+        (IQN, "[fd00::1]:3260", False, f"by-path/ip-fd00::1:3260-iscsi-{IQN}-lun-0"),
     ],
 )
-def test_libvirt_has_the_disk_of_the_hypervisor(target: str, path: str, *, readonly: bool) -> None:
-    lines = recipe(connection(target, "10.77.0.1:3260", readonly=readonly), "libvirt")
-    disk = ET.fromstring("\n".join(line for line in lines if not line.startswith("#")))
+def test_libvirt_has_the_disk_of_the_hypervisor(
+    target: str, portal: str, path: str, *, readonly: bool
+) -> None:
+    lines = recipe(connection(target, portal, readonly=readonly), "libvirt")
+    disk = ET.fromstring("\n".join(lines))
     source = disk.find("source")
     assert source is not None
     assert source.get("dev") == f"/dev/disk/{path}"
@@ -162,7 +165,7 @@ def test_no_secret_and_no_wildcard_is_made_up(tool: str) -> None:
     target = NQN if fits(tool, NQN) else IQN
     text = "\n".join(recipe(connection(target, "0.0.0.0:3260", secrets=False), tool))
     assert "0.0.0.0" not in text
-    assert "# ADDRESS is the address of the server" in text
+    assert re.search(r"^(#|<!--) ADDRESS is the address of the server", text, re.MULTILINE)
     assert ("PASSWORD" in text) == (tool != "libvirt")
 
 

@@ -93,7 +93,7 @@ def test_the_life_of_a_policy(ctl: Shell, peer: Callable[[str], Ran]) -> None:
     ):
         assert re.search(line, shown), shown
     update = "replication update hourly --rate 0 --volume disk- -l app=none"
-    assert ctl.ok(update) == "update replication policy hourly: done\n"
+    assert ctl.ok(update) == ("update replication policy hourly: done\nhourly selects no volume\n")
     policy = ctl("replication show hourly --json").json
     assert policy["selector"] == {"app": "none"}
     assert (policy["volumes"], policy["bytes_per_second"]) == ([], "0")
@@ -105,6 +105,13 @@ def test_the_life_of_a_policy(ctl: Shell, peer: Callable[[str], Ran]) -> None:
     status = ctl.ok("status")
     assert "replication policy hourly could not send a volume: lost: " in status
     assert "try: zfsiloctl replication show hourly" in status
+    assert "would select every" in ctl.fails(2, "replication update hourly --volume lost- -l app-")
+    assert ctl("replication show hourly --json").json["volumes"] == ["volumes/lost"]
+    changed = "replication create hourly --to far --calendar daily --volume mail --update"
+    assert ctl.ok(changed) == "update replication policy hourly: done\n"
+    policy = ctl("replication show hourly --json").json
+    assert (policy["volumes"], policy["selector"]) == (["volumes/mail"], {})
+    assert (policy["calendar"], policy["max_delay_seconds"]) == ("daily", 0)
     assert ctl.ok("replication delete hourly") == (
         "delete replication policy hourly, and keep its replicas: done\n"
     )

@@ -6,6 +6,9 @@ import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from zfsilod.model.policies import SnapshotPolicy
+from zfsilod.model.records import Snapshot
+
 if TYPE_CHECKING:
     import pytest
 
@@ -55,7 +58,7 @@ def test_the_life_of_a_schedule(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> 
         assert re.search(line, shown), shown
     assert "Failure" not in shown
     assert ctl.ok("schedule update nightly --keep 2x1d --group -l tier=1 --delay 0") == (
-        "update policy nightly: done\n"
+        "update policy nightly: done\nnightly selects no volume\n"
     )
     policy = ctl("schedule show nightly --json").json
     assert (policy["grid"], policy["grouped"]) == ("2x1d", True)
@@ -72,6 +75,41 @@ def test_the_life_of_a_schedule(ctl: Shell, monkeypatch: pytest.MonkeyPatch) -> 
         ctl.ok("schedule delete nightly") == "delete policy nightly, and keep its snapshots: done\n"
     )
     assert len(ctl.ok("snapshot list -q").splitlines()) == 4
+
+
+def test_create_or_update(ctl: Shell) -> None:
+    """What NixOS runs: the policy stays the one that took its snapshots."""
+    ctl.ok("volume create mail 1G -l app=mail")
+    created = "schedule create x --calendar daily --keep 7x1d -l app=mail --group --delay 60"
+    assert ctl.ok(f"{created} --update") == "create policy x: done\n"
+    assert ctl.ok(f"{created} --update") == "create policy x: already so\n"
+    ctl.ok("schedule run x")
+    changed = "schedule create x --calendar hourly --keep 1x1h"
+    assert "exists with another calendar, grid" in ctl.fails(4, changed)
+    assert ctl.ok(f"{changed} --update --dry-run") == (
+        "would update policy x, with no change to the host\n"
+    )
+    assert ctl.ok(f"{changed} --update") == "update policy x: done\n"
+    policy = ctl("schedule show x --json").json
+    assert (policy["calendar"], policy["grid"]) == ("hourly", "1x1h")
+    assert (policy["selector"], policy["grouped"], policy["max_delay_seconds"]) == ({}, False, 0)
+    front = ctl.daemon.front
+    taken = front.read(lambda txn: next(one for one in txn.scan(Snapshot) if one.policy == "x"))
+    assert taken.policy_uid == front.read(lambda txn: txn.get(SnapshotPolicy, "x")).uid
+    assert "invalid calendar" in ctl.fails(2, f"{changed} --update --calendar never")
+    assert ctl("schedule show x --json").json["calendar"] == "hourly"
+    ctl.ok("schedule delete x")
+
+
+def test_the_last_label_is_not_removed(ctl: Shell) -> None:
+    ctl.ok("schedule create x --calendar daily --keep 7x1d -l app=none -l tier=1")
+    assert ctl.ok("schedule update x -l tier-") == ("update policy x: done\nx selects no volume\n")
+    assert "would select every volume" in ctl.fails(2, "schedule update x -l app-")
+    assert ctl("schedule show x --json").json["selector"] == {"app": "none"}
+    ctl.ok("schedule update x -l app- -l app2=none")
+    ctl.ok("schedule create x --calendar daily --keep 7x1d --update")
+    ctl.ok("schedule update x -l app-")  # it selects every volume already
+    ctl.ok("schedule delete x")
 
 
 def test_what_is_refused(ctl: Shell) -> None:

@@ -14,7 +14,7 @@ from tests.host.doubles import TARGET, UID, FakeSys, ScriptedRunner, chap
 from zfsilod.host import iscsi as iscsi_module
 from zfsilod.host import kernel_session
 from zfsilod.host.disks import Disks
-from zfsilod.host.iscsi import RealIscsi, initiator_name
+from zfsilod.host.iscsi import RealIscsi, host_nqn, initiator_name
 from zfsilod.host.node_records import Nodes
 from zfsilod.model.chap import Chap
 from zfsilod.model.errors import (
@@ -315,14 +315,26 @@ def test_login_refused(
     assert type(caught.value) is error
 
 
-def test_login_takes_the_first_portal_that_answers(initiator: Initiator) -> None:
+@pytest.mark.parametrize("answer", [8, 19, 24], ids=["away", "another server", "refused"])
+def test_login_takes_the_first_portal_that_lets_it_in(answer: int, initiator: Initiator) -> None:
+    """In the network of this client an address of the server may be that of another one."""
     first = initiator.record("10.77.0.9,3260,1")
     os.utime(first, (1, 1))
     initiator.record()
-    initiator.script(LOGIN.replace("0.1:", "0.9:"), 8)
+    initiator.script(LOGIN.replace("0.1:", "0.9:"), answer)
     initiator.script(LOGIN, effect=initiator.sys.login)
     initiator.iscsi.login(DISK)
     assert not initiator.run.script
+
+
+def test_a_refused_login_is_told_before_a_portal_that_is_away(initiator: Initiator) -> None:
+    first = initiator.record("10.77.0.9,3260,1")
+    os.utime(first, (1, 1))
+    initiator.record()
+    initiator.script(LOGIN.replace("0.1:", "0.9:"), 24)
+    initiator.script(LOGIN, 8)
+    with pytest.raises(PermissionDenied, match=r"0\.9:3260"):
+        initiator.iscsi.login(DISK)
 
 
 def test_login_without_a_record(initiator: Initiator) -> None:
@@ -455,6 +467,27 @@ def test_initiator_name(tmp_path: Path) -> None:
         "InitiatorName=\n InitiatorName= iqn.2024-01.a:b \nInitiatorName=iqn.2024-01.c:d\n"
     )
     assert initiator_name(path) == "iqn.2024-01.a:b", "iscsid uses the first that is not empty"
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (
+            b"nqn.2014-08.org.nvmexpress:uuid:4C4C4544-AA\r\n",
+            "nqn.2014-08.org.nvmexpress:uuid:4C4C4544-AA",
+        ),
+        (b" nqn.2014-08.org.example:a \nnqn.2014-08.org.example:b\n", "nqn.2014-08.org.example:a"),
+        (b"\xff\xfen\x00q\x00n\x00", ""),
+        (b"# none yet\n", ""),
+        (b"", ""),
+    ],
+    ids=["line end of Windows", "two lines", "another encoding", "a comment", "empty"],
+)
+def test_a_name_of_nvme_stops_no_start(content: bytes, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "hostnqn"
+    assert host_nqn(path) == ""
+    path.write_bytes(content)
+    assert host_nqn(path) == name
 
 
 # How long I/O waits for a lost session

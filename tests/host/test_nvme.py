@@ -217,7 +217,7 @@ def test_a_refused_connect_says_why_without_keys(
     assert caught.value.reason == reason
     assert "DHHC" not in str(caught.value)
     assert "DHHC" not in str(caught.value.facts)
-    assert len(tries) == (1 if kind is PermissionDenied else 2)
+    assert len(tries) == 2
 
 
 def test_the_write_returns_the_errno(kernel: FakeKernel) -> None:
@@ -366,6 +366,24 @@ def test_a_further_path_that_is_refused_does_not_matter(
     kernel.on_write(monkeypatch, 0, errno.EIO)
     connect(kernel, HERE, BESIDE)
     assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_a_portal_at_another_server_does_not_refuse_the_others(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the network of this client an address of the server may be that of another one."""
+    answer_at(monkeypatch, HERE, BESIDE)
+    kernel.on_write(monkeypatch, errno.EIO, 0)
+    connect(kernel, BESIDE, HERE)
+    assert kernel.adapter.portal(DISK) == HERE
+
+
+def test_a_refusal_is_told_before_a_portal_that_is_away(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.on_write(monkeypatch, errno.EKEYREJECTED, errno.ETIMEDOUT)
+    with pytest.raises(PermissionDenied, match=HERE):
+        connect(kernel, HERE, AWAY)
 
 
 def test_without_native_multipath_there_is_one_path(

@@ -428,6 +428,44 @@ def test_a_removal_that_is_stopped_leaves_no_port_closed(
     assert calls > 5
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_host_that_connected_before_a_removal_was_stopped_is_ended(
+    calls: int, nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path
+) -> None:
+    """The end of the right alone ends no controller, and its repetition does not know of one."""
+    make_all(nvmet)
+    nvmet.add_acl(TARGET, OTHER, chap=keys(host=OTHER))
+    assert not interrupt(fs, lambda: nvmet.remove_acl(TARGET, TAKE), calls)
+    assert (TAKE in nvmet.list_acls(TARGET)) is (calls == 0)
+    sockets.write_text(f"  sl\n{CONNECTED}")
+    unlinked = []
+    unlink = fs.unlink
+
+    def record(path: str) -> None:
+        unlinked.append(path.split("/")[0])
+        unlink(path)
+
+    fs.unlink = record  # type: ignore[method-assign]
+    nvmet.remove_acl(TARGET, TAKE)
+    assert unlinked[:2] == ["ports", "ports"]
+    assert not nvmet.exists(TARGET, TAKE)
+    assert nvmet.has_portals(TARGET, PORTALS)
+
+
+def test_a_port_of_another_kind_may_have_the_controller(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    """No table tells of its connections: a fence closes it, and is not stopped by it."""
+    make_all(nvmet)
+    fs.make("ports/9")
+    fs.write("ports/9/addr_trtype", "rdma")
+    fs.write("ports/9/addr_traddr", "10.77.0.1")
+    fs.link(f"ports/9/subsystems/{TARGET}", f"subsystems/{TARGET}")
+    assert nvmet.has_session(TARGET, TAKE)
+    assert not interrupt(fs, lambda: nvmet.end_session(TARGET, TAKE, grace_s=0), 0)
+    nvmet.end_session(TARGET, TAKE, grace_s=0)
+    assert not fs.links("ports/9/subsystems")
+    assert not nvmet.exists(TARGET, TAKE)
+
+
 def test_the_host_of_a_subsystem_with_a_former_name_stays(
     nvmet: RealNvmet, fs: FakeNvmetfs
 ) -> None:

@@ -6,24 +6,54 @@ from zfsilod.ctl.output.messages import as_json, dumps, plain
 from zfsilod.ctl.output.progress import progress_of
 from zfsilod.ctl.output.table import clean, say
 from zfsilod.ctl.parse import bare
+from zfsilod.model.errors import AlreadyExists
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
     from typing import Any
 
     from zfsilod.ctl.client import Server
     from zfsilod.ctl.messages import Message
 
 
-def change(args: Namespace, server: Server, method: str, request: Any) -> None:
-    """Submit a change, and print its outcome."""
-    answer = ask(args, server, method, request)
+def change(
+    args: Namespace,
+    server: Server,
+    method: str,
+    request: Any,
+    note: Callable[[Any], str] | None = None,
+) -> None:
+    """Submit a change, and print its outcome, with what `note` says of the answer."""
+    answer = ask(args, server, method, request, note)
     if args.json:
         print(dumps(answer))
 
 
-def ask(args: Namespace, server: Server, method: str, request: Any) -> dict[str, Any]:
+def create(
+    args: Namespace,
+    server: Server,
+    created: tuple[str, Any],
+    updated: tuple[str, Any],
+    note: Callable[[Any], str],
+) -> None:
+    """Submit a creation; with --update change an existing resource to the same values."""
+    try:
+        change(args, server, *created, note)
+    except AlreadyExists:
+        if not args.update:
+            raise
+        change(args, server, *updated, note)
+
+
+def ask(
+    args: Namespace,
+    server: Server,
+    method: str,
+    request: Any,
+    note: Callable[[Any], str] | None = None,
+) -> dict[str, Any]:
     """Submit a change and print its outcome; with --json return the answer instead."""
     if args.dry_run:
         request.validate_only = True
@@ -38,7 +68,9 @@ def ask(args: Namespace, server: Server, method: str, request: Any) -> dict[str,
         answer = call.answer()
         return _reported(args, answer, outcome(answer.operation))
     answer = send(server, method, request, follow=not (args.json or args.quiet))
-    return _reported(args, answer, outcome(answer.operation))
+    noted = note(answer) if note is not None else ""
+    text = outcome(answer.operation)
+    return _reported(args, answer, f"{text}\n{noted}" if noted else text)
 
 
 def send(server: Server, method: str, request: Message, *, follow: bool = True) -> Any:
@@ -90,7 +122,12 @@ def show_run(args: Namespace, answer: Any, name: str) -> None:
     for operation in answer.operations:
         say(args, show_line(operation))
     if not answer.operations:
-        say(args, f"{clean(name)} selects no volume")
+        say(args, selects_none(name))
+
+
+def selects_none(name: str) -> str:
+    """Return the sentence on a policy that selects no volume."""
+    return f"{clean(name)} selects no volume"
 
 
 def set_fields(request: Any, target: Any, values: dict[str, Any]) -> None:

@@ -147,6 +147,7 @@ DELAY = Argument(
     type=parse_number,
     text="the timer adds up to this time, at random (0)",
 )
+UPDATE = flag("--update", text="change an existing policy of this name to these values")
 HOST = Argument("name", metavar="HOST", offer="hosts", text="id of the host")
 OPERATION_ID = "id of the operation, or a unique start or end of it"
 OPERATION = Argument("name", metavar="OPERATION", offer="operations", text=OPERATION_ID)
@@ -383,7 +384,7 @@ COMMANDS = (
             repeatable("-l", "--label", metavar="NAME=VALUE",
                        text="only of volumes with this label (all volumes)"),
             flag("--group", text="take them at the same moment, as a snapshot group"),
-            DELAY, changes=True),
+            DELAY, UPDATE, changes=True),
     Command("schedule list", "schedule:list_policies", "list the snapshot policies",
             filter_option("id : night")),
     Command("schedule show", "schedule:show", "show a policy and its last run", POLICY),
@@ -411,7 +412,7 @@ COMMANDS = (
                        text="this volume, besides those with the labels"),
             Argument("--rate", type=parse_size, default=0, metavar="BYTES",
                      text="most bytes a second of all volumes together, as 20M (no limit)"),
-            DELAY, changes=True),
+            DELAY, UPDATE, changes=True),
     Command("replication list", "replication:list_policies", "list the replication policies",
             filter_option("peer = other")),
     Command("replication show", "replication:show", "show a policy and its last run", REPLICATION),

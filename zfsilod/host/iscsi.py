@@ -36,7 +36,13 @@ from zfsilod.model.errors import (
 )
 from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import iscsi_name, join_portal, parse_initiator_name, portal_parts
+from zfsilod.model.names import (
+    is_nqn,
+    iscsi_name,
+    join_portal,
+    parse_initiator_name,
+    portal_parts,
+)
 from zfsilod.storage.files import make_folder, write_private
 from zfsilod.storage.paths import exists, read_text, remove_file
 
@@ -441,11 +447,15 @@ def initiator_name(path: AnyPath = INITIATOR_NAME) -> str:
 
 
 def host_nqn(path: AnyPath = HOST_NQN) -> str:
-    """Return the NVMe name of this host; "" without nvme-cli's file."""
+    """Return the NVMe name of this host; "" without nvme-cli's file, or with another content.
+
+    zfsilo only tells when it changes. As for nvme-cli the first line counts.
+    """
     try:
-        return read_text(path).strip()
-    except OSError:
+        name = read_text(path).partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
         return ""
+    return name if is_nqn(name) else ""
 
 
 def _settings(chap: Chap, lost_session_s: int) -> dict[str, str]:

@@ -49,15 +49,16 @@ class Logins:
         self._lock = lock
 
     def log_in(self, target: str) -> None:
-        """Log in to the first portal that answers."""
+        """Log in to the first portal that lets this host in.
+
+        Who refuses at one portal may be another server, which has its address in this network.
+        """
         error: ZfsiloError = no_node(target)
         for portal in dict.fromkeys(self._nodes.files(target).values()):
             try:
                 self.log_in_at(target, portal)
-            except PermissionDenied:
-                raise
             except ZfsiloError as failure:
-                error = failure
+                error = error if isinstance(error, PermissionDenied) else failure
             else:
                 return
         raise error

@@ -88,7 +88,10 @@ class NvmePaths:
     def connect(
         self, target: str, portals: tuple[str, ...], chap: Chap, lost_session_s: int
     ) -> None:
-        """Connect to each portal that answers. Raises when no controller is made, or is live."""
+        """Connect to each portal that answers. Raises when no controller is made, or is live.
+
+        Who refuses at one portal may be another server, which has its address in this network.
+        """
         lost = self._disks.controllers(target)
         error: ZfsiloError = Unavailable(f"{target} has no portal", target=target)
         error = recovering(target, lost[0].state) if lost else error
@@ -100,9 +103,8 @@ class NvmePaths:
             number = self._send(target, options)
             connected = connected or number in (0, errno.EALREADY)
             if number not in (0, errno.EALREADY):
-                error = connect_error(number, target, portal, tls=chap.has_tls)
-                if isinstance(error, PermissionDenied):
-                    break
+                failure = connect_error(number, target, portal, tls=chap.has_tls)
+                error = error if isinstance(error, PermissionDenied) else failure
         if not connected and not self.is_live(target):
             raise error
         # The path of a new controller appears after the write that has made it.

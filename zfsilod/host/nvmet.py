@@ -309,7 +309,8 @@ class RealNvmet:
         come back at once, or when a removal that was stopped is repeated.
         """
         link = f"{_subsystem(target)}/allowed_hosts/{nqn(initiator)}"
-        if initiator in self.list_acls(target):
+        # One that was stopped may have left the controller of a host that connected meanwhile.
+        if initiator in self.list_acls(target) or self._closed.has(nqn(target)):
             portals = self._noted_portals(target)
             for _moment in ("before", "meanwhile"):  # a host may connect until it is not allowed
                 if self._ports.has_connections(portals):
@@ -325,9 +326,9 @@ class RealNvmet:
     def _noted_portals(self, target: str) -> tuple[str, ...]:
         """Return the portals that a subsystem has, or had when a removal was stopped: noted."""
         closed = self._closed.find(target)
-        if closed is not None:
-            return closed[0]
         portals = tuple(sorted(self._ports.portals(target)))
+        if closed is not None:
+            return (*closed[0], *portals)
         if portals:
             self._closed.note(target, portals, tls=self._ports.requires_tls(target))
         return portals

@@ -143,8 +143,14 @@ class NvmetPorts:
                 self._remove_unused(port)
 
     def has_connections(self, portals: Iterable[str]) -> bool:
-        """Tell whether any client is connected to one of these portals: proc_net_tcp(5)."""
-        ports = {portal_parts(portal)[1] for portal in portals}
+        """Tell whether any client may be connected to one of these portals: proc_net_tcp(5).
+
+        Nothing tells it of a port of another kind than TCP, which another program has linked: "".
+        """
+        known = set(portals)
+        if "" in known:
+            return True
+        ports = {portal_parts(portal)[1] for portal in known}
         return bool(ports) and any(
             state == ESTABLISHED and int(local.rpartition(":")[2], 16) in ports
             for table in ("tcp", "tcp6")

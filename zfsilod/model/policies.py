@@ -42,12 +42,13 @@ class RunOutcome(Stored):
     ran_at: int = 0
     succeeded_at: int = 0  # of the last run without a failure
     failures: tuple[str, ...] = ()  # of the last run
-    missed: bool = False  # the run failed while the pool was held, or was cut off: it follows
+    missed: bool = False  # it runs, failed while the pool was held, or was cut off: it follows
+    timer_failure: str = ""  # why the timer could not be started
 
     @property
     def all_failures(self) -> tuple[str, ...]:
         """The sentences that an administrator sees."""
-        return self.failures
+        return (*self.failures, *filter(None, [self.timer_failure]))
 
     @property
     def failed(self) -> int:
@@ -72,8 +73,8 @@ class PolicyOutcome(RunOutcome, tag="PolicyOutcome"):
 
     @property
     def all_failures(self) -> tuple[str, ...]:
-        """The failures of the last run, and of the last deletions."""
-        return (*self.failures, *self.prune_failures)
+        """The failures of the last run, of the last deletions, and of the timer."""
+        return (*self.failures, *self.prune_failures, *filter(None, [self.timer_failure]))
 
 
 class ReplicationPolicy(TimedPolicy, tag="ReplicationPolicy"):
@@ -88,4 +89,4 @@ class ReplicationPolicy(TimedPolicy, tag="ReplicationPolicy"):
 
 
 class ReplicationOutcome(RunOutcome, tag="ReplicationOutcome"):
-    """The outcome of the last run of a replication policy; `missed` while it runs."""
+    """The outcome of the last run of a replication policy."""

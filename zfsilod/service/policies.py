@@ -3,16 +3,18 @@
 It submits the requests that callers use, CreateSnapshot and CreateSnapshotGroup. What the grid
 does not keep is deleted by pruner.py.
 
-A run that fails while the pool is held, such as before its import, is repeated when it is not:
-systemd counts it as done.
+A run that fails while the pool is held, such as before its import, is repeated when it is not, and
+one that ends with the daemon after the next start: systemd counts both as done.
 """
 
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.model.policies import PolicyOutcome, SnapshotPolicy
+from zfsilod.model.records import Snapshot, SnapshotGroup
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.snapshots import MAX_MEMBER_ID, CreateSnapshot, CreateSnapshotGroup
 from zfsilod.service.policy_runs import PolicyRun, PolicyRunner
@@ -54,9 +56,9 @@ class SnapshotRunner(PolicyRunner[SnapshotPolicy, PolicyOutcome]):
     def requests(self, txn: Transaction, policy: SnapshotPolicy) -> list[Request[Any]]:
         """Return the requests that take the snapshots of a run."""
         volumes = selected(policy, volume_labels(txn))
-        moment = moment_name(policy.id, self.context.now())
         if not volumes:
             return []
+        moment = free_moment(txn, policy, volumes, moment_name(policy.id, self.context.now()))
         if policy.grouped:
             names = tuple(volumes)
             return [CreateSnapshotGroup(id=moment, volumes=names, policy=policy.id)]
@@ -69,6 +71,20 @@ class SnapshotRunner(PolicyRunner[SnapshotPolicy, PolicyOutcome]):
 def moment_name(policy_id: str, at: int) -> str:
     """Return the name of what a policy takes at a time: nightly-20260201t023000z, in UTC."""
     return f"{policy_id}-{time.strftime('%Y%m%dt%H%M%Sz', time.gmtime(at))}"
+
+
+def free_moment(txn: Transaction, policy: SnapshotPolicy, volumes: list[str], moment: str) -> str:
+    """Return the name of a moment, with a number when a snapshot or group has it already.
+
+    A clock that was set back, or a second run in a second, would else find the older snapshot and
+    take none.
+    """
+    for number in count(1):
+        name = moment if number == 1 else f"{moment}-{number}"
+        single = (txn.get(Snapshot, snapshot_id(name, volume)) for volume in volumes)
+        if not (txn.get(SnapshotGroup, name) if policy.grouped else any(single)):
+            return name
+    raise AssertionError("there is always a next number")
 
 
 def snapshot_id(moment: str, volume: str) -> str:

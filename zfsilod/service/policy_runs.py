@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from abc import ABCMeta, abstractmethod
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -66,6 +67,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         self.submitter = submitter
         self._policy = policy
         self._outcome = outcome
+        self._running: Counter[str] = Counter()  # runs of this process, by policy
 
     @abstractmethod
     def requests(self, txn: Transaction, policy: P) -> list[Request[Any]]:
@@ -86,12 +88,13 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         return PolicyRun(tuple(planned))
 
     async def repeat_missed(self) -> None:
-        """Run the policies again whose last run was missed: see RunOutcome.
+        """Run the policies again whose last run was missed, and does not run: see RunOutcome.
 
         Not before the operations that failed with it are rolled back: they have the volumes.
         """
         with self.context.read() as txn:
-            missed = [outcome.id for outcome in txn.scan(self._outcome) if outcome.missed]
+            outcomes = [outcome for outcome in txn.scan(self._outcome) if outcome.missed]
+            missed = [one.id for one in outcomes if not self._running[one.id]]
             due = [policy_id for policy_id in missed if not self._is_blocked(txn, policy_id)]
         for policy_id in due:
             with suppress(NotFound):  # it was deleted meanwhile
@@ -99,7 +102,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
 
     async def repeat(self, policy_id: str) -> None:
         """Run a policy again. Raises NotFound."""
-        log.info("the run of policy %s follows: the pool can be changed again", policy_id)
+        log.info("the run of policy %s follows", policy_id)
         await self.run(policy_id, caller=DAEMON)
 
     async def submit_all(
@@ -111,7 +114,25 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         at_once: int,
         deadline_s: float,
     ) -> PolicyRun:
-        """Submit the requests of a policy, `at_once` at a time, and store the outcome."""
+        """Submit the requests of a policy, `at_once` at a time, and store the outcome.
+
+        It is stored as missed before, so that a run that ends with the daemon begins again.
+        """
+        self._running[policy_id] += 1
+        try:
+            await self.context.write(partial(self._mark_begun, policy_id))
+            return await self._submit_all(policy_id, requests, caller, at_once, deadline_s)
+        finally:
+            self._running[policy_id] -= 1
+
+    async def _submit_all(
+        self,
+        policy_id: str,
+        requests: list[Request[Any]],
+        caller: Caller,
+        at_once: int,
+        deadline_s: float,
+    ) -> PolicyRun:
         turn = asyncio.Semaphore(at_once)
         until = time.monotonic() + deadline_s
         ended = await asyncio.gather(
@@ -163,6 +184,10 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         operations = (txn.get(Operation, owner) for owner in owners if owner is not None)
         states = [one.state for one in operations if one is not None]
         return "FAILED" in states or "NEEDS_REPAIR" in states
+
+    def _mark_begun(self, policy_id: str, txn: Transaction) -> None:
+        if txn.get(self._policy, policy_id) is not None:
+            txn.put(outcome_of(txn, self._outcome, policy_id).but(missed=True))
 
     def _store(self, new: R, txn: Transaction) -> None:
         if txn.get(self._policy, new.id) is None:

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.policies import ReplicationPolicy, SnapshotPolicy
+from zfsilod.model.policies import (
+    PolicyOutcome,
+    ReplicationOutcome,
+    ReplicationPolicy,
+    SnapshotPolicy,
+    TimedPolicy,
+)
+from zfsilod.requests.policies import outcome_of
 
 if TYPE_CHECKING:
-    from zfsilod.model.policies import TimedPolicy
     from zfsilod.model.records import Operation
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Timers
     from zfsilod.storage.transaction import Transaction
 
 KEEP_S = 60  # between two comparisons
+OUTCOMES: dict[type[TimedPolicy], type[PolicyOutcome] | type[ReplicationOutcome]] = {
+    SnapshotPolicy: PolicyOutcome,
+    ReplicationPolicy: ReplicationOutcome,
+}
 POLICIES = ("snapshotPolicies/", "replicationPolicies/")  # subjects of requests that change one
 
 log = logging.getLogger(__name__)
@@ -53,7 +64,9 @@ class TimerKeeper:
     async def keep(self) -> None:
         """Start the timers that are missing, and stop those that are of no policy, or outdated.
 
-        None is started while the pool is held: one whose run is due fires at once.
+        None is started while the pool is held: one whose run is due fires at once. One that systemd
+        refuses does not stop the others: its calendar was valid for another version of systemd, or
+        names a time zone that was removed. It is a failure of its policy.
         """
         async with self._turn:
             present = await self._timers.present()
@@ -63,12 +76,41 @@ class TimerKeeper:
                 if timer not in wanted or wanted[timer].timer_text != text:
                     await self._timers.stop(timer)
                     log.info("stopped %s", timer)
+            failures: dict[str, str] = {}
             for timer, policy in wanted.items():
                 if self._context.ownership.holds:
-                    break
+                    return
                 if present.get(timer) != policy.timer_text:
-                    await self._timers.start(policy)
-                    log.info("started %s: %s", timer, policy.calendar)
+                    try:
+                        await self._timers.start(policy)
+                    except ZfsiloError as error:
+                        failures[timer] = f"{timer}: {error.message}"
+                    else:
+                        log.info("started %s: %s", timer, policy.calendar)
+            with self._context.read() as txn:
+                changed = _changed_outcomes(txn, failures)
+            if changed:
+                await self._context.write(partial(_store, failures))
+
+
+def _changed_outcomes(
+    txn: Transaction, failures: dict[str, str]
+) -> list[PolicyOutcome | ReplicationOutcome]:
+    """Return the outcomes of the policies whose timers have another failure than is stored."""
+    policies = timed_policies(txn).items()
+    outcomes = ((name, outcome_of(txn, OUTCOMES[type(one)], one.id)) for name, one in policies)
+    return [
+        outcome.but(timer_failure=failures.get(name, ""))
+        for name, outcome in outcomes
+        if outcome.timer_failure != failures.get(name, "")
+    ]
+
+
+def _store(failures: dict[str, str], txn: Transaction) -> None:
+    for outcome in _changed_outcomes(txn, failures):
+        if outcome.timer_failure:
+            log.warning("%s", outcome.timer_failure)
+        txn.put(outcome)
 
 
 def timed_policies(txn: Transaction) -> dict[str, TimedPolicy]:

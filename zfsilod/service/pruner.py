@@ -68,7 +68,10 @@ class Pruner:
             dropped = await asyncio.to_thread(self._dropped, now, pool)
             for kept in due.difference(dropped):
                 self._retry_at[kept] = time.monotonic() + RETRY_S
-            for moment in [one for one in dropped if one in due][:AT_ONCE]:
+            pending = [one for one in dropped if one in due]
+            if len(pending) > AT_ONCE:
+                self._due = 0.0  # the rest follows in the next pass
+            for moment in pending[:AT_ONCE]:
                 self._failures.pop(moment, None)
                 if sentence := await self._delete(moment):
                     self._failures[moment] = f"{moment.id}: {sentence}"

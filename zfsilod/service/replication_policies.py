@@ -16,7 +16,7 @@ from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.policies import ReplicationOutcome, ReplicationPolicy
 from zfsilod.model.records import Volume
-from zfsilod.requests.policies import need_policy, outcome_of
+from zfsilod.requests.policies import need_policy
 from zfsilod.requests.replication import ReplicateVolume
 from zfsilod.service.policy_runs import PolicyRun, PolicyRunner
 from zfsilod.storage.selection import selected, volume_labels
@@ -90,7 +90,6 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
         return self._runs[policy.id]
 
     async def _run(self, policy: ReplicationPolicy, caller: Caller) -> PolicyRun:
-        await self.context.write(partial(_mark_begun, policy.id))
         due = await self._due(policy)
         requests = [
             request.but(due_at=due, due_of=policy.timer_text)
@@ -125,8 +124,3 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
 def missing(txn: Transaction, policy: ReplicationPolicy) -> list[str]:
     """Return the volumes that a policy names and that do not exist."""
     return [volume for volume in policy.volumes if txn.get(Volume, volume) is None]
-
-
-def _mark_begun(policy_id: str, txn: Transaction) -> None:
-    if txn.get(ReplicationPolicy, policy_id) is not None:
-        txn.put(outcome_of(txn, ReplicationOutcome, policy_id).but(missed=True))

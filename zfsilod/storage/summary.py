@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from zfsilod.storage.transaction import Transaction
 
 
+NO_TIMER = "has no timer"
+
+
 class Attention(Record):
     """A problem that zfsilo does not repair by itself."""
 
@@ -38,9 +41,11 @@ def about_volume(name: str, sentence: str) -> Attention:
 
 
 def _about_policy(outcome: PolicyOutcome) -> Attention:
-    sentences = outcome.failures or outcome.prune_failures
+    sentences = outcome.failures or outcome.prune_failures or outcome.all_failures
     more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
     what = "could not take a snapshot" if outcome.failures else "could not delete a snapshot"
+    if not (outcome.failures or outcome.prune_failures):
+        what = NO_TIMER
     return Attention(
         subject=f"snapshotPolicies/{outcome.id}",
         sentence=f"policy {outcome.id} {what}: {sentences[0]}{more}",
@@ -50,10 +55,10 @@ def _about_policy(outcome: PolicyOutcome) -> Attention:
 
 def _about_replication(outcome: ReplicationOutcome) -> Attention:
     more = f" and {outcome.failed - 1} more" if outcome.failed > 1 else ""
+    what = "could not send a volume" if outcome.failures else NO_TIMER
     return Attention(
         subject=f"replicationPolicies/{outcome.id}",
-        sentence=f"replication policy {outcome.id} could not send a volume: "
-        f"{outcome.failures[0]}{more}",
+        sentence=f"replication policy {outcome.id} {what}: {outcome.all_failures[0]}{more}",
         command=f"zfsiloctl replication show {outcome.id}",
     )
 

@@ -236,7 +236,7 @@ def replication_policy(
         running=outcome.missed,
         run_time=_time(outcome.ran_at),
         success_time=_time(outcome.succeeded_at),
-        failures=outcome.failures,
+        failures=outcome.all_failures,
         etag=str(record.revision),
         create_time=_time(record.created_at),
         update_time=_time(record.updated_at),

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from zfsilod.ctl import change as changes
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change, send, set_fields, show_run
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
-from zfsilod.ctl.parse import assignments, bare, changed_labels, is_removal, resource
+from zfsilod.ctl.parse import (
+    assignments,
+    bare,
+    changed_labels,
+    check_selects,
+    is_removal,
+    resource,
+)
 from zfsilod.ctl.times import age, when
 from zfsilod.model import deadlines
 from zfsilod.model.errors import InvalidArgument
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
     from zfsilod.ctl.client import Server
 
+FIELDS = ["peer", "calendar", "selector", "volumes", "bytes_per_second", "max_delay_seconds"]
 LIST = ("NAME", "TO", "CALENDAR", "SELECTS", "VOLUMES", "LAST RUN", "FAILURES")
 POLICIES = "replicationPolicies"
 
@@ -38,7 +47,8 @@ def replicate(args: Namespace) -> None:
 
 
 def create(args: Namespace) -> None:
-    """Create a policy."""
+    """Create a policy, or with --update change one to these values."""
+    name = bare(args.name, POLICIES)
     policy = pb.ReplicationPolicy(
         peer=args.to,
         calendar=args.calendar,
@@ -47,10 +57,19 @@ def create(args: Namespace) -> None:
         bytes_per_second=args.rate,
         max_delay_seconds=args.delay or 0,
     )
-    name = bare(args.name, POLICIES)
-    request = pb.CreateReplicationPolicyRequest(policy_id=name, policy=policy)
+    created = pb.CreateReplicationPolicyRequest(policy_id=name, policy=policy)
+    changed = pb.ReplicationPolicy()
+    changed.CopyFrom(policy)
+    changed.name = resource(name, POLICIES)
+    updated = pb.UpdateReplicationPolicyRequest(policy=changed, update_mask=FIELDS)
     with dial(args) as server:
-        change(args, server, "CreateReplicationPolicy", request)
+        changes.create(
+            args,
+            server,
+            ("CreateReplicationPolicy", created),
+            ("UpdateReplicationPolicy", updated),
+            _note,
+        )
 
 
 def list_policies(args: Namespace) -> None:
@@ -123,11 +142,15 @@ def update(args: Namespace) -> None:
         if args.label or args.volume:  # replaced as a whole; the etag detects a change since
             current = _get(server, args.name)
             request.etag = args.etag or current.etag
+            labels = changed_labels(dict(current.selector), args.label)
+            volumes = _changed_volumes(current.volumes, args.volume)
+            selected = bool(current.selector or current.volumes)
+            check_selects("replication", current.id, selected, bool(labels or volumes))
         if args.label:
-            request.policy.selector.update(changed_labels(dict(current.selector), args.label))
+            request.policy.selector.update(labels)
             request.update_mask.append("selector")
         if args.volume:
-            request.policy.volumes.extend(_changed_volumes(current.volumes, args.volume))
+            request.policy.volumes.extend(volumes)
             request.update_mask.append("volumes")
         if not request.update_mask:
             raise InvalidArgument(
@@ -135,7 +158,7 @@ def update(args: Namespace) -> None:
                 reason="USAGE",
                 usage="zfsiloctl replication update --help",
             )
-        change(args, server, "UpdateReplicationPolicy", request)
+        change(args, server, "UpdateReplicationPolicy", request, _note)
 
 
 def delete(args: Namespace) -> None:
@@ -167,6 +190,13 @@ def _changed_volumes(volumes: list[str], texts: list[str]) -> list[str]:
     removed = {resource(text[:-1], "volumes") for text in texts if is_removal(text)}
     added = [resource(text, "volumes") for text in texts if not is_removal(text)]
     return [name for name in dict.fromkeys([*volumes, *added]) if name not in removed]
+
+
+def _note(answer: Any) -> str:
+    """Return a hint when a policy selects nothing: a label may be misspelt."""
+    policy = answer.policy
+    selects = not answer.HasField("policy") or policy.selected
+    return "" if selects else changes.selects_none(policy.id)
 
 
 def _get(server: Server, name: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from zfsilod.ctl import change as changes
 from zfsilod.ctl import messages as pb
 from zfsilod.ctl.change import change, send, set_fields, show_run
 from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
-from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
+from zfsilod.ctl.parse import assignments, bare, changed_labels, check_selects, resource
 from zfsilod.ctl.times import age, when
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.lean import TYPE_CHECKING
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
     from zfsilod.ctl.client import Server
 
+FIELDS = ["calendar", "grid", "selector", "grouped", "max_delay_seconds"]
 LIST = ("NAME", "CALENDAR", "KEEP", "LABELS", "VOLUMES", "LAST RUN", "FAILURES")
 
 
 def create(args: Namespace) -> None:
-    """Create a policy."""
+    """Create a policy, or with --update change one to these values."""
+    name = bare(args.name, "snapshotPolicies")
     policy = pb.SnapshotPolicy(
         calendar=args.calendar,
         grid=args.keep,
@@ -31,10 +34,19 @@ def create(args: Namespace) -> None:
         grouped=args.group,
         max_delay_seconds=args.delay or 0,
     )
-    name = bare(args.name, "snapshotPolicies")
-    request = pb.CreateSnapshotPolicyRequest(policy_id=name, policy=policy)
+    created = pb.CreateSnapshotPolicyRequest(policy_id=name, policy=policy)
+    changed = pb.SnapshotPolicy()
+    changed.CopyFrom(policy)
+    changed.name = resource(name, "snapshotPolicies")
+    updated = pb.UpdateSnapshotPolicyRequest(policy=changed, update_mask=FIELDS)
     with dial(args) as server:
-        change(args, server, "CreateSnapshotPolicy", request)
+        changes.create(
+            args,
+            server,
+            ("CreateSnapshotPolicy", created),
+            ("UpdateSnapshotPolicy", updated),
+            _note,
+        )
 
 
 def list_policies(args: Namespace) -> None:
@@ -101,7 +113,9 @@ def update(args: Namespace) -> None:
         set_fields(request, request.policy, values)
         if args.label:  # replaced as a whole; the etag detects a change since they were read
             current = _get(server, args.name)
-            request.policy.selector.update(changed_labels(dict(current.selector), args.label))
+            labels = changed_labels(dict(current.selector), args.label)
+            check_selects("schedule", current.id, bool(current.selector), bool(labels))
+            request.policy.selector.update(labels)
             request.etag = args.etag or current.etag
             request.update_mask.append("selector")
         if not request.update_mask:
@@ -110,7 +124,7 @@ def update(args: Namespace) -> None:
                 reason="USAGE",
                 usage="zfsiloctl schedule update --help",
             )
-        change(args, server, "UpdateSnapshotPolicy", request)
+        change(args, server, "UpdateSnapshotPolicy", request, _note)
 
 
 def delete(args: Namespace) -> None:
@@ -128,6 +142,13 @@ def run(args: Namespace) -> None:
     with dial(args) as server:
         answer = send(server, "RunSnapshotPolicy", request, follow=False)
     show_run(args, answer, bare(args.name, "snapshotPolicies"))
+
+
+def _note(answer: Any) -> str:
+    """Return a hint when a policy selects nothing: a label may be misspelt."""
+    policy = answer.policy
+    selects = not answer.HasField("policy") or policy.volumes
+    return "" if selects else changes.selects_none(policy.id)
 
 
 def _get(server: Server, name: str) -> Any:

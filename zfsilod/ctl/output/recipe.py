@@ -34,7 +34,10 @@ def recipe(connection: Any, tool: str) -> list[str]:
 
     Without secrets it has HIDDEN and HIDDEN_MUTUAL in their places.
     """
-    return [*_notes(connection), *RECIPES[tool](connection)]
+    notes = list(_notes(connection))
+    if tool == "libvirt":  # XML
+        notes = [f"<!-- {note.removeprefix('# ')} -->" for note in notes]
+    return [*notes, *RECIPES[tool](connection)]
 
 
 def default_tool(target: str) -> str:
@@ -178,7 +181,8 @@ def _windows(connection: Any) -> Iterator[str]:
 
 def _libvirt(connection: Any) -> Iterator[str]:
     address, port = _portals(connection)[0]
-    by_path = f"by-path/ip-{_joined(address, port)}-iscsi-{connection.target}-lun-0"
+    # udev writes an IPv6 address without brackets: handle_scsi_iscsi() of systemd.
+    by_path = f"by-path/ip-{address}:{port}-iscsi-{connection.target}-lun-0"
     is_nvme = is_nqn(connection.target)
     device = f"by-id/nvme-uuid.{uuid_of(connection.serial)}" if is_nvme else by_path
     yield f"<!-- on the hypervisor first: the recipe for {default_tool(connection.target)} -->"
