@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 CLAIMS = "persistentvolumeclaims"
 DROP_CACHES = "sync; echo 3 > /proc/sys/vm/drop_caches"  # so that a read asks the server
 GONE_S = 600
+NOTHING = hashlib.sha256().hexdigest()
 
 
 class OnePod:
@@ -74,6 +76,7 @@ class OnePod:
     def write(self, volume: PodVolume) -> str:
         """Write random data to the volume of the pod, and return their checksum."""
         checksum = self._run(volume.name, volume.write).split()[0]
+        assert checksum != NOTHING
         self._sums[volume.name] = checksum
         say(f"pod {volume.name}: has written {checksum[:8]}")
         return checksum

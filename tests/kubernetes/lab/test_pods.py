@@ -14,13 +14,7 @@ from tests.kubernetes.chart import NAMESPACE
 from tests.kubernetes.lab.node import NAME
 from tests.kubernetes.lab.pods import CLAIMS
 from tests.kubernetes.lab.progress import say
-from tests.kubernetes.lab.volumes import (
-    ISCSI_DEVICE,
-    ISCSI_FILES,
-    NVME_DEVICE,
-    NVME_FILES,
-    PodVolume,
-)
+from tests.kubernetes.lab.volumes import ISCSI_FILES, NVME_DEVICE, VOLUMES, PodVolume
 from tests.lab import leak_check
 
 if TYPE_CHECKING:
@@ -53,59 +47,49 @@ def test_the_plugin_runs_in_a_pod(lab: LabCluster) -> None:
     lab.api.until("pods", ready, "the node's pod is ready", namespace=NAMESPACE, within_s=READY_S)
 
 
-def written_and_read(lab: LabCluster, work: Workload, pods: OnePod, volume: PodVolume) -> None:
-    """A pod gets a zvol over the transport of its class, and reads from it what it wrote."""
-    pods.use(volume)
-    assert pods.write(volume) == pods.read(volume)
-    handle = work.volume(volume.name)["spec"]["csi"]["volumeHandle"]
-    dataset = f"tank/zfsilo/{handle.partition('/')[2]}"
-    give = lab.pair.give
-    listed = give.run("zfs", "list", "-Ho", "type", dataset, timeout_s=STEP_S)
-    assert listed.stdout == "volume\n"
-    transports = [
-        publication["transport"]
-        for record in leak_check.records(give)
-        if record.get("dataset") == dataset
-        for publication in record["publications"]
-    ]
-    assert transports == [f"TRANSPORT_{volume.transport.upper()}"]
+@pytest.mark.parametrize("volume", VOLUMES, ids=lambda volume: volume.name, scope="class")
+class TestVolume:
+    """One volume after the other: the tests of one run before those of the next."""
 
+    def test_it_is_written_and_read(
+        self, lab: LabCluster, work: Workload, pods: OnePod, volume: PodVolume
+    ) -> None:
+        """A pod gets a zvol over the transport of its class, and reads from it what it wrote."""
+        pods.use(volume)
+        assert pods.write(volume) == pods.read(volume)
+        handle = work.volume(volume.name)["spec"]["csi"]["volumeHandle"]
+        dataset = f"tank/zfsilo/{handle.partition('/')[2]}"
+        give = lab.pair.give
+        listed = give.run("zfs", "list", "-Ho", "type", dataset, timeout_s=STEP_S)
+        assert listed.stdout == "volume\n"
+        transports = [
+            publication["transport"]
+            for record in leak_check.records(give)
+            if record.get("dataset") == dataset
+            for publication in record["publications"]
+        ]
+        assert transports == [f"TRANSPORT_{volume.transport.upper()}"]
 
-def test_a_filesystem_over_iscsi(lab: LabCluster, work: Workload, pods: OnePod) -> None:
-    written_and_read(lab, work, pods, ISCSI_FILES)
-
-
-def test_a_snapshot_is_restored(work: Workload, pods: OnePod) -> None:
-    """Of a filesystem that is in use; what is written afterwards is not in the restored volume."""
-    pods.use(ISCSI_FILES)
-    older = pods.written(ISCSI_FILES)
-    source = work.snapshot("then", ISCSI_FILES.name)
-    say("snapshot then: ready")
-    newer = pods.write(ISCSI_FILES)
-    pods.use(ISCSI_FILES, "restored", **source)
-    assert pods.read(ISCSI_FILES, "restored") == older != newer
-    pods.remove()
-    pods.remove_claims("restored")
-    pods.remove_snapshot("then")
-
-
-def test_a_device_over_iscsi(lab: LabCluster, work: Workload, pods: OnePod) -> None:
-    written_and_read(lab, work, pods, ISCSI_DEVICE)
-
-
-def test_a_filesystem_over_nvme(lab: LabCluster, work: Workload, pods: OnePod) -> None:
-    written_and_read(lab, work, pods, NVME_FILES)
-
-
-def test_a_device_over_nvme(lab: LabCluster, work: Workload, pods: OnePod) -> None:
-    written_and_read(lab, work, pods, NVME_DEVICE)
+    def test_a_snapshot_is_restored(self, work: Workload, pods: OnePod, volume: PodVolume) -> None:
+        """It is taken in use; what is written afterwards is not in the restored volume."""
+        snapshot, restored = f"{volume.name}-then", f"{volume.name}-restored"
+        pods.use(volume)
+        older = pods.written(volume)
+        source = work.snapshot(snapshot, volume.name)
+        say(f"snapshot {snapshot}: ready")
+        newer = pods.write(volume)
+        pods.use(volume, restored, **source)
+        assert pods.read(volume, restored) == older != newer
+        pods.remove()
+        pods.remove_claims(restored)
+        pods.remove_snapshot(snapshot)
 
 
 @pytest.mark.parametrize("volume", [NVME_DEVICE, ISCSI_FILES], ids=lambda volume: volume.name)
 def test_a_power_cut_of_the_server(lab: LabCluster, pods: OnePod, volume: PodVolume) -> None:
     """Under a pod that writes: its data remain, no write fails, and its writing goes on.
 
-    The filesystem is the one of the first test, with what was written after the snapshot.
+    They are the volumes of the tests before, with what was written after their snapshots.
     """
     pods.use(volume)
     written = pods.written(volume)

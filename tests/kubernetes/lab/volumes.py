@@ -79,6 +79,5 @@ class PodVolume(NamedTuple):
 
 
 ISCSI_FILES = PodVolume("iscsi", block=False)
-ISCSI_DEVICE = PodVolume("iscsi", block=True)
-NVME_FILES = PodVolume("nvme", block=False)
 NVME_DEVICE = PodVolume("nvme", block=True)
+VOLUMES = [ISCSI_FILES, PodVolume("iscsi", block=True), PodVolume("nvme", block=False), NVME_DEVICE]
