@@ -85,7 +85,7 @@ def test_an_upgrade_fails_no_request_and_a_purge_leaves_nothing(sd: SystemdHost)
 
 def zfsilo_paths(machine: SystemdHost) -> set[str]:
     """Return the paths whose name contains zfsilo."""
-    return set(machine.run("sh", "-c", FIND, timeout_s=60).stdout.split())
+    return set(machine.run("sh", "-c", FIND, timeout_s=240).stdout.split())
 
 
 def main_pid(machine: SystemdHost) -> str:
