@@ -23,4 +23,5 @@ def test_the_suites_of_the_lab_are_first_and_in_one_process() -> None:
     lab, *others = lanes(list(SUITES))
     assert (lab.names, lab.parts) == (list(LAB), 1)
     assert {name for lane in others for name in lane.names} == set(LOCAL)
+    assert set(DIVISIBLE) < set(LOCAL)
     assert all(len(lane.names) == 1 for lane in others)

@@ -86,7 +86,8 @@ class UnitsHost:
 
     def kept(self) -> dict[str, Any]:
         """Return the facts, without the owner of the pool and the epochs, which never go back."""
-        facts = {name: fact for name, fact in self.facts.snapshot().items() if "owner:" not in name}
+        facts = self.facts.snapshot()
+        facts = {name: fact for name, fact in facts.items() if not name.startswith("owner:")}
         for fact in facts.values():
             if isinstance(fact, dict):
                 fact.get("properties", {}).pop(EPOCH, None)

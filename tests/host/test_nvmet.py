@@ -378,6 +378,19 @@ def test_a_table_of_sockets_that_cannot_be_read_is_not_an_empty_one(
         nvmet.has_session(TARGET, TAKE)
 
 
+def folders_of_unlinks(fs: FakeNvmetfs) -> list[str]:
+    """Return the list to which each later unlink adds the first folder of its path."""
+    unlinked: list[str] = []
+    unlink = fs.unlink
+
+    def record(path: str) -> None:
+        unlinked.append(path.split("/")[0])
+        unlink(path)
+
+    fs.unlink = record  # type: ignore[method-assign]
+    return unlinked
+
+
 @pytest.mark.parametrize("others", [(), (OTHER,)], ids=["alone", "beside another"])
 def test_a_fence_unlinks_the_ports_before_the_host(
     nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path, others: tuple[str, ...]
@@ -386,14 +399,7 @@ def test_a_fence_unlinks_the_ports_before_the_host(
     for other in others:
         nvmet.add_acl(TARGET, other, chap=keys(host=other))
     sockets.write_text(f"  sl\n{CONNECTED}")
-    unlinked = []
-    unlink = fs.unlink
-
-    def record(path: str) -> None:
-        unlinked.append(path.split("/")[0])
-        unlink(path)
-
-    fs.unlink = record  # type: ignore[method-assign]
+    unlinked = folders_of_unlinks(fs)
     nvmet.end_session(TARGET, TAKE, grace_s=0)
     assert unlinked[:3] == ["ports", "ports", "subsystems"]
     assert nvmet.list_acls(TARGET) == list(others)
@@ -438,14 +444,7 @@ def test_a_host_that_connected_before_a_removal_was_stopped_is_ended(
     assert not interrupt(fs, lambda: nvmet.remove_acl(TARGET, TAKE), calls)
     assert (TAKE in nvmet.list_acls(TARGET)) is (calls == 0)
     sockets.write_text(f"  sl\n{CONNECTED}")
-    unlinked = []
-    unlink = fs.unlink
-
-    def record(path: str) -> None:
-        unlinked.append(path.split("/")[0])
-        unlink(path)
-
-    fs.unlink = record  # type: ignore[method-assign]
+    unlinked = folders_of_unlinks(fs)
     nvmet.remove_acl(TARGET, TAKE)
     assert unlinked[:2] == ["ports", "ports"]
     assert not nvmet.exists(TARGET, TAKE)

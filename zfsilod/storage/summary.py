@@ -43,9 +43,10 @@ def about_volume(name: str, sentence: str) -> Attention:
 def _about_policy(outcome: PolicyOutcome) -> Attention:
     sentences = outcome.failures or outcome.prune_failures or outcome.all_failures
     more = f" and {len(sentences) - 1} more" if len(sentences) > 1 else ""
-    what = "could not take a snapshot" if outcome.failures else "could not delete a snapshot"
-    if not (outcome.failures or outcome.prune_failures):
-        what = NO_TIMER
+    if outcome.failures:
+        what = "could not take a snapshot"
+    else:
+        what = "could not delete a snapshot" if outcome.prune_failures else NO_TIMER
     return Attention(
         subject=f"snapshotPolicies/{outcome.id}",
         sentence=f"policy {outcome.id} {what}: {sentences[0]}{more}",

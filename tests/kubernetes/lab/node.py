@@ -75,7 +75,7 @@ KUBELET: dict[str, Any] = {
     "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
     "makeIPTablesUtilChains": False,  # there are no services
     "imageGCHighThresholdPercent": 100,  # what is removed cannot be pulled again
-    # The images nearly fill their disk. A pod that is evicted is no result of the test.
+    # The images nearly fill their disk: kubelet would evict the pods of the tests.
     "evictionHard": dict.fromkeys(("nodefs.available", "imagefs.available"), "0%"),
     "runtimeRequestTimeout": "10m",
 }
