@@ -381,15 +381,12 @@ def grant(
 def publish(
     volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
-    """Return the path up to PUBLISHED, and the access of one more client."""
-    return up(
-        [
-            *key_loaded(volume),
-            *_closed_steps(volume, export),
-            *grant(volume, publication, export, others),
-            *_opening_steps(volume, export, [publication]),
-        ]
-    )
+    """Return the path up to PUBLISHED, with the access of one more client.
+
+    After a boot the others may not have their access yet: they get it before the target listens,
+    or a client would come in before a reservation of another one is in force.
+    """
+    return up([*key_loaded(volume), *published(volume, [*others, publication], export)])
 
 
 def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
