@@ -304,6 +304,8 @@ def test_reservations_are_forgotten_after_the_access(fence: plans.Fence | None) 
     assert isinstance(one[-2].step, Acl)
     every = plans.unpublish(VOLUME, PUBLICATION, HOW, [], fence=fence)
     assert every[-1].step == NoReservations(serial=UID)
+    shared = plans.unpublish(VOLUME, PUBLICATION, HOW, [], fence=fence, shared=True)
+    assert shared[-1].step == NoReservations(serial=UID, client=TAKE), "another target has some"
     again = plans.revoke(VOLUME, PUBLICATION, HOW, [])
     assert again[-1].step == NoReservations(serial=UID, client=TAKE)
     nvme = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [], fence=fence)

@@ -153,10 +153,17 @@ class RealLio:
             raise backstore_in_use(name, by) if any(by) else error from None
 
     def has_reservations(self, serial: str, initiator: str = "") -> bool:
-        return self._reservations.is_saved(serial, initiator)
+        is_saved = self._reservations.is_saved(serial, initiator)
+        return is_saved and bool(initiator or not self._is_exported(serial))
 
     def forget_reservations(self, serial: str, initiator: str = "") -> None:
-        self._reservations.remove_saved(serial, initiator)
+        if self.has_reservations(serial, initiator):
+            self._reservations.remove_saved(serial, initiator)
+
+    def _is_exported(self, serial: str) -> bool:
+        """Tell whether a backstore has a serial: the kernel keeps the file as long as it exists."""
+        serials = (self._fs.read(f"{_backstore(one)}/wwn/vpd_unit_serial") for one in self.list_backstores())
+        return f"{SERIAL_PREFIX}{serial}" in serials
 
     def list_backstores(self) -> list[str]:
         return self._fs.names(CORE)

@@ -162,6 +162,8 @@ class Publish(Request[None]):
         if before is not None and renewed:
             both = [*others, publication]  # the ACL of the new name stands beside the old one's
             actions = (*plans.revoke(named, before, export, both), *actions)
+        elif before is None and not others:  # what is saved is of a time before this record
+            actions = (*plans.forgotten(named, export), *actions)
         counted = named.but(epoch=max(volume.epoch, publication.epoch))
         first = (
             plans.epoch(volume, counted.epoch, view.operation_id)
