@@ -24,6 +24,7 @@ from zfsilod.ctl.tlshd import missing_for_tls
 from zfsilod.ctl.tool_settings import wrong_settings
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.kernel_modules import has_module
+from zfsilod.host.portals import canonical, has_address
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
 from zfsilod.model.names import initiator_name, parse_initiator_name, split_address
@@ -313,18 +314,13 @@ def _lacks_features(run: Runner, pool: str) -> bool:
 
 def _portals(settings: Config) -> Iterator[Prerequisite]:
     """Check that the addresses of the portals are addresses of this host."""
-    for portal in (*settings.server.portals, *settings.server.nvme_portals):
-        address = portal.rpartition(":")[0].strip("[]")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.bind((address, 0))
-        except OSError:
+    for portal in canonical((*settings.server.portals, *settings.server.nvme_portals)):
+        if has_address(portal):
+            yield Prerequisite(f"portal {portal}")
+        else:
             yield Prerequisite(
                 f"portal {portal}", "this host does not have the address", "ip -brief address"
             )
-        else:
-            yield Prerequisite(f"portal {portal}")
 
 
 def _identity() -> Iterator[Prerequisite]:
