@@ -69,6 +69,17 @@ def test_wrong_is_refused_with_file_and_key(tmp_path: Path, text: str, words: st
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["zfsilod.toml", "zfsilod.toml.d/a.toml", "servers.d/give.toml"])
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"# J\xfcrgen\n")
+    path.chmod(0o600)
+    with pytest.raises(InvalidArgument, match=f"{name} is not UTF-8") as caught:
+        config.load(tmp_path)
+    assert caught.value.reason == "BAD_CONFIG"
+
+
 def test_nothing_at_all_is_right(tmp_path: Path) -> None:
     loaded = config.load(tmp_path)
     assert loaded.settings.export.prefix.endswith(loaded.daemon.host_id)

@@ -249,6 +249,8 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomli.loads(path.read_text())
     except tomli.TOMLDecodeError as error:
         raise InvalidArgument(f"{path}: {error}", reason="BAD_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from error
     except OSError as error:
         raise InvalidArgument(
             f"{path} cannot be read: {os.strerror(error.errno or 0)}", reason="BAD_CONFIG"
@@ -279,6 +281,8 @@ def _server(path: Path) -> Access:
         )
     try:
         return parse_join(path.read_text(), path.stem)
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from None
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 

@@ -194,6 +194,12 @@ def parse_initiator_name(text: str) -> str:
     return ""
 
 
+def parse_host_nqn(text: str) -> str:
+    """Return the NQN in the text of nvme-cli's hostnqn; "" if none. The first line counts."""
+    name = text.partition("\n")[0].strip()
+    return name if is_nqn(name) else ""
+
+
 def portal_parts(portal: str) -> tuple[str, int]:
     """Return address and port of "10.0.0.1:3260" or "[fe80::1%eth0]:3260".
 

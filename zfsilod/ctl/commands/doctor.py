@@ -27,7 +27,7 @@ from zfsilod.host.kernel_modules import has_module
 from zfsilod.host.portals import canonical, has_address
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.names import initiator_name, parse_initiator_name, split_address
+from zfsilod.model.names import initiator_name, parse_host_nqn, parse_initiator_name, split_address
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -44,6 +44,7 @@ SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
 # They restore targets of their own at boot.
 CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
+HOST_NQN = "etc/nvme/hostnqn"
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
 LISTENING = "0A"  # TCP_LISTEN
@@ -329,7 +330,7 @@ def _identity() -> Iterator[Prerequisite]:
 
     files = HostFiles()
     name = "" if paths.simulation() else parse_initiator_name(files.text(INITIATOR_NAME))
-    nqn = "" if paths.simulation() else files.text("etc/nvme/hostnqn").strip()
+    nqn = "" if paths.simulation() else parse_host_nqn(files.text(HOST_NQN))
     changes = config.identity_changes(paths.etc(), paths.state(), name, nqn)
     if paths.simulation():
         changes = [change for change in changes if change.name in ("host_id", "iqn_prefix")]
