@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-    from zfsilod.config import Config
+    from zfsilod.config import ServerConfig
     from zfsilod.security.join_file import Access
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
@@ -42,8 +42,8 @@ MULTIPATHD = "run/multipathd.pid"
 NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
-# They restore targets of their own at boot.
-CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
+# They restore targets of their own at boot, and first remove all others.
+CONFLICTING_UNITS = ("nvmet.service", "rtslib-fb-targetctl.service", "target.service")
 HOST_NQN = "etc/nvme/hostnqn"
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
@@ -118,7 +118,9 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
     if not paths.simulation():
         files = HostFiles()
         if settings.server.root:
-            yield from chain(server(files), pool_checks(settings.server.root), _portals(settings))
+            yield from chain(
+                server(files), pool_checks(settings.server.root), portals(settings.server)
+            )
             yield port(files)
             yield store_key(files)
         if not settings.server.root or known_servers():
@@ -313,9 +315,9 @@ def _lacks_features(run: Runner, pool: str) -> bool:
     )
 
 
-def _portals(settings: Config) -> Iterator[Prerequisite]:
+def portals(server: ServerConfig) -> Iterator[Prerequisite]:
     """Check that the addresses of the portals are addresses of this host."""
-    for portal in canonical((*settings.server.portals, *settings.server.nvme_portals)):
+    for portal in canonical((*server.portals, *server.nvme_portals)):
         if has_address(portal):
             yield Prerequisite(f"portal {portal}")
         else:
