@@ -349,9 +349,11 @@ def test_a_former_portal_stays_while_clients_are_connected_to_it(
     assert nvmet.has_portals(TARGET, (here,))
 
 
-def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
-    """The kernel refuses to listen at an address beside it."""
-    here = "10.77.0.1:4420"
+@pytest.mark.parametrize("here", ["10.77.0.1:4420", "[fd00::1]:4420"])
+def test_a_wildcard_goes_at_once(
+    nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path, here: str
+) -> None:
+    """The kernel refuses to listen at an address beside it; of IPv6 clients would keep it open."""
     nvmet.add_target(TARGET)
     nvmet.add_portals(TARGET, ("0.0.0.0:4420",))
     row = "   1: 01004D0A:1144 02004D0A:C350 01 00000000:00000000\n"
@@ -360,6 +362,7 @@ def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
     nvmet.add_portals(TARGET, (here,))
     assert not nvmet.has_portals(TARGET, ("0.0.0.0:4420",))
     assert nvmet.has_portals(TARGET, (here,))
+    assert len(fs.names("ports")) == 1
 
 
 def test_a_portal_without_its_address_leaves_the_others(

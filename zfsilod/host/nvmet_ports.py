@@ -71,6 +71,9 @@ class NvmetPorts:
         """
         if not portal or not wanted or any(overlap(portal, one) for one in wanted):
             return False
+        address, port = portal_parts(portal)
+        if address in WILDCARDS and any(portal_parts(one)[1] == port for one in wanted):
+            return False  # the clients of the other address would be taken for its own
         forms = socket_names(portal)
         return any(
             state == ESTABLISHED and any(local.endswith(form) for form in forms)
