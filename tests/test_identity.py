@@ -198,7 +198,7 @@ async def test_the_first_publication_gives_no_former_reservations_back(
     fixture: ServiceFixture,
 ) -> None:
     """The volume may come from another server, which had it after the reservation was saved."""
-    await fixture.do(CREATE)
+    await fixture.do(CREATE, PUBLISH, Unpublish(volume="data"))
     uid = volume(fixture).uid
     fixture.host.facts.effect(f"aptpl:{uid}", [TAKE])
     await fixture.do(PUBLISH)

@@ -491,7 +491,13 @@ SERVER = (
     Case("update-hosts", CREATED, UpdateVolume(id="data", mask=("hosts",), hosts=("other",))),
     Case("publish", CREATED, PUBLISH),
     Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
-    Case("publish-reserved", CREATED, PUBLISH, UNRESERVED, damage=save_reservations),
+    Case(
+        "publish-reserved",
+        (*PUBLISHED, UNPUBLISH),
+        PUBLISH,
+        UNRESERVED,
+        damage=save_reservations,
+    ),
     Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
     Case(
         "publish-repair",
