@@ -19,7 +19,7 @@ from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Snapshot
-from zfsilod.model.replica import KeptSnapshot, ReplicaFacts, Replication
+from zfsilod.model.replica import MIN_RATE, KeptSnapshot, ReplicaFacts, Replication
 from zfsilod.model.validation import check_id
 from zfsilod.requests.dependents import recorded_snapshots, recorded_uids
 from zfsilod.requests.request import Plan, Request, View, drop, put
@@ -34,13 +34,12 @@ from zfsilod.requests.volumes import need_primary, need_root
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from zfsilod.model.records import Action, Volume
+    from zfsilod.model.records import Action, Operation, Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
 MAX_ID = 128
 MAX_NUMBER = 20  # digits of a snapshot's number
-MIN_RATE = 1 << 16  # bytes a second: a slower stream would seem to be silent
 
 
 class PeerState(Record):
@@ -58,14 +57,30 @@ class PeerState(Record):
 
 
 class ReplicateVolume(Request[PeerState]):
-    """Take a snapshot of a volume, and send it to a peer: what differs from the last one."""
+    """Take a snapshot of a volume, and send it to a peer: what differs from the last one.
+
+    A request that differs from the running one by its rate joins it, and changes its rate.
+    """
 
     kind = "replicate"
     id: str
     peer: str  # a server of servers.d
-    rate: int = 0  # bytes a second; 0: no limit
+    rate: int | None = (
+        None  # bytes a second; 0: no limit; None: the same, or that of the running one
+    )
+    policy: str = ""  # that sends it, and whose rate counts
     due_at: int = 0  # of a policy: see Replication; 0: as it was
     due_of: str = ""
+
+    def fingerprint(self) -> str:
+        return Request.fingerprint(self.but(rate=None))
+
+    def joined(self, view: View, running: Operation) -> Replication | None:
+        if self.rate is None or self.policy:
+            return None
+        known = replication_of(view.txn, need_primary(view.txn, self.id), self.peer)
+        created_at = known.created_at or view.now
+        return known.but(created_at=created_at, rate=self.rate, rate_of=running.id)
 
     async def gather(self, context: Context, operation_id: str) -> PeerState:
         need_root(context.settings)
@@ -73,7 +88,7 @@ class ReplicateVolume(Request[PeerState]):
             volume = need_primary(txn, self.id)
             recorded = recorded_uids(txn, volume)
         check_id(self.peer, "server name")
-        check_rate(self.rate)
+        check_rate(self.rate or 0)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
         return PeerState(
@@ -96,7 +111,7 @@ class ReplicateVolume(Request[PeerState]):
         txn = view.txn
         volume = need_primary(txn, self.id)
         known = replication_of(txn, volume, self.peer).but(
-            created_at=view.now, volume=self.id, peer=self.peer
+            created_at=view.now, volume=self.id, peer=self.peer, rate=0, rate_of=""
         )
         base = self._base(inputs)
         number = self._number(view, known, base, inputs)
@@ -123,7 +138,8 @@ class ReplicateVolume(Request[PeerState]):
             base_uid=base.uid if base else "",
             base_guid=base.guid if base else "",
             raw=inputs.encrypted,
-            rate=self.rate,
+            rate=self.rate or 0,
+            policy=self.policy,
         )
         new = KeptSnapshot(uid=snapshot.uid, guid=snapshot.guid, created_txg=0)
         bare = [one for one in (base,) if one is not None and not one.bookmarked]

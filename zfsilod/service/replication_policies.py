@@ -79,7 +79,8 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
         """Return the requests of a run; one of a named volume that does not exist fails."""
         labels = volume_labels(txn)
         chosen = [*selected(policy, labels), *missing(txn, policy)]
-        request = ReplicateVolume(id="", peer=policy.peer, rate=policy.bytes_per_second)
+        rate = policy.bytes_per_second
+        request = ReplicateVolume(id="", peer=policy.peer, rate=rate, policy=policy.id)
         return [request.but(id=volume) for volume in chosen]
 
     def _start(self, policy: ReplicationPolicy, caller: Caller) -> asyncio.Task[PolicyRun]:

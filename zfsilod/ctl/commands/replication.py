@@ -42,7 +42,9 @@ def replicate(args: Namespace) -> None:
             request = pb.EndReplicationRequest(name=name, peer=args.to)
             change(args, server, "EndReplication", request)
             return
-        request = pb.ReplicateVolumeRequest(name=name, peer=args.to, bytes_per_second=args.rate)
+        request = pb.ReplicateVolumeRequest(name=name, peer=args.to)
+        if args.rate is not None:
+            request.bytes_per_second = args.rate
         change(args, server, "ReplicateVolume", request)
 
 
