@@ -91,6 +91,24 @@ async def test_a_policy_from_its_creation_to_its_end(pair: ReplicaPair) -> None:
         await api.GetReplicationPolicy(GET)
 
 
+async def test_a_policy_does_not_come_to_select_every_volume(pair: ReplicaPair) -> None:
+    api = pair.give.root().replications
+    await api.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    named = pb.UpdateReplicationPolicyRequest(
+        policy=pb.ReplicationPolicy(name=NAME), update_mask=FieldMask(paths=["selector"])
+    )
+    after = (await api.UpdateReplicationPolicy(named)).policy
+    assert (dict(after.selector), list(after.volumes)) == ({}, [DATA])
+    everything = pb.UpdateReplicationPolicyRequest(
+        policy=pb.ReplicationPolicy(name=NAME), update_mask=FieldMask(paths=["selector", "volumes"])
+    )
+    with refused("INVALID_ARGUMENT", "SELECTS_ALL"):
+        await api.UpdateReplicationPolicy(everything)
+    assert await api.GetReplicationPolicy(GET) == after
+    everything.select_all = True
+    assert not (await api.UpdateReplicationPolicy(everything)).policy.volumes
+
+
 async def test_what_is_refused(pair: ReplicaPair) -> None:
     api = pair.give.root().replications
     for fields, code, reason in (
