@@ -143,6 +143,7 @@ async def test_update_and_delete_a_policy(server: ServiceFixture) -> None:
     assert all_of(server, SnapshotPolicy) == [after]
     await server.do(everything.but(select_all=True))
     await server.do(everything)  # as before
+    await server.do(everything.but(selector=DB))
     await run(server)
     await server.do(DeleteSnapshotPolicy(id="nightly"))
     assert ids(server, SnapshotPolicy) == ids(server, PolicyOutcome) == []

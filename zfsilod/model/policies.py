@@ -68,6 +68,7 @@ class SnapshotPolicy(TimedPolicy, tag="SnapshotPolicy"):
     UNIT: ClassVar[str] = "zfsilo-snapshot"
     DOES: ClassVar[str] = "snapshots"
     grid: str  # rules of retention_grid.py
+    grid_version: int = 0  # later grids have larger ones; also in the marks of its snapshots
     grouped: bool = False  # all volumes at one moment, in one snapshot group
 
 

@@ -148,7 +148,6 @@ AREAS: dict[str, dict[str, str]] = {
         "REPLICA": "the volume is a replica, which only its peer changes",
         "REPLICA_CHANGED": "the replica was changed since its last snapshot",
         "REPLICATED": "the volume is replicated to a peer; end that first",
-        "SNAPSHOT_TAKEN": "the snapshot of the replication has the id of one of another volume",
         "STREAM_CUT": "the stream was cut off; the next replication goes on there",
     },
     "Publications": {

@@ -105,7 +105,7 @@ class ReplicateVolume(Request[PeerState]):
         snapshot_id = snapshot_name(volume, self.peer, self._number(view, known, base, inputs))
         if view.txn.get(Snapshot, snapshot_id) is not None:
             return ()
-        return (CreateSnapshot(id=snapshot_id, volume=self.id),)
+        return (CreateSnapshot(id=snapshot_id, volume=self.id, peer=self.peer),)
 
     def plan(self, view: View, inputs: PeerState) -> Plan:
         txn = view.txn
@@ -130,7 +130,7 @@ class ReplicateVolume(Request[PeerState]):
             due_at=self.due_at or known.due_at,
             due_of=self.due_of if self.due_at else known.due_of,
         )
-        gone = _former(txn, volume, known, inputs.kept, number, snapshot.uid)
+        gone = _former(txn, volume, self.peer, snapshot.uid)
         send = Sent(
             server=self.peer,
             volume=self.id,
@@ -166,12 +166,6 @@ class ReplicateVolume(Request[PeerState]):
         snapshot = view.txn.get(Snapshot, snapshot_id)
         if snapshot is None:  # a dry run
             return snapshot_of(volume, snapshot_id, "0" * 32, view)
-        if snapshot.volume_uid != volume.uid:
-            raise FailedPrecondition(
-                f"snapshot {snapshot_id} is of another volume: delete it, and replicate again",
-                reason="SNAPSHOT_TAKEN",
-                snapshot=snapshot_id,
-            )
         return snapshot
 
     def _number(
@@ -179,16 +173,18 @@ class ReplicateVolume(Request[PeerState]):
     ) -> int:
         """Return the number of the snapshot that is sent next: the same one until it has arrived.
 
-        A snapshot of this name that the pool has lost, or that is older than the one that the peer
-        has, is passed over: the record may be older than the pool.
+        A snapshot of this name that a caller took is passed over, and so is one that the pool has
+        lost, or that is older than that of the peer: the record may be older than the pool.
         """
         volume = need_primary(view.txn, self.id)
         txgs = {one.uid: one.created_txg for one in inputs.kept}
         least = base.created_txg if base else 0
         for number in count(known.number + 1):
             snapshot = view.txn.get(Snapshot, snapshot_name(volume, self.peer, number))
-            if snapshot is None or snapshot.volume_uid != volume.uid:
+            if snapshot is None:
                 return number
+            if (snapshot.volume_uid, snapshot.peer) != (volume.uid, self.peer):
+                continue
             if not inputs.is_lost(snapshot) and txgs.get(snapshot.uid, least) >= least:
                 return number
         raise AssertionError("there is always a next number")
@@ -242,7 +238,7 @@ class EndReplication(Request[tuple[KeptSnapshot, ...]]):
                 reason="NOT_REPLICATED",
                 volume=self.id,
             )
-        gone = _former(txn, volume, known, inputs, known.number + 1, "")
+        gone = _former(txn, volume, self.peer, "")
         return Plan(
             title=f"end the replication of {self.id} to {self.peer}",
             claims=(
@@ -323,25 +319,10 @@ def _kept_for(known: Replication, kept: Sequence[KeptSnapshot]) -> list[KeptSnap
     return [one for one in kept if known.peer in one.peers or one.uid in recorded]
 
 
-def _former(
-    txn: Transaction,
-    volume: Volume,
-    known: Replication,
-    kept: Sequence[KeptSnapshot],
-    number: int,
-    sent_uid: str,
-) -> list[Snapshot]:
-    """Return the snapshots of a replication up to a number, besides the one that is sent."""
-    held = {one.uid for one in _kept_for(known, kept)}
-    stem = snapshot_name(volume, known.peer, 0)[:-1]
-    return [
-        one
-        for one in recorded_snapshots(txn, volume)
-        if one.uid != sent_uid
-        and (suffix := one.id.removeprefix(stem)) != one.id
-        and suffix.isdecimal()
-        and (one.uid in held or int(suffix) <= number)
-    ]
+def _former(txn: Transaction, volume: Volume, peer: str, sent_uid: str) -> list[Snapshot]:
+    """Return the snapshots that were taken for a peer, besides the one that is sent."""
+    taken = recorded_snapshots(txn, volume)
+    return [one for one in taken if one.peer == peer and one.uid != sent_uid]
 
 
 def _release(volume: Volume, peer: str, kept: Iterable[KeptSnapshot]) -> tuple[Action, ...]:

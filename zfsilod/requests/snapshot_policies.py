@@ -39,7 +39,7 @@ class CreateSnapshotPolicy(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         policies.check_new(view, self.id, "take snapshots of")
         values = {name: getattr(self, name) for name in FIELDS}
-        new = checked(SnapshotPolicy(id=self.id, **values))
+        new = checked(SnapshotPolicy(id=self.id, grid_version=view.now, **values))
         return policies.creation(view, new, FIELDS, f"create policy {self.id}")
 
 
@@ -67,6 +67,8 @@ class UpdateSnapshotPolicy(Request[None]):
         policy = policies.need_policy(view.txn, SnapshotPolicy, self.id, self.etag)
         policies.check_mask(self.mask, FIELDS)
         changed = checked(policy.but(**{name: getattr(self, name) for name in self.mask}))
+        if "grid" in self.mask:  # also the same one: of a restored store it is confirmed
+            changed = changed.but(grid_version=max(policy.grid_version + 1, view.now))
         title = f"update policy {self.id}"
         return policies.change(view, policy, changed, title, select_all=self.select_all)
 
