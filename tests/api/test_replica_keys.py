@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from zfsilo.v1 import volume_pb2
 
 from tests.api.replica_pair import DATASET
@@ -14,6 +13,8 @@ from zfsilod.model.disk_key import CURRENT, DiskKey
 from zfsilod.service import replication
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.api.replica_pair import ReplicaPair
 
 SECRET = "volumes/secret"

@@ -62,7 +62,7 @@ class Line:
         reader = threading.Thread(target=self._drain, daemon=True)
         feeder.start()
         reader.start()
-        ending = SimpleNamespace(
+        ending: Any = SimpleNamespace(
             settimeout=lambda _s: None,
             sendall=self._sink.sendall,
             unwrap=lambda: self._sink.shutdown(socket.SHUT_WR),

@@ -86,7 +86,7 @@ async def take(listener: socket.socket, gateway: Connections) -> None:
             await loop.sock_sendall(connection, SWITCHED)
             connection.settimeout(None)
             sink = await asyncio.create_subprocess_exec(
-                "cat", stdin=connection, stdout=asyncio.subprocess.DEVNULL
+                "cat", stdin=connection.fileno(), stdout=asyncio.subprocess.DEVNULL
             )
         await sink.wait()
 
@@ -101,13 +101,13 @@ def carry(access: dict[str, Any], file: Path) -> float:
         os.close(secrets)
         packets.send(control, {"tell": "stream"}, stream.fileno())
         dial = (sys.executable, "-m", "zfsilod.gateway.main", "dial")
-        with subprocess.Popen(dial, stdin=own) as dialer:
+        with subprocess.Popen(dial, stdin=own.fileno()) as dialer:
             stream.close()
             own.close()
             opened = packets.receive(control)
             assert opened == ({"tell": "opened"}, None), opened
             began = time.monotonic()
-            with subprocess.Popen(("cat", str(file)), stdout=source):
+            with subprocess.Popen(("cat", str(file)), stdout=source.fileno()):
                 source.close()
                 told: Any = {}
                 while told.get("tell") != "ended":
@@ -127,12 +127,16 @@ def socat(files: dict[str, Path], file: Path) -> float:
     listen = f"OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,cert={files['server']},{checked}"
     to = f"OPENSSL:127.0.0.1:{port},commonname=give.zfsilo,cert={files['client']},{checked}"
     with ExitStack() as stack:
-        start = lambda *argv, **fds: stack.enter_context(subprocess.Popen(argv, **fds))  # noqa: E731
-        sink = start("socat", "-u", listen, "STDOUT", stdout=subprocess.PIPE)
+
+        def start(*argv: str, stdin: Any = None, stdout: Any = subprocess.PIPE) -> Any:
+            process = subprocess.Popen(argv, stdin=stdin, stdout=stdout)
+            return stack.enter_context(process)
+
+        sink = start("socat", "-u", listen, "STDOUT")
         reader = start("cat", stdin=sink.stdout, stdout=subprocess.DEVNULL)
         wait_for(port)
         began = time.monotonic()
-        source = start("cat", str(file), stdout=subprocess.PIPE)
+        source = start("cat", str(file))
         sender = start("socat", "-u", "STDIN", to, stdin=source.stdout)
         for process in (sender, sink):
             assert process.wait(READY_S * 10) == 0, process.args
@@ -181,9 +185,11 @@ def compare(count: int) -> tuple[list[float], list[float]]:
         files["server"].write_text(access["server"])
         files["client"].write_text(access["key"] + access["certificate"])
         for number in rounds(count, SHARE_S):
-            turns = [(ours, lambda: carry(access, file)), (theirs, lambda: socat(files, file))]
-            for times, measure in turns if number % 2 else reversed(turns):
-                times.append(measure())
+            for turn in (number, number + 1):
+                if turn % 2:
+                    ours.append(carry(access, file))
+                else:
+                    theirs.append(socat(files, file))
     return ours, theirs
 
 

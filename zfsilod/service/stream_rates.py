@@ -50,8 +50,9 @@ class StreamRates:
             rate = step.rate if policy is None else policy.bytes_per_second
             return max(MIN_RATE, rate // max(1, self._streams[step.policy])) if rate else 0
         known = txn.get(Replication, f"{volume_uid}/{step.server}")
-        changed = known is not None and known.rate_of == operation.id
-        return known.rate if changed else step.rate
+        if known is None or known.rate_of != operation.id:
+            return step.rate
+        return known.rate
 
 
 class RateTeller:
