@@ -83,11 +83,15 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
         "Connection: upgrade\r\nUpgrade: zfsilo-stream\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
+    until = time.monotonic() + ANSWER_S  # of the whole answer: it may come byte by byte
     peer.settimeout(ANSWER_S)
     peer.sendall(head.encode() + body)
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += _more(peer)
+        more = _more(peer, until)
+        if not more:
+            raise ConnectionAbortedError("the peer ended the connection before its answer")
+        answer += more
         if len(answer) > HEAD_BYTES:
             raise ConnectionAbortedError("the peer answers with too long a head")
     first, _end, rest = answer.partition(b"\r\n")
@@ -98,18 +102,20 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
         return
     refusal = rest.partition(b"\r\n\r\n")[2]
     while len(refusal) < BODY_BYTES and not refusal.endswith(END_OF_JSON):
-        more = peer.recv(PIECE_BYTES)
+        more = _more(peer, until)
         if not more:
             break
         refusal += more
     raise Refused(status, refusal[:BODY_BYTES])
 
 
-def _more(peer: ssl.SSLSocket) -> bytes:
-    more = peer.recv(HEAD_BYTES)
-    if not more:
-        raise ConnectionAbortedError("the peer ended the connection before its answer")
-    return more
+def _more(peer: ssl.SSLSocket, until: float) -> bytes:
+    """Return more of the answer; b"": it ended. Raises OSError, also after `until`."""
+    left_s = until - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("the peer does not answer in time")
+    peer.settimeout(left_s)
+    return peer.recv(HEAD_BYTES)
 
 
 class Carrier:

@@ -259,6 +259,7 @@ class Replicator:
         loop = asyncio.get_running_loop()
         while True:
             raw = await loop.sock_recv(control, packets.PACKET_BYTES)
+            await asyncio.sleep(0)  # sock_recv does not wait for what is there: others have a turn
             if not raw:
                 raise _cut("the connection to the peer: its process stopped")
             try:
