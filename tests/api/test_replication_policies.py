@@ -273,6 +273,38 @@ async def test_a_policy_that_is_deleted_during_a_run_leaves_no_outcome(
         await root.replications.RunReplicationPolicy(RUN)
 
 
+async def test_a_policy_that_is_created_again_during_a_run_is_another_one(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, service = pair.give.root(), pair.give.service
+    await volumes(pair, log={})
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on = slow_waits(monkeypatch, pair)
+    former = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1})
+    await root.replications.DeleteReplicationPolicy(pb.DeleteReplicationPolicyRequest(name=NAME))
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=["volumes/log"]))
+    run = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1, "log": 1})  # it does not join the former one
+    go_on()
+    assert [len((await one).operations) for one in (former, run)] == [1, 1]
+
+
+async def test_the_outcome_of_a_run_is_not_that_of_another_policy(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, service = pair.give.root(), pair.give.service
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on = slow_waits(monkeypatch, pair)
+    former = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1})
+    await root.replications.DeleteReplicationPolicy(pb.DeleteReplicationPolicyRequest(name=NAME))
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on()
+    await former
+    assert outcome(pair) == ReplicationOutcome(id="hourly")
+
+
 async def shown(pair: ReplicaPair) -> Any:
     """Return what the server that sends tells of the volume and its peer."""
     volume = await pair.give.root().volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))
