@@ -116,9 +116,9 @@ REPORT = ReportFilesystem(
 )
 REPLICATE = ReplicateVolume(id="data", peer="other")
 END_REPLICATION = EndReplication(id="data", peer="other")
-TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data"))
+TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data", peer="other"))
 SENT = (*TO_SEND, REPLICATE)
-SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data")
+SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data", peer="other")
 RECEIVE = ReceiveReplica(
     id="twin",
     peer="give",

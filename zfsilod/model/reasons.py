@@ -60,6 +60,7 @@ AREAS: dict[str, dict[str, str]] = {
         "BAD_REVISION": "revision out of range",
         "BAD_SIZE": "size not allowed",
         "BAD_SOURCE": "the source of a volume is not one snapshot or one volume",
+        "SELECTS_ALL": "the policy would lose its last label or name, and select every volume",
         "ETAG": "the record changed since it was read; read it again",
         "MALFORMED": "the request is not a message of its type",
         "NO_URL": "HTTP: no method has this URL",
@@ -147,7 +148,6 @@ AREAS: dict[str, dict[str, str]] = {
         "REPLICA": "the volume is a replica, which only its peer changes",
         "REPLICA_CHANGED": "the replica was changed since its last snapshot",
         "REPLICATED": "the volume is replicated to a peer; end that first",
-        "SNAPSHOT_TAKEN": "the snapshot of the replication has the id of one of another volume",
         "STREAM_CUT": "the stream was cut off; the next replication goes on there",
     },
     "Publications": {

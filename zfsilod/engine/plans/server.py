@@ -335,6 +335,8 @@ def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "")
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
         "policy": first.policy,
         "policy_uid": first.policy_uid,
+        "grid_version": str(first.grid_version or ""),
+        "peer": first.peer,
     }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 

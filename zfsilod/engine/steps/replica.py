@@ -64,7 +64,8 @@ class Sent(RemoteStep, tag="Sent"):
     base_uid: str
     base_guid: str
     raw: bool
-    rate: int  # bytes a second; 0: no limit
+    rate: int  # bytes a second; 0: no limit. It may change while the stream runs: stream_rates.py
+    policy: str = ""  # whose rate counts
 
     def fact(self) -> str:
         return f"{self.server} has snapshot {self.snapshot} of {self.volume}"
