@@ -160,6 +160,8 @@ AREAS: dict[str, dict[str, str]] = {
         "SECRETS_SHOWN": "the secrets of the publication were shown before",
         "RESERVATIONS_BUSY": "another process has the file of saved reservations open",
         "RESERVATIONS_DAMAGED": "the file of saved persistent reservations is incomplete",
+        "PORTAL_IN_USE": "something else listens at the address and port of a portal",
+        "NO_ADDRESS": "this host does not have the address of a portal",
         "NO_CONFIGFS": "the kernel's target is not available",
         "NO_IQN": "the host has no IQN",
         "NO_IO_LIMITS": "the kernel of the server cannot limit the I/O of volumes",
