@@ -28,16 +28,16 @@ PLANNED = (("volsize", "67108864"), ("volblocksize", "16384"))
 CREATE = CreateVolume(id="more", capacity_bytes=64 << 20)
 # `zfs get -Hp all` of ZFS 2.3.9 after such a power cut in the lab; those left out do not matter.
 LEFT = """
-type	volume	-
-creation	1764559703	-
-volsize	67108864	local
-volblocksize	16384	default
-origin	-	-
-logicalused	28672	-
-logicalreferenced	28672	-
-snapdev	hidden	local
-sync	standard	default
-zfsilo:owner	1e811fb6ded946d6ac61d006359ac388:3:give	inherited from tank/zfsilo
+type volume -
+creation 1764559703 -
+volsize 67108864 local
+volblocksize 16384 default
+origin - -
+logicalused 28672 -
+logicalreferenced 28672 -
+snapdev hidden local
+sync standard default
+zfsilo:owner 1e811fb6ded946d6ac61d006359ac388:3:give inherited from tank/zfsilo
 """
 
 
@@ -45,7 +45,9 @@ def judged(
     changed: dict[str, str] | None = None, planned: Pairs = PLANNED, began_s: int = BEGAN_S
 ) -> bool:
     """Judge the zvol with other values, given as `value source`."""
-    rows = "".join(f"{DATASET}\t{line}\n" for line in LEFT.strip().splitlines())
+    rows = "".join(
+        "\t".join([DATASET, *line.split(" ", 2)]) + "\n" for line in LEFT.strip().splitlines()
+    )
     properties = table(rows)[DATASET]
     for name, text in (changed or {}).items():
         value, _space, source = text.partition(" ")
