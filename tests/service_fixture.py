@@ -299,7 +299,9 @@ class LocalServer:
         facts = self.service.context.machine.facts  # type: ignore[attr-defined]
         facts.effect(f"sent:{snapshot.volume_uid}", snapshot.guid)
 
-    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+    def offer(
+        self, volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str
+    ) -> str:
         raise FailedPrecondition("no stream leads to a peer of these tests")
 
     def refusal(self, server: str, body: str, status: int) -> ZfsiloError:

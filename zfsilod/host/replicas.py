@@ -270,6 +270,22 @@ class RealReplicas:
         if self.find(dataset, uid=uid).is_empty:
             self._zfs.destroy_zvol(dataset, uid=uid, guid="")
 
+    def end_receive(self, dataset: str, *, uid: str) -> None:
+        if self.find(dataset, uid=uid).token:
+            self._abort(dataset)
+
+    def is_unchanged(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> bool:
+        pool = pool_of(dataset)
+        # What was written a moment ago may be in the intent log only: zpool-sync(8).
+        self._run(["zpool", "sync", pool], timeout_s=CHANGE_TIMEOUT_S)
+        if not self._own(dataset, uid):
+            raise lost(dataset)
+        rows = self._below(dataset, "snapshot", "guid", "createtxg")
+        newest = max(rows, key=lambda name: int(rows[name]["createtxg"][0]), default="")
+        if newest != _snapshot(dataset, snapshot_uid) or rows[newest]["guid"][0] != guid:
+            return False
+        return self._get(dataset, "written")["written"][0] == "0"
+
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         properties = self._own(dataset, uid)
         if not properties:

@@ -61,6 +61,8 @@ class ServiceContext:
         self.ownership = Ownership(self.lifted.set)
         self.comparing = asyncio.Lock()
         self.session_recovery_s = SESSION_RECOVERY_S
+        self.promoting: dict[str, float] = {}
+        self.suspected: set[str] = set()
         self.identity_changes: tuple[IdentityChange, ...] = ()  # of this host, at the start
         self.clock = HostClock()  # for display and names; a retention has its own
         self.retention = Retention(HostClock())

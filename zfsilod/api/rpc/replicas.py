@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, Zfsil
 from zfsilod.model.names import is_uid
 from zfsilod.model.records import Operation, Volume
 from zfsilod.model.validation import check_id
+from zfsilod.requests.adoption import parse_term
+from zfsilod.requests.aside import DemoteVolume, SetAside
+from zfsilod.requests.peers import promoting
+from zfsilod.requests.promotion import PromoteVolume
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.wire import convert, enums
@@ -26,8 +31,11 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Filesystem
     from zfsilod.model.identity import Caller
     from zfsilod.model.replica import ReplicaFacts
+    from zfsilod.service.context import ServiceContext
     from zfsilod.storage.transaction import Transaction
 
+ROLE_CHANGES = ("promote", "demote", "set-aside")  # kinds of operations
+TERM = "zfsilo:term"  # the mark of a zvol
 OF_OTHERS = ("OTHER_VOLUME", "NOT_OURS")  # reasons whose error may name a volume of others
 MAX_TIME = 253402300799  # 9999-12-31T23:59:59Z: google/protobuf/timestamp.proto
 
@@ -35,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class ReplicaMethods:
-    """ReplicateVolume, EndReplication, GetReplica, ReceiveReplica."""
+    """ReplicateVolume, EndReplication, PromoteVolume, DemoteVolume, GetReplica, ReceiveReplica."""
 
     async def ReplicateVolume(
         self, message: volume_pb2.ReplicateVolumeRequest, call: Call
@@ -55,6 +63,27 @@ class ReplicaMethods:
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
+    async def PromoteVolume(
+        self, message: volume_pb2.PromoteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = PromoteVolume(
+            id=convert.volume_id(message.name),
+            primary_is_off=message.primary_is_off,
+            etag=message.etag,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def DemoteVolume(
+        self, message: volume_pb2.DemoteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        kind = SetAside if message.aside else DemoteVolume
+        request = kind(
+            id=convert.volume_id(message.name),
+            peer=check_id(message.peer, "server name"),
+            etag=message.etag,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
     async def GetReplica(
         self, message: volume_pb2.GetReplicaRequest, call: Call
     ) -> volume_pb2.Replica:
@@ -63,8 +92,12 @@ class ReplicaMethods:
             raise InvalidArgument("the uid is not one of a volume", reason="BAD_REPLICA")
         if message.wait:
             await _receive_ended(call, volume_id, message.uid)
-        volume = call.read(partial(_own_replica, call, volume_id, message.uid))
         context = call.service.context
+        context.ownership.check_pool()  # the records of a store that is held prove nothing
+        volume = call.read(partial(_asked, call, volume_id, message.uid))
+        await _check_term(context, volume)
+        if not _is_own(call.caller, volume, message.uid):
+            return convert.role(volume)
         find = partial(context.machine.replicas.find, volume.dataset, uid=volume.uid)
         with _neutral(call, volume_id):
             facts: ReplicaFacts = await context.look(find)
@@ -86,6 +119,8 @@ class ReplicaMethods:
             snapshot_guid=message.snapshot_guid,
             base_guid=message.base_guid,
             raw=message.raw,
+            term=message.term,
+            term_store=message.term_store,
             taken_at=_time(message.snapshot_time.seconds),
             stream=convert.ulid(message.attempt),
         )
@@ -147,12 +182,31 @@ def _is_own(caller: Caller, volume: Volume | None, uid: str) -> bool:
     return caller.role == "admin" or volume.replica.peer == caller.peer
 
 
-def _own_replica(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volume:
-    """Return the replica that a caller sends. It does not learn whether another volume exists."""
+def _asked(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volume:
+    """Return the volume with a uid, which proves that the caller has, or had, its data.
+
+    It does not learn whether another volume exists. Raises Unavailable (PROMOTING) while this
+    server may begin or end to serve it.
+    """
     volume = txn.get(Volume, volume_id)
-    if volume is None or not _is_own(call.caller, volume, uid):
-        raise NotFound(f"there is no replica {volume_id} of this caller", volume=volume_id)
+    if volume is None or volume.uid != uid:
+        raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
+    claimant = txn.claimant(f"volume/{volume_id}")
+    operation = txn.get(Operation, claimant) if claimant else None
+    is_meant = call.service.context.promoting.get(uid, 0.0) > time.monotonic()
+    if is_meant or (operation is not None and operation.kind in ROLE_CHANGES):
+        raise promoting(volume_id)
     return volume
+
+
+async def _check_term(context: ServiceContext, volume: Volume) -> None:
+    """Raise Unavailable when the zvol knows of a later term than the record: the store is old."""
+    if volume.state == "ABSENT":
+        return
+    find = partial(context.machine.zfs.find_mark, volume.dataset, TERM)
+    marked = parse_term(await context.look(find)).get("term", 0)
+    if marked > volume.term:
+        raise promoting(volume.id)
 
 
 def _time(seconds: int) -> int:

@@ -17,8 +17,14 @@ from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, No
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
 from zfsilod.engine.steps.keys import KeyAdded, KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.limits import Limited, SessionsLimited
-from zfsilod.engine.steps.replica import KeptForPeer, ReceivedSnapshot
+from zfsilod.engine.steps.replica import (
+    KeptForPeer,
+    ReceivedSnapshot,
+    ReceiveEnded,
+    ReplicaUnchanged,
+)
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
+from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
     InTrash,
@@ -28,6 +34,7 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
+from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.names import target_of, transport_of
 from zfsilod.model.record import Pairs, Record, pairs
@@ -243,6 +250,9 @@ def marks(volume: Volume) -> dict[str, str]:
         "tls": "yes" if volume.tls else "",
         "key": volume.key_uid,
         "replica": volume.replica.peer,
+        "term": f"{volume.term}:{volume.term_store}" if volume.term else "",
+        "peers": ",".join(volume.peers),
+        "aside_of": volume.aside_of,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
@@ -552,9 +562,17 @@ def _durability(volume: Volume) -> list[Step]:
 
 
 def server_facts(
-    volume: Volume, publications: Sequence[Publication], export: Export
+    volume: Volume,
+    publications: Sequence[Publication],
+    export: Export,
+    *,
+    serves: bool = True,
 ) -> tuple[Action, ...]:
-    """Return every fact of a volume on its server, as its records require it."""
+    """Return every fact of a volume on its server, as its records require it.
+
+    `serves`: False while its peers were not asked whether one of them serves it: nothing is
+    exported, and an export that is there from before stays.
+    """
     if volume.is_replica:
         return replica_facts(volume, export)
     steps: list[Step] = [
@@ -564,6 +582,8 @@ def server_facts(
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
         *_durability(volume),
     ]
+    if publications and not serves:
+        return up(steps)
     if publications:
         steps += published(volume, publications, export)
         is_limited = any(isinstance(step, Limited) for step in steps)
@@ -591,7 +611,59 @@ def replica_facts(volume: Volume, export: Export) -> tuple[Action, ...]:
     if volume.state == "ABSENT":
         return ()
     readonly = ZvolProperty(dataset=volume.dataset, name="readonly", value="on", previous="on")
-    return (*up([zvol(volume), readonly]), *_unexported(volume, export))
+    steps = [zvol(volume), not_newer(volume), readonly]
+    return (*up(steps), *_unexported(volume, export))
+
+
+def promotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...]:
+    """Return the change of a replica into a volume that this server serves.
+
+    The epoch comes first: a store from before the promotion is older than the zvol from then on.
+    """
+    dataset, values = after.dataset, all_properties(after)
+    chosen = [
+        ZvolProperty(dataset=dataset, name=name, value=value, previous=HIDDEN.get(name, ""))
+        for name, value in values.items()
+    ]
+    writable = ZvolProperty(dataset=dataset, name="readonly", value="", previous="on")
+    ended = ReceiveEnded(dataset=dataset, uid=after.uid)
+    first = [not_exported(before), epoch(before, after.epoch, operation), ended]
+    return (*up([*first, *chosen]), *mark_changes(before, after), *up([writable]))
+
+
+def demotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...]:
+    """Return the change of a volume into a replica of the snapshot that its peer has.
+
+    It is read-only before the last look whether something was written since that snapshot.
+    """
+    readonly = ZvolProperty(dataset=after.dataset, name="readonly", value="on", previous="")
+    unchanged = ReplicaUnchanged(
+        dataset=after.dataset,
+        uid=after.uid,
+        snapshot_uid=after.replica.snapshot_uid,
+        snapshot_guid=after.replica.snapshot_guid,
+    )
+    first = [
+        not_exported(before),
+        epoch(before, after.epoch, operation),
+        ZvolUnused(dataset=before.dataset),
+        readonly,
+        unchanged,
+    ]
+    return (*up(first), *mark_changes(before, after))
+
+
+def set_aside(before: Volume, after: Volume, epoch_now: int, operation: str) -> tuple[Action, ...]:
+    """Return the change of a volume into one with another name and another uid."""
+    first = [
+        not_exported(before),
+        epoch(before, epoch_now, operation),
+        ZvolUnused(dataset=before.dataset),
+        ZvolRenamed(
+            dataset=after.dataset, other=before.dataset, uid=before.uid, guid=before.guid
+        ),
+    ]
+    return (*up(first), *mark_changes(before, after))
 
 
 def received(volume: Volume, base_guid: str, operation: str) -> ReceivedSnapshot:
