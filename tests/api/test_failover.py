@@ -9,12 +9,12 @@ from zfsilo.v1 import volume_pb2
 
 from tests.api.replica_pair import DATASET
 from tests.api.running import DATA, publish, refused
-from zfsilod.model.records import Publication, Snapshot, Standing, Volume
+from zfsilod.model.identity import DAEMON
+from zfsilod.model.records import Publication, Snapshot, Volume
 from zfsilod.wire.storage_server import StorageServers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.api.replica_pair import ReplicaPair
     from tests.api.running import Front
@@ -69,7 +69,8 @@ def volumes(front: Front) -> dict[str, Volume]:
 
 def blocks(front: Front, volume: Volume) -> dict[str, str]:
     facts = front.fixture.host.facts
-    return dict(facts.get(f"blocks:{volume.uid}") or facts.get(f"replica-blocks:{volume.uid}") or {})
+    kind = "replica-blocks" if volume.is_replica else "blocks"
+    return dict(facts.get(f"{kind}:{volume.uid}") or {})
 
 
 def exported(front: Front) -> list[str]:
@@ -110,14 +111,14 @@ async def test_a_dead_primary_and_its_return(two: Two) -> None:
     assert "readonly" not in pair.zvol()["properties"]
     await two.other.root().volumes.PublishVolume(publish())
     two.boot(two.give, "second")
-    await two.give.service.reconciler.sync_all(caller_of(two.give))
+    await two.give.service.reconciler.sync_all(DAEMON)
     assert not exported(two.give)
     shown = await two.give.root().volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))
     assert list(shown.condition_reasons) == ["PEER_SILENT"]
     with refused("FAILED_PRECONDITION", "PEER_SILENT"):
         await two.give.root().volumes.PublishVolume(publish(host="hosts/take"))
     two.join()
-    await two.give.service.reconciler.sync_all(caller_of(two.give))
+    await two.give.service.reconciler.sync_all(DAEMON)
     assert not exported(two.give)
     kept = volumes(two.give)
     replica = kept.pop("data")
@@ -131,11 +132,39 @@ async def test_a_dead_primary_and_its_return(two: Two) -> None:
     assert [one.volume for one in snapshots] == [aside.id]
     await two.replicate_back()
     assert blocks(two.give, replica) == {"0": "a"}
-    delete = volume_pb2.DeleteSnapshotRequest if False else None
-    assert delete is None
 
 
-def caller_of(_front: Front) -> Any:
-    from zfsilod.model.identity import DAEMON
-
-    return DAEMON
+async def test_a_planned_failover_and_back(two: Two) -> None:
+    pair = two.pair
+    pair.write(0, "a")
+    await pair.replicate()
+    pair.write(1, "b")
+    demote = volume_pb2.DemoteVolumeRequest(name=DATA, peer="other")
+    await two.give.root().volumes.PublishVolume(publish())
+    with refused("FAILED_PRECONDITION", "PUBLISHED"):
+        await two.give.root().volumes.DemoteVolume(demote)
+    unpublish = volume_pb2.UnpublishVolumeRequest(name=DATA, host="hosts/take")
+    await two.give.root().volumes.UnpublishVolume(unpublish)
+    await two.give.root().volumes.DemoteVolume(demote)
+    former = volumes(two.give)["data"]
+    assert former.is_replica
+    zvol = two.give.fixture.host.facts.get(f"zvol:{DATASET}")
+    assert zvol["properties"]["readonly"] == "on"
+    await two.other.root().volumes.PromoteVolume(PROMOTE)
+    promoted = volumes(two.other)["data"]
+    assert blocks(two.other, promoted) == {"0": "a", "1": "b"}
+    facts = two.other.fixture.host.facts
+    facts.effect(f"blocks:{promoted.uid}", {"0": "a", "1": "c"})
+    await two.replicate_back()
+    assert blocks(two.give, volumes(two.give)["data"]) == {"0": "a", "1": "c"}
+    back = volume_pb2.DemoteVolumeRequest(name=DATA, peer="give")
+    facts.effect(f"blocks:{promoted.uid}", {"0": "a", "1": "d"})
+    await two.other.root().volumes.DemoteVolume(back)
+    with refused("FAILED_PRECONDITION", "REPLICA"):
+        await two.give.root().volumes.PublishVolume(publish())
+    await two.give.root().volumes.PromoteVolume(PROMOTE)
+    again = volumes(two.give)["data"]
+    assert blocks(two.give, again) == {"0": "a", "1": "d"}
+    assert again.term > promoted.term
+    await pair.replicate()
+    assert list(volumes(two.give)) == ["data"], "nothing was put aside"

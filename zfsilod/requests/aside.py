@@ -17,7 +17,7 @@ from zfsilod.engine.steps.replica import changed_since
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Record
-from zfsilod.model.records import Publication, ReplicaOf, Snapshot, Standing, Trashed, Volume
+from zfsilod.model.records import ReplicaOf, Snapshot, Standing, Trashed, Volume
 from zfsilod.model.replica import KeptSnapshot, Replication
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent

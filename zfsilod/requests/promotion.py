@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
 
-INTENT_S = 60.0  # a peer that asks meanwhile has to ask again
+INTENT_S = 25.0  # until the operation is stored, which a write may take; a peer asks again
 NO_STORE = "0" * 32
 
 

@@ -73,9 +73,7 @@ class ReceiveReplica(Request[ReplicaState]):
             facts=await context.look(partial(replicas.find, dataset, uid=self.uid)),
             space=await space(context),
             # Snapshots with a record are of the time when this server was the primary.
-            snapshots=tuple(
-                one.uid for one in listed if one.exists and one.uid not in recorded
-            ),
+            snapshots=tuple(one.uid for one in listed if one.exists and one.uid not in recorded),
         )
 
     def plan(self, view: View, inputs: ReplicaState) -> Plan:

@@ -69,9 +69,14 @@ class Primaries:
 
     def note(self, operation: Operation) -> None:
         """Look at once after a promotion, which may let a volume be served."""
-        if operation.kind == "promote" and operation.state == "DONE":
+        if operation.kind == "promote" and operation.ended:
             name = operation.subject.partition("/")[2]
-            self._service.executor.spawn(self._serve(name))
+            with self._context.read() as txn:
+                volume = txn.get(Volume, name)
+            if volume is not None:
+                self._context.promoting.pop(volume.uid, None)
+            if operation.state == "DONE" and operation.actions:
+                self._service.executor.spawn(self._serve(name))
 
     async def _serve(self, name: str) -> None:
         try:
@@ -117,9 +122,7 @@ class Primaries:
             await self._step_back(volume, peer)
         return before is not None and not before.boot_id and bool(now and now.boot_id)
 
-    def _judge(
-        self, verdict: Verdict, txn: Transaction
-    ) -> tuple[Standing | None, Standing | None]:
+    def _judge(self, verdict: Verdict, txn: Transaction) -> tuple[Standing | None, Standing | None]:
         """Store the standing of a volume; return it before and afterwards.
 
         A volume that is served goes on while a peer is silent: only a later promotion ends that.
@@ -146,9 +149,7 @@ class Primaries:
         """Put the data of a former primary aside."""
         try:
             await self._abandon_stopped(volume)
-            operation = await self._service.submit(
-                SetAside(id=volume.id, peer=peer), caller=DAEMON
-            )
+            operation = await self._service.submit(SetAside(id=volume.id, peer=peer), caller=DAEMON)
             await self._service.wait(operation.id, ASIDE_S)
         except ZfsiloError as error:
             log.warning("the data of %s are not put aside yet: %s", volume.id, error.message)

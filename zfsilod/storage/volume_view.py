@@ -161,7 +161,7 @@ def why_withheld(standing: Standing | None, volume_id: str) -> tuple[str, str]:
                 f"is back this ends by itself, and when it is off run `{here} --primary-is-off`"
             )
         case "PROMOTED_ELSEWHERE":
-            why = f"{peer} was promoted later, and serves it: what only this server has is put aside"
+            why = f"{peer} was promoted later and serves it; what only this server has is put aside"
         case "LATER_TERM":
             why = (
                 f"{peer} knows of a later promotion, on a server that this one does not know; when "

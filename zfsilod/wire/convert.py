@@ -384,9 +384,7 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
     )
 
 
-def offered(
-    volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str
-) -> Any:
+def offered(volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> Any:
     """Return the request that offers a snapshot of a volume to a peer."""
     return volume_pb2.ReceiveReplicaRequest(
         name=f"volumes/{snapshot.volume}",

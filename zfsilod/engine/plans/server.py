@@ -17,14 +17,8 @@ from zfsilod.engine.steps.access import AclSecrets, Fenced, NoAcl, NoSession, No
 from zfsilod.engine.steps.export import NoExport, NoOtherPath, Portals, Reopened
 from zfsilod.engine.steps.keys import KeyAdded, KeyCarried, KeyChanged, KeyLoaded
 from zfsilod.engine.steps.limits import Limited, SessionsLimited
-from zfsilod.engine.steps.replica import (
-    KeptForPeer,
-    ReceivedSnapshot,
-    ReceiveEnded,
-    ReplicaUnchanged,
-)
+from zfsilod.engine.steps.replica import KeptForPeer, ReceivedSnapshot
 from zfsilod.engine.steps.snapshot import Clone, SnapshotSet, SnapshotsUnused
-from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zfs import (
     Epoch,
     InTrash,
@@ -34,7 +28,6 @@ from zfsilod.engine.steps.zfs import (
     ZvolProperty,
     ZvolSize,
 )
-from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.host_facts import SnapshotRef
 from zfsilod.model.names import target_of, transport_of
 from zfsilod.model.record import Pairs, Record, pairs
@@ -613,57 +606,6 @@ def replica_facts(volume: Volume, export: Export) -> tuple[Action, ...]:
     readonly = ZvolProperty(dataset=volume.dataset, name="readonly", value="on", previous="on")
     steps = [zvol(volume), not_newer(volume), readonly]
     return (*up(steps), *_unexported(volume, export))
-
-
-def promotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...]:
-    """Return the change of a replica into a volume that this server serves.
-
-    The epoch comes first: a store from before the promotion is older than the zvol from then on.
-    """
-    dataset, values = after.dataset, all_properties(after)
-    chosen = [
-        ZvolProperty(dataset=dataset, name=name, value=value, previous=HIDDEN.get(name, ""))
-        for name, value in values.items()
-    ]
-    writable = ZvolProperty(dataset=dataset, name="readonly", value="", previous="on")
-    ended = ReceiveEnded(dataset=dataset, uid=after.uid)
-    first = [not_exported(before), epoch(before, after.epoch, operation), ended]
-    return (*up([*first, *chosen]), *mark_changes(before, after), *up([writable]))
-
-
-def demotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...]:
-    """Return the change of a volume into a replica of the snapshot that its peer has.
-
-    It is read-only before the last look whether something was written since that snapshot.
-    """
-    readonly = ZvolProperty(dataset=after.dataset, name="readonly", value="on", previous="")
-    unchanged = ReplicaUnchanged(
-        dataset=after.dataset,
-        uid=after.uid,
-        snapshot_uid=after.replica.snapshot_uid,
-        snapshot_guid=after.replica.snapshot_guid,
-    )
-    first = [
-        not_exported(before),
-        epoch(before, after.epoch, operation),
-        ZvolUnused(dataset=before.dataset),
-        readonly,
-        unchanged,
-    ]
-    return (*up(first), *mark_changes(before, after))
-
-
-def set_aside(before: Volume, after: Volume, epoch_now: int, operation: str) -> tuple[Action, ...]:
-    """Return the change of a volume into one with another name and another uid."""
-    first = [
-        not_exported(before),
-        epoch(before, epoch_now, operation),
-        ZvolUnused(dataset=before.dataset),
-        ZvolRenamed(
-            dataset=after.dataset, other=before.dataset, uid=before.uid, guid=before.guid
-        ),
-    ]
-    return (*up(first), *mark_changes(before, after))
 
 
 def received(volume: Volume, base_guid: str, operation: str) -> ReceivedSnapshot:

@@ -29,8 +29,14 @@ def as_primary(facts: Facts, zvol: dict[str, Any]) -> Changes:
     }
     txg = max((one.get("txg", 0) for one in facts.of_kind("cut").values()), default=0)
     for number, (name, guid) in enumerate(sets.items(), start=1):
-        empty = {"of": {}, "given_up": [], "marks": {}, "sizes": {}, "txg": txg + number}
-        known = facts.get(f"cut:{name}") or empty
+        empty: dict[str, Any] = {
+            "of": {},
+            "given_up": [],
+            "marks": {},
+            "sizes": {},
+            "txg": txg + number,
+        }
+        known: dict[str, Any] = facts.get(f"cut:{name}") or empty
         also[f"cut:{name}"] = known | {
             "of": known["of"] | {uid: content},
             "sizes": known["sizes"] | {uid: zvol["size"]},
