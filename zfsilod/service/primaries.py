@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.engine.step import touches_pool
-from zfsilod.model.errors import ZfsiloError
+from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Standing, Volume
+from zfsilod.requests.adoption import parse_term
 from zfsilod.requests.aside import SetAside
-from zfsilod.requests.peers import ask_peers, judge
+from zfsilod.requests.peers import ask_peers, judge, promoting
 from zfsilod.storage.volume_view import standing_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 AT_ONCE = 16  # volumes whose peers are asked at one time
 PAUSE_S = 10.0  # between two rounds of questions
 ASIDE_S = 600.0
+TERM = "zfsilo:term"  # the mark of a zvol
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,27 @@ class Primaries:
         for standing in list(txn.scan(Standing)):
             if standing.boot_id not in ("", self._context.boot_id):
                 txn.put(Standing(id=standing.id))
+
+    async def answer(self, volume_id: str, uid: str) -> Volume:
+        """Return the volume with a uid, for a peer that asks what this server is for it.
+
+        The uid proves that the peer has, or had, its data; it does not learn of another volume.
+        Raises Unavailable (PROMOTING) while this server may begin or end to serve it, and when the
+        zvol knows of a later term than the record: no answer is never taken as "not promoted".
+        """
+        self._context.ownership.check_pool()  # the records of a store that is held prove nothing
+        with self._context.read() as txn:
+            volume = txn.get(Volume, volume_id)
+            if volume is None or volume.uid != uid:
+                raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
+            changes = _changes_role(txn, volume)
+        if changes or self._context.promoting.get(uid, 0.0) > time.monotonic():
+            raise promoting(volume_id)
+        if volume.state != "ABSENT":
+            find = partial(self._context.machine.zfs.find_mark, volume.dataset, TERM)
+            if parse_term(await self._context.look(find)).get("term", 0) > volume.term:
+                raise promoting(volume_id)
+        return volume
 
     async def follow(self) -> None:
         """Ask where it is due, and export what may be served; a part of each supervisor pass."""
@@ -187,5 +210,5 @@ def _operations_on(txn: Transaction, names: Iterable[str]) -> list[Operation]:
 
 def _changes_role(txn: Transaction, volume: Volume) -> bool:
     """Tell whether an operation on a volume is about to change which server serves it."""
-    kinds = ("promote", "demote", "set-aside", "know-peer")
+    kinds = ("promote", "demote", "set-aside")
     return any(one.kind in kinds for one in _operations_on(txn, (volume.id,)))

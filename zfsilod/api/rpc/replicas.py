@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,13 +11,11 @@ from zfsilo.v1 import volume_pb2
 
 from zfsilod.api.rpc.publications import check_filesystem
 from zfsilod.api.rpc.volumes import change_volume
-from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.errors import AlreadyExists, InvalidArgument, ZfsiloError
 from zfsilod.model.names import is_uid
 from zfsilod.model.records import Operation, Volume
 from zfsilod.model.validation import check_id
-from zfsilod.requests.adoption import parse_term
 from zfsilod.requests.aside import DemoteVolume, SetAside
-from zfsilod.requests.peers import promoting
 from zfsilod.requests.promotion import PromoteVolume
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
@@ -31,11 +28,8 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Filesystem
     from zfsilod.model.identity import Caller
     from zfsilod.model.replica import ReplicaFacts
-    from zfsilod.service.context import ServiceContext
     from zfsilod.storage.transaction import Transaction
 
-ROLE_CHANGES = ("promote", "demote", "set-aside")  # kinds of operations
-TERM = "zfsilo:term"  # the mark of a zvol
 OF_OTHERS = ("OTHER_VOLUME", "NOT_OURS")  # reasons whose error may name a volume of others
 MAX_TIME = 253402300799  # 9999-12-31T23:59:59Z: google/protobuf/timestamp.proto
 
@@ -93,9 +87,7 @@ class ReplicaMethods:
         if message.wait:
             await _receive_ended(call, volume_id, message.uid)
         context = call.service.context
-        context.ownership.check_pool()  # the records of a store that is held prove nothing
-        volume = call.read(partial(_asked, call, volume_id, message.uid))
-        await _check_term(context, volume)
+        volume = await call.service.primaries.answer(volume_id, message.uid)
         if not _is_own(call.caller, volume, message.uid):
             return convert.role(volume)
         find = partial(context.machine.replicas.find, volume.dataset, uid=volume.uid)
@@ -180,33 +172,6 @@ def _is_own(caller: Caller, volume: Volume | None, uid: str) -> bool:
     if volume is None or not volume.is_replica or volume.uid != uid:
         return False
     return caller.role == "admin" or volume.replica.peer == caller.peer
-
-
-def _asked(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volume:
-    """Return the volume with a uid, which proves that the caller has, or had, its data.
-
-    It does not learn whether another volume exists. Raises Unavailable (PROMOTING) while this
-    server may begin or end to serve it.
-    """
-    volume = txn.get(Volume, volume_id)
-    if volume is None or volume.uid != uid:
-        raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
-    claimant = txn.claimant(f"volume/{volume_id}")
-    operation = txn.get(Operation, claimant) if claimant else None
-    is_meant = call.service.context.promoting.get(uid, 0.0) > time.monotonic()
-    if is_meant or (operation is not None and operation.kind in ROLE_CHANGES):
-        raise promoting(volume_id)
-    return volume
-
-
-async def _check_term(context: ServiceContext, volume: Volume) -> None:
-    """Raise Unavailable when the zvol knows of a later term than the record: the store is old."""
-    if volume.state == "ABSENT":
-        return
-    find = partial(context.machine.zfs.find_mark, volume.dataset, TERM)
-    marked = parse_term(await context.look(find)).get("term", 0)
-    if marked > volume.term:
-        raise promoting(volume.id)
 
 
 def _time(seconds: int) -> int:
