@@ -334,9 +334,8 @@ class World:
             datasets = {one.dataset for one in volumes.values() if one.is_replica}
             facts = server.host.facts.snapshot()
             exports = [fact for name, fact in facts.items() if name.startswith("backstore:")]
-            assert not [one for one in exports if one["dataset"] in datasets], (
-                "a replica is exported"
-            )
+            published = [one for one in exports if one["dataset"] in datasets]
+            assert not published, "a replica is exported"
             writers += [server.name for one in volumes.values() if self._writes(server, one)]
             was = before[server.name]
             if was is not None and (uid := was[0].uid) and _primary(server) is None:
@@ -363,15 +362,10 @@ class World:
         for server in primaries:
             there = self.other(server).volumes().get("data")
             assert there is None or there.is_replica
-            done = await self.request(
-                server, ReplicateVolume(id="data", peer=self.other(server).name)
-            )
-            if not done:  # what the peer had begun to receive, or has, is of before
+            send = ReplicateVolume(id="data", peer=self.other(server).name)
+            if not await self.request(server, send):  # what the peer has is of before
                 await self.drop(self.other(server))
-                done = await self.request(
-                    server, ReplicateVolume(id="data", peer=self.other(server).name)
-                )
-            assert done, f"{server.name} cannot send: {server.refusal}"
+                assert await self.request(server, send), server.refusal
 
 
 def _has(volume: Volume, uid: str) -> bool:

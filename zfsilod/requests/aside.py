@@ -236,9 +236,11 @@ class DemoteVolume(Request[DemotionInputs]):
                 f"replication/{known.id}",
                 *(f"snapshot/{one.id}" for one in records),
             ),
-            actions=(
-                *plans.demotion(volume, after, view.operation_id),
-                *release(volume, self.peer, kept_for(known, inputs.kept)),
+            actions=plans.demotion(
+                volume,
+                after,
+                release(volume, self.peer, kept_for(known, inputs.kept)),
+                view.operation_id,
             ),
             commit=(
                 put(after),

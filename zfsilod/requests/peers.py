@@ -26,6 +26,7 @@ ASK_S = 8.0
 MAX_PEERS = 8
 MAX_TERM = 1 << 40  # a term is a number of seconds since 1970, or one more than another
 PROMOTING = "PROMOTING"
+ROLE_CHANGES = ("promote", "demote", "set-aside")  # kinds of requests
 
 
 class PeerAnswer(Record):

@@ -15,7 +15,14 @@ from zfsilod.model.ownership import IDENTITY, StoreIdentity
 from zfsilod.model.record import Record
 from zfsilod.model.records import ReplicaOf, Snapshot, Standing, Volume, VolumeKey
 from zfsilod.model.validation import check_etag
-from zfsilod.requests.peers import PeerAnswer, ask_peers, judge, known_peers, promoting
+from zfsilod.requests.peers import (
+    ROLE_CHANGES,
+    PeerAnswer,
+    ask_peers,
+    judge,
+    known_peers,
+    promoting,
+)
 from zfsilod.requests.replication import snapshot_name
 from zfsilod.requests.request import Plan, Request, View, put
 from zfsilod.requests.snapshots import dependent
@@ -97,8 +104,9 @@ class PromoteVolume(Request[PromotionInputs]):
         )
 
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
-        # The stream of a server that is off would be waited for for minutes.
-        return ("CANCEL", "RETRY_ROLLBACK") if owner.kind == "receive" else ()
+        # The stream of a server that is off would be waited for for minutes. What is left of an
+        # operation from before a boot waits for the word of the peers, which this request replaces.
+        return () if owner.kind in ROLE_CHANGES else ("CANCEL", "RETRY_ROLLBACK")
 
     def _check(self, volume: Volume, answers: tuple[PeerAnswer, ...]) -> None:
         for answer in answers:

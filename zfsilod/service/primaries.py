@@ -18,7 +18,7 @@ from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Standing, Volume
 from zfsilod.requests.adoption import parse_term
 from zfsilod.requests.aside import SetAside
-from zfsilod.requests.peers import ask_peers, judge, promoting
+from zfsilod.requests.peers import ROLE_CHANGES, ask_peers, judge, promoting
 from zfsilod.storage.volume_view import standing_of
 
 if TYPE_CHECKING:
@@ -191,8 +191,13 @@ class Primaries:
                 await self._service.abandon_unchanged(operation)
 
     def keeps_back(self, txn: Transaction, operation: Operation) -> bool:
-        """Tell whether the rollback of an operation would export a volume that is not served."""
-        if not touches_pool(operation):
+        """Tell whether the rollback of an operation could export a volume that is not served.
+
+        A change of the role exports nothing. One that was cancelled is that of a volume which is to
+        be served whatever its peers say: PromoteVolume.preempts.
+        """
+        exports = touches_pool(operation) and operation.kind not in ROLE_CHANGES
+        if not exports or txn.is_cancelled(operation.id):
             return False
         names = [claim.removeprefix("volume/") for claim in operation.claims]
         volumes = (txn.get(Volume, name) for name in names)
@@ -210,5 +215,4 @@ def _operations_on(txn: Transaction, names: Iterable[str]) -> list[Operation]:
 
 def _changes_role(txn: Transaction, volume: Volume) -> bool:
     """Tell whether an operation on a volume is about to change which server serves it."""
-    kinds = ("promote", "demote", "set-aside")
-    return any(one.kind in kinds for one in _operations_on(txn, (volume.id,)))
+    return any(one.kind in ROLE_CHANGES for one in _operations_on(txn, (volume.id,)))

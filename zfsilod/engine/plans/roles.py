@@ -13,6 +13,8 @@ from zfsilod.engine.steps.zvol_name import ZvolRenamed
 from zfsilod.model.zfs_properties import HIDDEN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zfsilod.model.records import Action, Step, Volume
 
 
@@ -36,8 +38,12 @@ def promotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ..
     return (*up([*first, *chosen]), *server.mark_changes(before, after), *up([writable]))
 
 
-def demotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...]:
+def demotion(
+    before: Volume, after: Volume, released: Sequence[Action], operation: str
+) -> tuple[Action, ...]:
     """Return the change of a volume into a replica of the snapshot that its peer has.
+
+    `released`: the end of what was kept for the peer.
 
     It is read-only before the last look whether something was written since that snapshot.
     """
@@ -55,7 +61,7 @@ def demotion(before: Volume, after: Volume, operation: str) -> tuple[Action, ...
         readonly,
         unchanged,
     ]
-    return (*up(first), *server.mark_changes(before, after))
+    return (*up(first), *released, *server.mark_changes(before, after))
 
 
 def set_aside(before: Volume, after: Volume, epoch_now: int, operation: str) -> tuple[Action, ...]:
