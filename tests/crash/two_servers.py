@@ -103,6 +103,12 @@ class Server(SimulatedMachine):
         with self.store.write() as txn:
             service.primaries.withhold(txn)
 
+    def live(self) -> list[Operation]:
+        """Return the operations that have not ended, and do not wait for the word of the peer."""
+        primaries = self.fixture.service.primaries
+        with self.store.read() as txn:
+            return [one for one in txn.live() if not primaries.keeps_back(txn, one)]
+
     def volumes(self) -> dict[str, Volume]:
         with self.store.read() as txn:
             return {one.id: one for one in txn.scan(Volume)}
