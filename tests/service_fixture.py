@@ -288,7 +288,12 @@ class LocalServer:
     async def replica(self, _server: str, _volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
         self._reach()
         facts = self.service.context.machine.facts  # type: ignore[attr-defined]
-        return ReplicaFacts(guid=facts.get(f"sent:{uid}") or "")
+        if role := facts.get("peer role"):  # of a case of the crash tests
+            if role.get("silent"):
+                raise Unavailable("other does not answer", reason="SERVER_UNAVAILABLE")
+            return ReplicaFacts(exists=True, is_primary=True, **role)
+        guid = facts.get(f"sent:{uid}") or ""
+        return ReplicaFacts(exists=bool(guid), guid=guid)
 
     async def send(self, step: Sent, _operation: Operation) -> None:
         """Send a snapshot in place of service/replication.py: a fact, as of the peer's pool."""

@@ -31,6 +31,8 @@ DRY: dict[str, Any] = {
     "RotateVolumeKey": pb.RotateVolumeKeyRequest(name="volumes/secret"),
     "ReplicateVolume": pb.ReplicateVolumeRequest(name="volumes/lone", peer="peer"),
     "EndReplication": pb.EndReplicationRequest(name="volumes/used", peer="peer"),
+    "PromoteVolume": pb.PromoteVolumeRequest(name="volumes/sent", primary_is_off=True),
+    "DemoteVolume": pb.DemoteVolumeRequest(name="volumes/lone", peer="peer"),
     "ReceiveReplica": pb.ReceiveReplicaRequest(
         name="volumes/replica",
         uid="d" * 32,

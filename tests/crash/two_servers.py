@@ -360,6 +360,7 @@ class World:
         for server in self.servers:
             if server.off:
                 await self.power(server)
+            server.fixture.service.context.promoting.clear()  # it is for some seconds
         for _round in range(2):
             for server in self.servers:
                 await self.look(server)

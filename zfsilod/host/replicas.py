@@ -282,7 +282,7 @@ class RealReplicas:
             raise lost(dataset)
         rows = self._below(dataset, "snapshot", "guid", "createtxg")
         newest = max(rows, key=lambda name: int(rows[name]["createtxg"][0]), default="")
-        if newest != _snapshot(dataset, snapshot_uid) or rows[newest]["guid"][0] != guid:
+        if newest != _snapshot(dataset, snapshot_uid) or guid not in ("", rows[newest]["guid"][0]):
             return False
         return self._get(dataset, "written")["written"][0] == "0"
 

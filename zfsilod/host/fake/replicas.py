@@ -263,7 +263,7 @@ class FakeReplicas:
         return (
             same
             and snapshot_set["of"][uid] == content
-            and snapshot_guid(self._facts, uid, snapshot_uid) == guid
+            and guid in ("", snapshot_guid(self._facts, uid, snapshot_uid))
         )
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:

@@ -5,7 +5,7 @@ A replica has what was received in facts of its own. On a real host both are the
 
 from __future__ import annotations
 
-from zfsilod.host.fake.snapshot_sets import snapshot_guid
+from zfsilod.host.fake.snapshot_sets import guid_of, snapshot_guid
 from zfsilod.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,14 +36,19 @@ def as_primary(facts: Facts, zvol: dict[str, Any]) -> Changes:
             "sizes": {},
             "txg": txg + number,
         }
-        known: dict[str, Any] = facts.get(f"cut:{name}") or empty
+        former = zvol.get("former_sets", {}).get(name)
+        known: dict[str, Any] = facts.get(f"cut:{name}") or former or empty
+        guids = known.get("guids", {})
+        if guid != guid_of(f"{uid}@{name}"):
+            guids = guids | {uid: guid}
         also[f"cut:{name}"] = known | {
             "of": known["of"] | {uid: content},
             "sizes": known["sizes"] | {uid: zvol["size"]},
             "blocks": known.get("blocks", {}) | {uid: blocks},
-            "guids": known.get("guids", {}) | {uid: guid},
+            **({"guids": guids} if guids else {}),
         }
-    return {name: value for name, value in zvol.items() if name != "replica_sets"}, also
+    kept = ("replica_sets", "former_sets")
+    return {name: value for name, value in zvol.items() if name not in kept}, also
 
 
 def as_replica(facts: Facts, zvol: dict[str, Any]) -> Changes:
@@ -64,4 +69,5 @@ def as_replica(facts: Facts, zvol: dict[str, Any]) -> Changes:
         sets = {newest: snapshot_guid(facts, uid, newest)}
         left = {volume: one for volume, one in own[newest]["of"].items() if volume != uid}
         also[f"cut:{newest}"] = own[newest] | {"of": left} if left else None
-    return zvol | {"replica_sets": sets}, also
+    former = {newest: own[newest]} if newest else {}  # its marks, for the way back
+    return zvol | {"replica_sets": sets, "former_sets": former}, also

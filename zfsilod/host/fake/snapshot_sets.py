@@ -39,10 +39,14 @@ def with_uid(facts: Facts, old: str, new: str) -> dict[str, Any]:
                 for part, values in snapshot_set.items()
                 if part in ("of", "sizes", "blocks")
             }
-            guids = snapshot_set.get("guids", {}) | {new: snapshot_guid(facts, old, name)}
             given_up = [new if volume == old else volume for volume in snapshot_set["given_up"]]
-            rest = {"guids": guids, "given_up": given_up}
-            changes[f"cut:{name}"] = snapshot_set | renamed | rest
+            rest = {name: one for name, one in snapshot_set.items() if name != "guids"}
+            changes[f"cut:{name}"] = rest | renamed | {"given_up": given_up}
+            guids = {n: one for n, one in snapshot_set.get("guids", {}).items() if n != old}
+            if (guid := snapshot_guid(facts, old, name)) != guid_of(f"{new}@{name}"):
+                guids[new] = guid
+            if guids:
+                changes[f"cut:{name}"]["guids"] = guids
     for name, zvol in facts.of_kind("zvol").items():
         if zvol.get("origin", ["", ""])[1] == old:
             changes[f"zvol:{name}"] = zvol | {"origin": [zvol["origin"][0], new]}
