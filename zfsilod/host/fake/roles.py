@@ -69,5 +69,6 @@ def as_replica(facts: Facts, zvol: dict[str, Any]) -> Changes:
         sets = {newest: snapshot_guid(facts, uid, newest)}
         left = {volume: one for volume, one in own[newest]["of"].items() if volume != uid}
         also[f"cut:{newest}"] = own[newest] | {"of": left} if left else None
-    former = {newest: own[newest]} if newest else {}  # its marks, for the way back
-    return zvol | {"replica_sets": sets, "former_sets": former}, also
+    has_marks = bool(newest and own[newest]["marks"])
+    former = {"former_sets": {newest: own[newest]}} if has_marks else {}  # for the way back
+    return zvol | {"replica_sets": sets} | former, also
