@@ -56,7 +56,6 @@ class Two:
                 facts.effect(name, None)
         context.boot_id = boot
         front.write(front.service.primaries.withhold)
-        front.service.primaries._asked.clear()
 
     async def replicate_back(self) -> Any:
         request = volume_pb2.ReplicateVolumeRequest(name=DATA, peer="give")
@@ -168,3 +167,37 @@ async def test_a_planned_failover_and_back(two: Two) -> None:
     assert again.term > promoted.term
     await pair.replicate()
     assert list(volumes(two.give)) == ["data"], "nothing was put aside"
+
+
+async def test_a_volume_that_is_served_without_its_peer(two: Two) -> None:
+    await two.pair.replicate()
+    await two.give.root().volumes.PublishVolume(publish())
+    two.cut()
+    two.boot(two.give, "second")
+    primaries = two.give.service.primaries
+    await primaries.follow()
+    with refused("FAILED_PRECONDITION", "PRIMARY_UNKNOWN"):
+        await two.give.root().volumes.PromoteVolume(PROMOTE)
+    await two.give.root().volumes.PromoteVolume(SURE)
+    assert not exported(two.give)
+    await primaries.follow()
+    assert exported(two.give)
+    two.join()
+    await two.other.root().volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA))
+    end = volume_pb2.EndReplicationRequest(name=DATA, peer="other")
+    await two.give.root().volumes.EndReplication(end)
+    assert volumes(two.give)["data"].peers == (), "a peer that has nothing is forgotten"
+
+
+async def test_a_server_that_runs_learns_it_by_a_replication(two: Two) -> None:
+    await two.pair.replicate()
+    await two.give.root().volumes.PublishVolume(publish())
+    two.cut()
+    await two.other.root().volumes.PromoteVolume(SURE)  # not true
+    two.join()
+    assert exported(two.give)
+    with refused("FAILED_PRECONDITION", "PROMOTED_ELSEWHERE"):
+        await two.pair.replicate()
+    await two.give.service.primaries.follow()
+    assert not exported(two.give)
+    assert volumes(two.give)["data"].is_replica

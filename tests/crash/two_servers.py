@@ -73,7 +73,7 @@ class OwnUnits(Units):
         return super()._worker(unit, process)
 
 
-class Server(SimulatedMachine):
+class PairedServer(SimulatedMachine):
     """One of the servers."""
 
     def __init__(self, name: str, world: World, directory: Path) -> None:
@@ -127,10 +127,10 @@ class Server(SimulatedMachine):
 class Link(LocalServer):
     """What a server asks the other one, and sends to it."""
 
-    def __init__(self, here: Server) -> None:
+    def __init__(self, here: PairedServer) -> None:
         self.here = here
 
-    def _there(self) -> Server:
+    def _there(self) -> PairedServer:
         there = self.here.world.other(self.here)
         if there.off or self.here.world.parted:
             raise Unavailable(f"{there.name} does not answer", reason="SERVER_UNAVAILABLE")
@@ -205,9 +205,9 @@ class World:
         self.sent: dict[str, Blocks] = {}  # by the guid of a snapshot
         self.written = 0
         self.log: list[str] = []
-        self.servers = [Server(name, self, directory / name) for name in NAMES]
+        self.servers = [PairedServer(name, self, directory / name) for name in NAMES]
 
-    def other(self, server: Server) -> Server:
+    def other(self, server: PairedServer) -> PairedServer:
         """Return the peer of a server."""
         return self.servers[1 - self.servers.index(server)]
 
@@ -250,7 +250,7 @@ class World:
         self.log.append(f"  {fault}")
         return (fault,)
 
-    async def request(self, server: Server, request: Request[Any]) -> bool:
+    async def request(self, server: PairedServer, request: Request[Any]) -> bool:
         """Make a request, maybe with a fault; tell whether it was done."""
         known = {operation.id for operation in server.operations()}
         server.injector.set(*self._faults())
@@ -262,7 +262,7 @@ class World:
         self.log.append(f"  {request.kind}: {'done' if done else server.refusal}")
         return done
 
-    async def write(self, server: Server) -> None:
+    async def write(self, server: PairedServer) -> None:
         """A client writes where it can."""
         volume = server.volumes().get("data")
         if volume is not None and server.admits(volume.uid):
@@ -271,18 +271,18 @@ class World:
             blocks = server.blocks(volume) | {number: f"{server.name} {self.written}"}
             server.host.facts.memory[f"blocks:{volume.uid}"] = blocks
 
-    async def publish(self, server: Server) -> None:
+    async def publish(self, server: PairedServer) -> None:
         """The volume is published to the client, or withdrawn."""
         with server.store.read() as txn:
             published = txn.get(Publication, "data/take") is not None
         withdraw = Unpublish(volume="data", host="take", fence=True, grace_s=0)
         await self.request(server, withdraw if published else cases.PUBLISH)
 
-    async def replicate(self, server: Server) -> None:
+    async def replicate(self, server: PairedServer) -> None:
         """The volume is sent to the other server."""
         await self.request(server, ReplicateVolume(id="data", peer=self.other(server).name))
 
-    async def promote(self, server: Server) -> None:
+    async def promote(self, server: PairedServer) -> None:
         """The server is promoted; that the other one is off is said only while it is."""
         volume = server.volumes().get("data")
         request = PromoteVolume(id="data", primary_is_off=self.other(server).off)
@@ -292,32 +292,32 @@ class World:
             assert not now.is_replica
             assert server.blocks(now) == self.sent[volume.replica.snapshot_guid]
 
-    async def demote(self, server: Server) -> None:
+    async def demote(self, server: PairedServer) -> None:
         """The volume is handed over to the other server."""
         await self.request(server, DemoteVolume(id="data", peer=self.other(server).name))
 
-    async def end(self, server: Server) -> None:
+    async def end(self, server: PairedServer) -> None:
         """The replication to the other server ends."""
         await self.request(server, EndReplication(id="data", peer=self.other(server).name))
 
-    async def drop(self, server: Server) -> None:
+    async def drop(self, server: PairedServer) -> None:
         """A replica is deleted."""
         volume = server.volumes().get("data")
         if volume is not None and volume.is_replica:
             await self.request(server, DeleteVolume(id="data"))
 
-    async def look(self, server: Server) -> None:
+    async def look(self, server: PairedServer) -> None:
         """The daemon asks the peer, and restores what differs."""
         server.injector.set(*self._faults())
         await server.carry_out(lambda fixture: fixture.service.reconciler.sync_all(DAEMON))
 
-    async def restart(self, server: Server) -> None:
+    async def restart(self, server: PairedServer) -> None:
         """The daemon is restarted."""
         await server.stop_daemon()
         server.start_daemon()
         await server.supervisor.recover()
 
-    async def power(self, server: Server) -> None:
+    async def power(self, server: PairedServer) -> None:
         """The server loses its power, or boots."""
         if not server.off:
             await server.stop_daemon()
@@ -329,7 +329,7 @@ class World:
         await server.supervisor.recover()
         await server.carry_out(lambda fixture: fixture.service.reconciler.sync_all(DAEMON))
 
-    async def part(self, _server: Server) -> None:
+    async def part(self, _server: PairedServer) -> None:
         """The network between the servers breaks, or works again."""
         self.parted = not self.parted
 
@@ -349,7 +349,7 @@ class World:
                 assert was[1] in kept, f"{server.name} had {was[1]}, and has {kept}"
         assert len(writers) < 2, f"two servers admit a client: {writers}"
 
-    def _writes(self, server: Server, volume: Volume) -> bool:
+    def _writes(self, server: PairedServer, volume: Volume) -> bool:
         return volume.id == "data" and server.admits(volume.uid)
 
     async def heal(self) -> None:
@@ -380,7 +380,7 @@ def _has(volume: Volume, uid: str) -> bool:
     return volume.aside_of == "data" or volume.uid == uid
 
 
-def _primary(server: Server) -> tuple[Volume, Blocks] | None:
+def _primary(server: PairedServer) -> tuple[Volume, Blocks] | None:
     volume = server.volumes().get("data")
     return None if volume is None or volume.is_replica else (volume, server.blocks(volume))
 

@@ -95,7 +95,7 @@ class Standing(Stored, tag="Standing"):
 
     id: str  # uid of the volume
     boot_id: str = ""  # of that boot
-    reason: str = "NOT_ASKED"  # why it is not served in any other: see model.reasons
+    reason: str = ""  # why it is not served in any other: see model.reasons; "": NOT_ASKED
     peer: str = ""  # that is the cause
 
 

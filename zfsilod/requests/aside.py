@@ -23,7 +23,7 @@ from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
 from zfsilod.requests.deletion import check_unpublished, published_to
 from zfsilod.requests.dependents import recorded_snapshots
-from zfsilod.requests.peers import PeerAnswer, ask, known_peers
+from zfsilod.requests.peers import PeerAnswer, known_peers
 from zfsilod.requests.publications import Unpublish
 from zfsilod.requests.replication import ReplicateVolume, kept_for, list_kept, release, replications
 from zfsilod.requests.request import Plan, Request, View, drop, put
@@ -59,7 +59,7 @@ class SetAside(Request[AsideInputs]):
     async def gather(self, context: Context, operation_id: str) -> AsideInputs:
         with context.read() as txn:
             volume = need_primary(txn, self.id)
-        answer = await ask(context, volume, check_id(self.peer, "server name"))
+        (answer,) = await context.ask_peers(volume, (check_id(self.peer, "server name"),))
         return AsideInputs(answer=answer, kept=await list_kept(context, volume))
 
     def prerequisites(self, view: View, inputs: AsideInputs) -> Sequence[Request[Any]]:
@@ -174,11 +174,12 @@ class DemoteVolume(Request[DemotionInputs]):
     peer: str
     etag: str = ""
     replicated: bool = False  # the prerequisite has ended
+    dry: bool = False  # the plan as if it had
 
     async def gather(self, context: Context, operation_id: str) -> DemotionInputs:
         with context.read() as txn:
             volume = need_primary(txn, self.id)
-        answer = await ask(context, volume, check_id(self.peer, "server name"))
+        (answer,) = await context.ask_peers(volume, (check_id(self.peer, "server name"),))
         kept = await list_kept(context, volume)
         there = next((one for one in kept if one.exists and one.guid == answer.guid), None)
         if there is not None:
@@ -197,20 +198,23 @@ class DemoteVolume(Request[DemotionInputs]):
         volume = need_served(view, self.id)
         check_etag(self.etag, volume.revision)
         check_unpublished(volume, published_to(view.txn, volume))
-        if inputs.newest is not None or self.replicated:
+        if inputs.newest is not None or self.replicated or self.dry:
             return ()
         return (ReplicateVolume(id=self.id, peer=self.peer),)
 
     def continued(self) -> DemoteVolume:
         return self.but(etag="", replicated=True)
 
+    def preview(self) -> DemoteVolume:
+        return self.but(dry=True)
+
     def plan(self, view: View, inputs: DemotionInputs) -> Plan:
         txn, volume = view.txn, need_served(view, self.id)
         check_unpublished(volume, published_to(txn, volume))
         newest = inputs.newest
-        if newest is None and any(isinstance(one, ReplicateVolume) for one in view.finished):
-            newest = KeptSnapshot(uid="0" * 32, guid="1", created_txg=0)  # a dry run
-        if newest is None or inputs.answer.outcome not in ("REPLICA", "NONE"):
+        if newest is None and self.dry:
+            newest = KeptSnapshot(uid="0" * 32, guid="1", created_txg=0)
+        if newest is None:
             raise changed_since(volume.dataset)
         records = [one for one in recorded_snapshots(txn, volume) if one.uid == newest.uid]
         known = _known(replications(txn, volume.uid), volume, self.peer)
@@ -255,8 +259,8 @@ class DemoteVolume(Request[DemotionInputs]):
 def _known(sent: Sequence[Replication], volume: Volume, peer: str) -> Replication:
     """Return the record of the replication to a peer, or one of a peer that holds something."""
     name = f"{volume.uid}/{peer}"
-    found = (one for one in sent if one.id == name)
-    return next(found, Replication(id=name, volume=volume.id, peer=peer))
+    matches = (one for one in sent if one.id == name)
+    return next(matches, Replication(id=name, volume=volume.id, peer=peer))
 
 
 def _holders(kept: Sequence[KeptSnapshot]) -> Iterator[str]:

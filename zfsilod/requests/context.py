@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from zfsilod.engine.steps.filesystem import Reported
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zfsilod.model.replica import ReplicaFacts
     from zfsilod.model.settings import Settings
     from zfsilod.model.words import Transport
+    from zfsilod.requests.peers import PeerAnswer
     from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -96,6 +97,9 @@ class Context(Protocol):
 
     async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
+
+    async def ask_peers(self, volume: Volume, peers: Sequence[str]) -> tuple[PeerAnswer, ...]:
+        """Ask other servers what they are for a volume; no answer is an answer too."""
 
     async def pause(self, seconds: float) -> None:
         """Wait before a fact that changes without an event is probed again."""

@@ -7,22 +7,19 @@ it is used (wire/server_answers.py); no answer is never taken as "not promoted".
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod.model.errors import FailedPrecondition, Unavailable, ZfsiloError
+from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from zfsilod.model.records import Volume
     from zfsilod.model.replica import ReplicaFacts
-    from zfsilod.requests.context import Context
 
 Outcome = Literal["NONE", "REPLICA", "PRIMARY", "BUSY", "SILENT"]
 """Of a question: it has no such volume, a replica, serves it, is changing it, or did not answer."""
-ASK_S = 8.0
 MAX_PEERS = 8
 MAX_TERM = 1 << 40  # a term is a number of seconds since 1970, or one more than another
 PROMOTING = "PROMOTING"
@@ -50,26 +47,6 @@ def known_peers(volume: Volume, *others: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-async def ask_peers(
-    context: Context, volume: Volume, peers: Iterable[str]
-) -> tuple[PeerAnswer, ...]:
-    """Ask all these peers of a volume, at the same time."""
-    return tuple(await asyncio.gather(*(ask(context, volume, peer) for peer in peers)))
-
-
-async def ask(context: Context, volume: Volume, peer: str) -> PeerAnswer:
-    """Ask one peer what it is for a volume."""
-    try:
-        async with asyncio.timeout(ASK_S):
-            facts = await context.servers.replica(peer, volume.id, volume.uid, wait=False)
-    except TimeoutError:
-        return PeerAnswer(peer=peer, outcome="SILENT", why=f"{peer} did not answer in time")
-    except ZfsiloError as error:
-        outcome: Outcome = "BUSY" if error.reason == PROMOTING else "SILENT"
-        return PeerAnswer(peer=peer, outcome=outcome, why=error.message)
-    return answer_of(peer, facts)
-
-
 def answer_of(peer: str, facts: ReplicaFacts) -> PeerAnswer:
     """Return the answer that a peer gave."""
     outcome: Outcome = "PRIMARY" if facts.is_primary else "REPLICA" if facts.exists else "NONE"
@@ -88,14 +65,14 @@ def judge(volume: Volume, answers: Sequence[PeerAnswer]) -> tuple[str, str]:
     A later promotion counts more than a peer that is silent. Two servers never serve a volume,
     whichever was promoted later.
     """
-    for reason, found in (
+    for reason, matches in (
         ("PROMOTED_ELSEWHERE", [a for a in answers if _serves(a) and a.is_later_than(volume)]),
         ("PRIMARY_SERVES", [a for a in answers if _serves(a)]),
         ("LATER_TERM", [a for a in answers if a.is_later_than(volume)]),
         ("PEER_SILENT", [a for a in answers if a.outcome in ("BUSY", "SILENT")]),
     ):
-        if found:
-            return reason, found[0].peer
+        if matches:
+            return reason, matches[0].peer
     return "", ""
 
 
@@ -104,8 +81,11 @@ def _serves(answer: PeerAnswer) -> bool:
 
 
 def check_not_promoted(volume: Volume, answer: PeerAnswer) -> None:
-    """Raise FailedPrecondition when a peer that is to receive a volume serves it itself."""
-    if _serves(answer) or answer.is_later_than(volume):
+    """Raise FailedPrecondition when a peer that is to receive a volume was promoted later.
+
+    One that serves it otherwise refuses what is sent.
+    """
+    if answer.is_later_than(volume):
         raise FailedPrecondition(
             f"{answer.peer} was promoted, and serves {volume.id} itself: this server puts its own "
             f"data aside, and becomes the replica; see zfsiloctl volume show {volume.id}",

@@ -18,7 +18,6 @@ from zfsilod.model.validation import check_etag
 from zfsilod.requests.peers import (
     ROLE_CHANGES,
     PeerAnswer,
-    ask_peers,
     judge,
     known_peers,
     promoting,
@@ -69,7 +68,7 @@ class PromoteVolume(Request[PromotionInputs]):
             volume = need_volume(txn, self.id)
         # From now on a peer that asks gets no answer, so that it cannot begin to serve meanwhile.
         context.promoting[volume.uid] = time.monotonic() + INTENT_S
-        answers = await ask_peers(context, volume, known_peers(volume))
+        answers = await context.ask_peers(volume, known_peers(volume))
         return PromotionInputs(answers=answers)
 
     def plan(self, view: View, inputs: PromotionInputs) -> Plan:
@@ -156,7 +155,7 @@ class PromoteVolume(Request[PromotionInputs]):
 
 
 def _standing(volume: Volume, view: View) -> Change:
-    return put(Standing(id=volume.uid, boot_id=view.boot_id, reason=""))
+    return put(Standing(id=volume.uid, boot_id=view.boot_id))
 
 
 def _last_received(txn: Transaction, volume: Volume) -> tuple[Change, ...]:

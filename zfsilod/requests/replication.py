@@ -83,7 +83,7 @@ class ReplicateVolume(Request[PeerState]):
         check_rate(self.rate)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         answer = answer_of(self.peer, replica)
-        if answer.outcome == "PRIMARY":
+        if answer.is_later_than(volume):
             context.suspected.add(self.id)
         check_not_promoted(volume, answer)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
@@ -230,7 +230,7 @@ class KnowPeer(Request[None]):
                 volume=self.id,
             )
         after = volume.but(peers=known_peers(volume, self.peer), updated_at=view.now)
-        standing = Standing(id=volume.uid, boot_id=view.boot_id, reason="")
+        standing = Standing(id=volume.uid, boot_id=view.boot_id)
         return Plan(
             title=f"note that {self.peer} gets the data of {self.id}",
             claims=(f"volume/{self.id}",),

@@ -396,7 +396,7 @@ def need_served(view: View, volume_id: str) -> Volume:
     Raises FailedPrecondition while it is not known whether a peer was promoted.
     """
     volume = need_primary(view.txn, volume_id)
-    standing = standing_of(view.txn, volume)
+    standing = standing_of(view.txn, volume) if volume.peers else None
     if standing is not None and standing.boot_id != view.boot_id:
         sentence, reason = why_withheld(standing.but(boot_id=""), volume_id)
         raise FailedPrecondition(sentence, reason=reason, volume=volume_id)

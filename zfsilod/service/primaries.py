@@ -18,14 +18,16 @@ from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Standing, Volume
 from zfsilod.requests.adoption import parse_term
 from zfsilod.requests.aside import SetAside
-from zfsilod.requests.peers import ROLE_CHANGES, ask_peers, judge, promoting
+from zfsilod.requests.peers import ROLE_CHANGES, judge, promoting
 from zfsilod.storage.volume_view import standing_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from zfsilod.model.records import Operation
-    from zfsilod.service.service import Service
+    from zfsilod.service.context import ServiceContext
+    from zfsilod.service.executor import Executor
+    from zfsilod.service.ports import Launcher, Submitter
     from zfsilod.storage.transaction import Transaction
 
 AT_ONCE = 16  # volumes whose peers are asked at one time
@@ -47,15 +49,22 @@ class Verdict(NamedTuple):
 class Primaries:
     """Which volumes of this server may be served, as their peers say."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._context = service.context
+    def __init__(
+        self, context: ServiceContext, submitter: Submitter, executor: Executor, launcher: Launcher
+    ) -> None:
+        self._context = context
+        self._submitter = submitter
+        self._executor = executor
+        self._launcher = launcher
+        self.export: Callable[[tuple[str, ...]], Awaitable[object]] = _export_nothing
         self._asked: set[str] = set()  # uids, since the start of the daemon
+        self._withheld: set[str] = set()  # ids of the volumes that were not served at the last look
         self._due = 0.0  # time.monotonic() of the next round
         self._asking = asyncio.Lock()
 
     def withhold(self, txn: Transaction) -> None:
         """Serve no volume with peers that were not asked in this boot; at the start."""
+        self._asked.clear()
         for standing in list(txn.scan(Standing)):
             if standing.boot_id not in ("", self._context.boot_id):
                 txn.put(Standing(id=standing.id))
@@ -73,7 +82,9 @@ class Primaries:
             if volume is None or volume.uid != uid:
                 raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
             changes = _changes_role(txn, volume)
-        if changes or self._context.promoting.get(uid, 0.0) > time.monotonic():
+            serves = not volume.is_replica and not self._is_withheld(txn, volume)
+        is_meant = self._context.promoting.get(uid, 0.0) > time.monotonic()
+        if changes or (is_meant and not serves):
             raise promoting(volume_id)
         if volume.state != "ABSENT":
             find = partial(self._context.machine.zfs.find_mark, volume.dataset, TERM)
@@ -83,57 +94,43 @@ class Primaries:
 
     async def follow(self) -> None:
         """Ask where it is due, and export what may be served; a part of each supervisor pass."""
-        if time.monotonic() < self._due or self._context.ownership.holds:
+        if self._context.ownership.holds:
             return
-        self._due = time.monotonic() + PAUSE_S
-        served = await self.ask_due()
-        if served:
-            await self._service.reconciler.sync_some(tuple(served), DAEMON)
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + PAUSE_S
+            await self.ask_due()
+        with self._context.read() as txn:
+            withheld = {one.id for one in txn.scan(Volume) if self._is_withheld(txn, one)}
+        served, self._withheld = self._withheld - withheld, withheld
+        if served:  # as the peers said, or by a promotion
+            await self.export(tuple(sorted(served)))
 
-    def note(self, operation: Operation) -> None:
-        """Look at once after a promotion, which may let a volume be served."""
-        if operation.kind == "promote" and operation.ended:
-            name = operation.subject.partition("/")[2]
-            with self._context.read() as txn:
-                volume = txn.get(Volume, name)
-            if volume is not None:
-                self._context.promoting.pop(volume.uid, None)
-            if operation.state == "DONE" and operation.actions:
-                self._service.executor.spawn(self._serve(name))
+    def _is_withheld(self, txn: Transaction, volume: Volume) -> bool:
+        standing = standing_of(txn, volume)
+        return standing is not None and standing.boot_id != self._context.boot_id
 
-    async def _serve(self, name: str) -> None:
-        try:
-            await self._service.reconciler.sync_some((name,), DAEMON)
-        except ZfsiloError as error:
-            log.warning("%s was promoted, and is not exported: %s", name, error.message)
-
-    async def ask_due(self) -> list[str]:
-        """Ask the peers of each volume where it is due; return the ids that are served from now."""
+    async def ask_due(self) -> None:
+        """Ask the peers of each volume where it is due, and store what they say."""
         async with self._asking:
             with self._context.read() as txn:
                 due = [volume for volume in txn.scan(Volume) if self._is_due(txn, volume)]
-            served: list[str] = []
             for start in range(0, len(due), AT_ONCE):
                 some = due[start : start + AT_ONCE]
                 for verdict in await asyncio.gather(*map(self._judged, some)):
-                    if await self._apply(verdict):
-                        served.append(verdict.volume.id)
-            return served
+                    await self._apply(verdict)
 
     def _is_due(self, txn: Transaction, volume: Volume) -> bool:
-        standing = standing_of(txn, volume)
-        if standing is None:
+        if standing_of(txn, volume) is None:
             return False
-        is_served = standing.boot_id == self._context.boot_id
-        first = volume.uid not in self._asked
-        return first or not is_served or volume.id in self._context.suspected
+        is_new = volume.uid not in self._asked or volume.id in self._context.suspected
+        return is_new or self._is_withheld(txn, volume)
 
     async def _judged(self, volume: Volume) -> Verdict:
-        answers = await ask_peers(self._context, volume, volume.peers)
+        answers = await self._context.ask_peers(volume, volume.peers)
         return Verdict(volume, *judge(volume, answers))
 
-    async def _apply(self, verdict: Verdict) -> bool:
-        """Store what the peers say; tell whether the volume is served from now on."""
+    async def _apply(self, verdict: Verdict) -> None:
+        """Store what the peers say of a volume; a former primary steps back."""
         volume, reason, peer = verdict
         self._asked.add(volume.uid)
         self._context.suspected.discard(volume.id)
@@ -143,7 +140,6 @@ class Primaries:
             say("volume %s: %s", volume.id, f"{reason} ({peer})" if reason else "it is served")
         if reason == "PROMOTED_ELSEWHERE":
             await self._step_back(volume, peer)
-        return before is not None and not before.boot_id and bool(now and now.boot_id)
 
     def _judge(self, verdict: Verdict, txn: Transaction) -> tuple[Standing | None, Standing | None]:
         """Store the standing of a volume; return it before and afterwards.
@@ -160,8 +156,8 @@ class Primaries:
         before = standing_of(txn, volume) if same and volume is not None else None
         if before is None or _changes_role(txn, asked):
             return None, None
-        now = Standing(id=asked.uid, boot_id="" if reason else self._context.boot_id, reason=reason)
-        now = now.but(peer=peer)
+        boot_id = "" if reason else self._context.boot_id
+        now = Standing(id=asked.uid, boot_id=boot_id, reason=reason, peer=peer)
         if before.boot_id == self._context.boot_id and reason != "PROMOTED_ELSEWHERE":
             return before, before
         if now.but(revision=0) != before.but(revision=0):
@@ -172,23 +168,25 @@ class Primaries:
         """Put the data of a former primary aside."""
         try:
             await self._abandon_stopped(volume)
-            operation = await self._service.submit(SetAside(id=volume.id, peer=peer), caller=DAEMON)
-            await self._service.wait(operation.id, ASIDE_S)
+            operation = await self._submitter.submit(
+                SetAside(id=volume.id, peer=peer), caller=DAEMON
+            )
+            await self._submitter.wait(operation.id, ASIDE_S)
         except ZfsiloError as error:
             log.warning("the data of %s are not put aside yet: %s", volume.id, error.message)
 
     async def _abandon_stopped(self, volume: Volume) -> None:
         """Abandon an operation from before a boot, whose rollback would export the volume."""
-        running = await self._service.launcher.running()
+        running = await self._launcher.running()
         with self._context.read() as txn:
             stopped = [
                 one
                 for one in _operations_on(txn, (volume.id,))
-                if one.unit not in running and not self._service.executor.is_held(one.id)
+                if one.unit not in running and not self._executor.is_held(one.id)
             ]
         for operation in stopped:
             if operation.boot_id != self._context.boot_id:
-                await self._service.abandon_unchanged(operation)
+                await self._submitter.abandon_unchanged(operation)
 
     def keeps_back(self, txn: Transaction, operation: Operation) -> bool:
         """Tell whether the rollback of an operation could export a volume that is not served.
@@ -206,6 +204,10 @@ class Primaries:
             standing is not None and standing.boot_id != self._context.boot_id
             for standing in standings
         )
+
+
+async def _export_nothing(_names: tuple[str, ...]) -> None:
+    """Export nothing: of a service without a reconciler."""
 
 
 def _operations_on(txn: Transaction, names: Iterable[str]) -> list[Operation]:

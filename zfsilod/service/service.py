@@ -28,6 +28,7 @@ from zfsilod.model.errors import (
     cancelled,
     revive,
 )
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.marks import epoch_fact
 from zfsilod.model.pool_space import PoolSpace
 from zfsilod.model.record import pairs
@@ -109,8 +110,8 @@ class Service:
         self.executor.listeners.append(self.streams.note)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
-        self.primaries = Primaries(self)
-        self.executor.listeners.append(self.primaries.note)
+        self.primaries = Primaries(context, self, self.executor, launcher)
+        self.primaries.export = partial(self.reconciler.sync_some, caller=DAEMON)
         self.reconciler.ask = self.primaries.ask_due
 
     # Requests

@@ -174,7 +174,7 @@ def why_withheld(standing: Standing | None, volume_id: str) -> tuple[str, str]:
             )
         case _:
             why = "its peers are being asked whether one of them was promoted"
-    return f"{volume_id} is not served: {why}", standing.reason
+    return f"{volume_id} is not served: {why}", standing.reason or "NOT_ASKED"
 
 
 def conditions_of(txn: Transaction, view: VolumeView) -> list[tuple[str, str]]:

@@ -194,7 +194,8 @@ class FakeZfs:
 
             change = as_replica if value else as_primary
             changed, also = change(self.facts, changed)
-        self.facts.effect(f"zvol:{dataset}", changed, also=also)
+        others: dict[str, Any] = {"also": also} if also else {}
+        self.facts.effect(f"zvol:{dataset}", changed, **others)
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
         self._need_pool(root)
