@@ -59,6 +59,7 @@ class SetAside(Request[AsideInputs]):
     async def gather(self, context: Context, operation_id: str) -> AsideInputs:
         with context.read() as txn:
             volume = need_primary(txn, self.id)
+        context.promoting.pop(volume.uid, None)  # a promotion of this server has ended
         (answer,) = await context.ask_peers(volume, (check_id(self.peer, "server name"),))
         return AsideInputs(answer=answer, kept=await list_kept(context, volume))
 
@@ -179,6 +180,7 @@ class DemoteVolume(Request[DemotionInputs]):
     async def gather(self, context: Context, operation_id: str) -> DemotionInputs:
         with context.read() as txn:
             volume = need_primary(txn, self.id)
+        context.promoting.pop(volume.uid, None)  # a promotion of this server has ended
         (answer,) = await context.ask_peers(volume, (check_id(self.peer, "server name"),))
         kept = await list_kept(context, volume)
         there = next((one for one in kept if one.exists and one.guid == answer.guid), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from zfsilod.model.errors import FailedPrecondition, Unavailable
+from zfsilod.model.errors import Busy, FailedPrecondition
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def check_not_promoted(volume: Volume, answer: PeerAnswer) -> None:
         )
 
 
-def promoting(volume: str) -> Unavailable:
+def promoting(volume: str) -> Busy:
     """Return the error for a question about a volume whose role is being changed."""
-    return Unavailable(
+    return Busy(
         f"the role of volume {volume} is being changed on this server: ask again",
         reason=PROMOTING,
         volume=volume,

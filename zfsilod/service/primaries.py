@@ -73,7 +73,7 @@ class Primaries:
         """Return the volume with a uid, for a peer that asks what this server is for it.
 
         The uid proves that the peer has, or had, its data; it does not learn of another volume.
-        Raises Unavailable (PROMOTING) while this server may begin or end to serve it, and when the
+        Raises Busy (PROMOTING) while this server may begin or end to serve it, and when the
         zvol knows of a later term than the record: no answer is never taken as "not promoted".
         """
         self._context.ownership.check_pool()  # the records of a store that is held prove nothing
