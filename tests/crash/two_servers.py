@@ -143,7 +143,11 @@ class Link(LocalServer):
             record = await there.fixture.service.primaries.answer(volume, uid)
         except NotFound:
             return ReplicaFacts()
-        role = {"term": record.term, "term_store": record.term_store, "exists": True}
+        role: dict[str, Any] = {
+            "term": record.term,
+            "term_store": record.term_store,
+            "exists": True,
+        }
         if record.is_replica and record.replica.peer == self.here.name:
             facts = there.host.replicas.find(record.dataset, uid=uid)
             return facts.but(**role)
