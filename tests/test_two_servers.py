@@ -12,6 +12,7 @@ SEED = int(os.environ.get("ZFSILO_SEED", "20260101"))
 FORMER = (
     3,  # a hold that was released behind the change of the role
     26,  # a demotion that a reboot stopped, and that waited for the word of the peer
+    5038,  # two promotions in the same second
     43,  # a publication that a reboot stopped, while the peer is away
 )
 

@@ -62,6 +62,8 @@ class TestFailover:
         take.sh("systemctl enable --now zfsilod-tcp.socket && systemctl restart zfsilod.service")
         joined(take, give, issued_to="take", name="peer")
         joined(give, take, issued_to="peer", name="take")
+        name = "$(sed -n s/InitiatorName=//p /etc/iscsi/initiatorname.iscsi)"
+        take.sh(f"zfsiloctl host add take --iqn {name}", timeout_s=STEP_S)
         ctl(take, "volume", "create", "data", "128M", "--host", "take")
         write(take, HERE, 0)
         ctl(take, "volume", "replicate", "data", "--to", "peer")

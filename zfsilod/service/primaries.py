@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from zfsilod.engine.step import touches_pool
+from zfsilod.engine.step import HostStep
 from zfsilod.model.errors import NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Standing, Volume
@@ -72,9 +72,10 @@ class Primaries:
     async def answer(self, volume_id: str, uid: str) -> Volume:
         """Return the volume with a uid, for a peer that asks what this server is for it.
 
-        The uid proves that the peer has, or had, its data; it does not learn of another volume.
-        Raises Busy (PROMOTING) while this server may begin or end to serve it, and when the
-        zvol knows of a later term than the record: no answer is never taken as "not promoted".
+        The uid proves that the peer has, or had, its data; it does not learn of another volume. One
+        that asks may have been promoted, so it is asked in turn. Raises Busy (PROMOTING) while this
+        server may begin or end to serve it, and when the zvol knows of a later term than the
+        record: no answer is ever taken as "not promoted".
         """
         self._context.ownership.check_pool()  # the records of a store that is held prove nothing
         with self._context.read() as txn:
@@ -83,6 +84,8 @@ class Primaries:
                 raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
             changes = _changes_role(txn, volume)
             serves = not volume.is_replica and not self._is_withheld(txn, volume)
+        if serves:  # a peer that asks may have been promoted: it is asked in turn
+            self._context.suspected.add(volume_id)
         is_meant = self._context.promoting.get(uid, 0.0) > time.monotonic()
         if changes or (is_meant and not serves):
             raise promoting(volume_id)
@@ -194,8 +197,9 @@ class Primaries:
         A change of the role exports nothing. One that was cancelled is that of a volume which is to
         be served whatever its peers say: PromoteVolume.preempts.
         """
-        exports = touches_pool(operation) and operation.kind not in ROLE_CHANGES
-        if not exports or txn.is_cancelled(operation.id):
+        steps = (action.step for action in operation.actions)
+        exports = any(isinstance(step, HostStep) and step.part == "TARGET" for step in steps)
+        if not exports or operation.kind in ROLE_CHANGES or txn.is_cancelled(operation.id):
             return False
         names = [claim.removeprefix("volume/") for claim in operation.claims]
         volumes = (txn.get(Volume, name) for name in names)
