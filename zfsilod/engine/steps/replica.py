@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
+from zfsilod.engine.steps.zfs import discard_half_made
 from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import RemoteStep, Resources
@@ -126,6 +127,7 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
         )
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
+        discard_half_made(host, self.dataset, self.uid, self.operation, ())
         if not host.replicas.find(self.dataset, uid=self.uid).exists:
             return {}
         return {KEPT: f"what {self.dataset} has is kept: the next replication goes on there"}
