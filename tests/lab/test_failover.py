@@ -20,6 +20,7 @@ WRITE = (
     "udevadm settle; dd if=/dev/urandom of=/dev/zvol/{}/data bs=1M count=4 seek={} oflag=direct "
     "conv=notrunc status=none && sync"
 )
+IMPORT = "zpool list tank2 >/dev/null 2>&1 || zpool import -d /var/tmp tank2"
 UNTIL = "until zfsiloctl volume show data --json | grep -q '{}'; do sleep 1; done"
 
 
@@ -81,6 +82,7 @@ class TestFailover:
         write(give, THERE, 16)
         take.power_on()
         take.wait_until_running()
+        take.sh(IMPORT, timeout_s=STEP_S)
         take.sh(UNTIL.format('"replica"'), timeout_s=STEP_S)
         listed = json.loads(ctl(take, "volume", "list", "--json").stdout)
         (aside,) = [one for one in listed["volumes"] if one.get("aside_of") == "data"]
@@ -110,6 +112,7 @@ class TestFailover:
         give.power_off()
         take.power_cut()
         take.wait_until_running()
+        take.sh(IMPORT, timeout_s=STEP_S)
         take.sh(UNTIL.format("PEER_SILENT"), timeout_s=STEP_S)
         print(ctl(take, "volume", "show", "data").stdout)
         assert "is not served" in refusal(take, "volume", "publish", "data", "take")
