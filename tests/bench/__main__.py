@@ -25,6 +25,7 @@ BENCHES = (
     "many",
     "memory",
     "gateway",
+    "streams",
     "throughput",
     "lifecycle",
     "csi",

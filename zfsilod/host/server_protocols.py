@@ -283,7 +283,10 @@ class LioAdapter(TargetAdapter, Protocol):
         """Remove a backstore. Raises Busy while it is a LUN."""
 
     def has_reservations(self, serial: str, initiator: str = "") -> bool:
-        """Tell whether persistent reservations of an initiator are saved; "": of any."""
+        """Tell whether persistent reservations of an initiator are saved; "": of any.
+
+        As long as a backstore has the serial, those of any are not saved but in use.
+        """
 
     def forget_reservations(self, serial: str, initiator: str = "") -> None:
         """Remove the saved persistent reservations of an initiator whose ACL is gone; "": all."""

@@ -276,7 +276,7 @@ def _moved(
     changes: list[Change] = []
     claims: list[str] = []
     for snapshot in recorded_snapshots(txn, volume):
-        moved: Snapshot = snapshot.but(volume=aside.id, volume_uid=aside.uid)
+        moved: Snapshot = snapshot.but(volume=aside.id, volume_uid=aside.uid, peer="")
         changes += [put(moved), drop(dependent(snapshot)), put(dependent(moved))]
         claims.append(f"snapshot/{snapshot.id}")
     for clone in [one for one in txn.scan(Volume) if one.origin == volume.uid]:

@@ -179,6 +179,7 @@ def _last_received(txn: Transaction, volume: Volume) -> tuple[Change, ...]:
         mode=volume.mode,
         filesystem=volume.filesystem,
         guid=replica.snapshot_guid,
+        peer=peer,
         created_at=replica.taken_at,
     )
     return (put(snapshot), put(dependent(snapshot)))

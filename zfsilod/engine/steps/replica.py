@@ -65,7 +65,8 @@ class Sent(RemoteStep, tag="Sent"):
     base_uid: str
     base_guid: str
     raw: bool
-    rate: int  # bytes a second; 0: no limit
+    rate: int  # bytes a second; 0: no limit. It may change while the stream runs: stream_rates.py
+    policy: str = ""  # whose rate counts
 
     def fact(self) -> str:
         return f"{self.server} has snapshot {self.snapshot} of {self.volume}"
@@ -150,7 +151,7 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
 
 
 class ReceiveEnded(OneWay, tag="ReceiveEnded", part="POOL"):
-    """Nothing is half received into the replica: zfs-receive(8), -A.
+    """Nothing is half received into the replica, and its snapshots have the mark of zfsilo.
 
     What is dropped was never a part of the replica, and the peer that sent it can send it again.
     """
@@ -159,7 +160,7 @@ class ReceiveEnded(OneWay, tag="ReceiveEnded", part="POOL"):
     uid: str
 
     def probe(self, host: HostAdapters) -> bool:
-        return not host.replicas.find(self.dataset, uid=self.uid).token
+        return host.replicas.has_ended(self.dataset, uid=self.uid)
 
     def do(self, host: HostAdapters) -> None:
         host.replicas.end_receive(self.dataset, uid=self.uid)
