@@ -11,7 +11,6 @@ import os
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import open_exclusively, users, users_beside
-from zfsilod.host.half_made import is_half_made, is_written
 from zfsilod.host.zfs_output import (
     ENCRYPTION,
     PREFIX,
@@ -131,6 +130,8 @@ class RealZfs:
         self._destroy(dataset, lambda: self.has_zvol(dataset, uid=uid, guid=guid))
 
     def is_half_made(self, dataset: str, operation: str, planned: Pairs) -> bool:
+        from zfsilod.host.half_made import is_half_made  # few rollbacks need it
+
         self._sync(dataset)
         properties = self.listing(dataset, "all").get(dataset, {})
         half_made = bool(properties) and is_half_made(properties, operation, planned)
@@ -187,6 +188,8 @@ class RealZfs:
             raise foreign(dataset, f"its {EPOCH} is not a number") from None
 
     def why_keep(self, dataset: str, marks: Pairs) -> str:
+        from zfsilod.host.half_made import is_written  # only rollbacks need it
+
         self._sync(dataset)
         names = (OPERATION, EPOCH, FILESYSTEM, "origin", "logicalreferenced", "logicalused")
         properties = self.properties(dataset, names)

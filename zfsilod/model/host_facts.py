@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import DIGITS
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
@@ -180,4 +179,5 @@ class ListedSnapshot(Record, tag="ListedShot"):
     def grid_version(self) -> int:
         """That of the policy that took it; 0 without one."""
         mark = dict(self.marks).get("grid_version", "")
-        return int(mark) if 0 < len(mark) <= MAX_VERSION_DIGITS and DIGITS.issuperset(mark) else 0
+        is_number = mark.isascii() and mark.isdecimal() and len(mark) <= MAX_VERSION_DIGITS
+        return int(mark) if is_number else 0
