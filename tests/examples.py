@@ -13,6 +13,7 @@ from zfsilod.engine.steps.export import AllPortals, NoExport, Portals
 from zfsilod.engine.steps.filesystem import Formatted
 from zfsilod.engine.steps.limits import SessionsLimited
 from zfsilod.engine.steps.ownership import PoolOwned
+from zfsilod.engine.steps.replica import ReceiveEnded, ReplicaUnchanged
 from zfsilod.engine.steps.session import NoNode
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.engine.steps.zvol_name import ZvolRenamed
@@ -523,6 +524,25 @@ def _replication() -> tuple[Example, ...]:
     gone = plans.received_gone(REPLICA, [SNAPSHOT_SET.uid])
     return (
         Example(name="keep-for-peer", before=snapshot, actions=plans.up([kept])),
+        Example(
+            name="receive-ended",
+            before=snapshot,
+            actions=plans.up([ReceiveEnded(dataset=VOLUME.dataset, uid=UID)]),
+        ),
+        Example(
+            name="replica-unchanged",
+            before=snapshot,
+            actions=plans.up(
+                [
+                    ReplicaUnchanged(
+                        dataset=VOLUME.dataset,
+                        uid=UID,
+                        snapshot_uid=SNAPSHOT_SET.uid,
+                        snapshot_guid="",
+                    )
+                ]
+            ),
+        ),
         Example(name="release-for-peer", before=(*snapshot, kept), actions=plans.down([kept])),
         Example(name="receive", before=snapshot, actions=plans.up([received])),
         Example(

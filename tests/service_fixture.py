@@ -285,10 +285,15 @@ class LocalServer:
             )
         )
 
-    async def replica(self, _server: str, _volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
+    async def replica(self, server: str, _volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
         self._reach()
         facts = self.service.context.machine.facts  # type: ignore[attr-defined]
-        return ReplicaFacts(guid=facts.get(f"sent:{uid}") or "")
+        if role := facts.get("peer role") or facts.get(f"peer role {server}"):
+            if role.get("silent"):
+                raise Unavailable("other does not answer", reason="SERVER_UNAVAILABLE")
+            return ReplicaFacts(exists=True, is_primary=True, **role)
+        guid = facts.get(f"sent:{uid}") or ""
+        return ReplicaFacts(exists=bool(guid), guid=guid)
 
     async def send(self, step: Sent, _operation: Operation) -> None:
         """Send a snapshot in place of service/replication.py: a fact, as of the peer's pool."""
@@ -299,7 +304,9 @@ class LocalServer:
         facts = self.service.context.machine.facts  # type: ignore[attr-defined]
         facts.effect(f"sent:{snapshot.volume_uid}", snapshot.guid)
 
-    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+    def offer(
+        self, volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str
+    ) -> str:
         raise FailedPrecondition("no stream leads to a peer of these tests")
 
     def refusal(self, server: str, body: str, status: int) -> ZfsiloError:

@@ -75,6 +75,10 @@ FULL = Volume(
     source_volume="earlier",
     key_uid="0" * 32,
     replica=ReplicaOf(peer="give"),
+    term=17,
+    term_store="0" * 32,
+    peers=("give",),
+    aside_of="earlier",
 )
 UP = (
     CREATE,

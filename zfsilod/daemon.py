@@ -160,6 +160,7 @@ async def _start_service(
     service = Service(context, launcher)
     with context.read() as txn:
         service.port_gate.close(txn)
+    await context.write(service.primaries.withhold)
     service.health.wishes = paths.config / "volumes.d"
     service.health.certificate = join_file.Files(paths.state / "tls").host
     stack.push_async_callback(service.close)

@@ -13,11 +13,14 @@ from zfsilo.v1 import volume_pb2 as pb
 
 from tests.api.running import DATA, GIB, TAKE, UUID, connect, create, operations, publish, refused
 from tests.api.test_volumes import PLANNED, attach, delete_for_now
-from zfsilod.model.records import Volume
+from zfsilod.model.records import ReplicaOf, Volume
 from zfsilod.model.replica import Replication
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.api.running import Front
+    from zfsilod.host.fake import FakeHost
     from zfsilod.storage.transaction import Transaction
 
 
@@ -31,6 +34,8 @@ DRY: dict[str, Any] = {
     "RotateVolumeKey": pb.RotateVolumeKeyRequest(name="volumes/secret"),
     "ReplicateVolume": pb.ReplicateVolumeRequest(name="volumes/lone", peer="peer"),
     "EndReplication": pb.EndReplicationRequest(name="volumes/used", peer="peer"),
+    "PromoteVolume": pb.PromoteVolumeRequest(name="volumes/sent", primary_is_off=True),
+    "DemoteVolume": pb.DemoteVolumeRequest(name="volumes/lone", peer="peer"),
     "ReceiveReplica": pb.ReceiveReplicaRequest(
         name="volumes/replica",
         uid="d" * 32,
@@ -87,8 +92,27 @@ async def at_all_states(front: Front) -> None:
     for name in ("low", "mid"):
         await volumes.ConnectVolume(connect(volume=name))
     await volumes.StageVolume(pb.StageVolumeRequest(name="volumes/mid"))
+    await volumes.CreateVolume(create("sent"))
+    front.fixture.host.facts.effect(*front.write(partial(as_replica, "sent"))(front.fixture.host))
     kept = front.write(partial(replicated, "used"))
     front.fixture.host.facts.effect(f"bookmark:{kept}", {"guid": "17", "txg": 1, "blocks": {}})
+
+
+def as_replica(volume_id: str, txn: Transaction) -> Callable[[FakeHost], tuple[str, Any]]:
+    """Make a volume the replica of a peer that is not known here; return the fact of its zvol."""
+    volume = txn.get(Volume, volume_id)
+    assert volume is not None
+    replica = ReplicaOf(peer="nowhere", snapshot_uid="c" * 32, snapshot_guid="17")
+    txn.put(volume.but(replica=replica))
+    name = f"zvol:{volume.dataset}"
+
+    def changed(host: FakeHost) -> tuple[str, Any]:
+        zvol = host.facts.get(name)
+        marks = {"readonly": "on", "zfsilo:replica": "nowhere"}
+        sets = {"replica_sets": {"c" * 32: "17"}}
+        return name, zvol | sets | {"properties": zvol["properties"] | marks}
+
+    return changed
 
 
 def replicated(volume_id: str, txn: Transaction) -> str:

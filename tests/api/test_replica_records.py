@@ -190,8 +190,10 @@ async def test_the_size_of_a_replica_is_that_of_its_zvol(
 ) -> None:
     offer = StorageServers.offer
 
-    def understated(servers: StorageServers, snapshot: Any, base: str, **fields: Any) -> str:
-        return offer(servers, snapshot.but(size_bytes=1 << 20), base, **fields)
+    def understated(
+        servers: StorageServers, volume: Any, snapshot: Any, base: str, **fields: Any
+    ) -> str:
+        return offer(servers, volume, snapshot.but(size_bytes=1 << 20), base, **fields)
 
     monkeypatch.setattr(StorageServers, "offer", understated)
     pair.write(0, "a")

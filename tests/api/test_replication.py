@@ -184,8 +184,10 @@ async def test_a_peer_may_do_nothing_else(pair: ReplicaPair) -> None:
     uid = pair.volume().uid
     asked = volume_pb2.GetReplicaRequest(name=DATA, uid=uid)
     assert (await pair.other.role("replica", "give").volumes.GetReplica(asked)).snapshot_guid
+    told = await stranger.volumes.GetReplica(asked)  # it knows the uid, so it has the data
+    assert told == volume_pb2.Replica(name=DATA)
     with refused("NOT_FOUND"):
-        await stranger.volumes.GetReplica(asked)
+        await stranger.volumes.GetReplica(volume_pb2.GetReplicaRequest(name=DATA, uid="a" * 32))
     with refused("PERMISSION_DENIED", "ROLE"):
         await stranger.volumes.GetVolume(volume_pb2.GetVolumeRequest(name=DATA))
     with refused("PERMISSION_DENIED", "ROLE"):

@@ -27,7 +27,7 @@ async def offered(pair: ReplicaPair) -> str:
     servers = pair.give.service.context.servers
     # Another snapshot than the one that the peer has.
     other = snapshot.but(uid="e" * 32, guid="17")
-    return servers.offer(other, snapshot.guid, raw=False, attempt=ULID)
+    return servers.offer(pair.volume(), other, snapshot.guid, raw=False, attempt=ULID)
 
 
 def exchange(access: dict[str, Any], send: Callable[[Any], bytes]) -> bytes:

@@ -15,7 +15,7 @@ from zfsilo.v1 import volume_pb2 as pb
 from tests.api.dbus_fixture import on_private_bus, options
 from tests.api.running import DATA, TAKE, create
 from tests.api.test_dbus import break_down
-from tests.api.test_plans_and_etags import DRY, at_all_states, replicated
+from tests.api.test_plans_and_etags import DRY, as_replica, at_all_states, replicated
 from tests.api.test_roles import METHODS
 from tests.service_fixture import administrator
 from zfsilod.api.dbus.contract import (
@@ -236,6 +236,9 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     f"{VOLUME}.RotateKey": (path_of("volume", "secret"), ()),
     f"{VOLUME}.Replicate": (path_of("volume", "lone"), ("peer",)),
     f"{VOLUME}.EndReplication": (path_of("volume", "used"), ("peer",)),
+    f"{VOLUME}.Promote": (path_of("volume", "sent"), ()),
+    f"{VOLUME}.Demote": (path_of("volume", "lone"), ("peer",)),
+    f"{VOLUME}.SetAside": (path_of("volume", "lone"), ("far",)),
     f"{VOLUME}.Detach": (path_of("volume", "data"), ()),
     f"{VOLUME}.Disconnect": (path_of("volume", "low"), ()),
     f"{VOLUME}.Stage": (path_of("volume", "low"), ("",)),
@@ -254,12 +257,13 @@ MORE_OPTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     f"{SNAPSHOT_POLICY}.Update": {"grouped": ("b", True)},
     f"{REPLICATION_POLICY}.Update": {"volumes": ("as", ["data"])},
     f"{VOLUME}.Update": {"labels": ("a{ss}", {"a": "b"})},
+    f"{VOLUME}.Promote": {"primary_is_off": ("b", True)},
 }
 
 
 async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make the same volumes for D-Bus; return the operation that needs repair."""
-    for name in ("data", "gone", "lone", "used", "low", "mid", "cut"):
+    for name in ("data", "gone", "lone", "used", "low", "mid", "cut", "sent"):
         await fixture.do(CreateVolume(id=name, capacity_bytes=GIB, hosts=("take",)))
     await fixture.do(CreateVolume(id="secret", capacity_bytes=GIB, encrypt=True))
     for name in ("data", "used", "low", "mid"):
@@ -278,6 +282,9 @@ async def bus_scene(fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch) ->
     sends = CreateReplicationPolicy(id="hourly", peer="other", calendar="hourly")
     await fixture.do(sends.but(volumes=("lone",)))
     await context.write(partial(replicated, "used"))
+    changed = await context.write(partial(as_replica, "sent"))
+    fixture.host.facts.effect(*changed(fixture.host))
+    fixture.host.facts.effect("peer role far", {"term": 0})
     return await make_strange(fixture, monkeypatch)
 
 

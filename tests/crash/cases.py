@@ -15,9 +15,10 @@ from tests.examples import TAKE
 from tests.service_fixture import SETTINGS, administrator
 from zfsilod.host import transports
 from zfsilod.model.host_facts import Disk, Filesystem, ListedZvol
-from zfsilod.model.records import Attachment, Trashed, VolumeKey
+from zfsilod.model.records import Attachment, ReplicaOf, Standing, Trashed, VolumeKey
 from zfsilod.model.replica import SendJob
 from zfsilod.requests import adoption, orphans, pool_import
+from zfsilod.requests.aside import DemoteVolume, SetAside
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.clones import need_snapshot
 from zfsilod.requests.connect import Connect, FollowServer
@@ -27,10 +28,11 @@ from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.io_limits import LimitSessions
 from zfsilod.requests.open_ports import OpenPorts
 from zfsilod.requests.ownership import ClaimPool
+from zfsilod.requests.promotion import PromoteVolume
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.put_back import PutBackVolume, RemoveExport
 from zfsilod.requests.receive import ReceiveReplica
-from zfsilod.requests.replication import EndReplication, ReplicateVolume
+from zfsilod.requests.replication import EndReplication, KnowPeer, ReplicateVolume
 from zfsilod.requests.replication_policies import (
     CreateReplicationPolicy,
     DeleteReplicationPolicy,
@@ -115,8 +117,13 @@ REPORT = ReportFilesystem(
     operation="01jd",
 )
 REPLICATE = ReplicateVolume(id="data", peer="other")
+KNOW = KnowPeer(id="data", peer="other")
 END_REPLICATION = EndReplication(id="data", peer="other")
-TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data", peer="other"))
+TO_SEND = (
+    *CREATED,
+    KNOW,
+    CreateSnapshot(id="replica-data-other-1", volume="data", peer="other"),
+)
 SENT = (*TO_SEND, REPLICATE)
 SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data", peer="other")
 RECEIVE = ReceiveReplica(
@@ -130,6 +137,7 @@ RECEIVE = ReceiveReplica(
     snapshot_uid="",
     snapshot_guid="",
 )
+PROMOTE = PromoteVolume(id="data", primary_is_off=True)
 SYNC = SyncVolume(id="data")
 ROTATE = RotateSecrets(volume="data", host="take", force=True)
 REFRESH = RefreshSecrets(server="give", ids=("data",))
@@ -181,6 +189,7 @@ RECEIVED = (  # what was received stays, and its record with it
     r"fact replica-.*",
     r"record volume twin.*",
 )
+ENDED = (r"fact zvol:.* receiving.*",)  # what was half received is not received again
 LOADED = (r"fact key:.*",)  # a key stays loaded
 
 
@@ -256,6 +265,43 @@ def give_stream(machine: SimulatedMachine) -> None:
         return stream.detach()
 
     machine.host.open_stream = open_stream
+
+
+def as_replica(machine: SimulatedMachine) -> None:
+    """Make the volume a replica of its peer, as one that was received whole."""
+    replica = ReplicaOf(peer="other", snapshot_uid="c" * 32, snapshot_guid="17", taken_at=1)
+    with machine.store.write() as txn:
+        volume = need_volume(txn, "data")
+        txn.put(volume.but(replica=replica))
+    facts = machine.host.facts
+    zvol = facts.memory["zvol:tank/zfsilo/data"]
+    marks = {"readonly": "on", "zfsilo:replica": "other"}
+    received = {"replica_sets": {"c" * 32: "17"}, "properties": zvol["properties"] | marks}
+    facts.memory["zvol:tank/zfsilo/data"] = zvol | received
+    facts.memory[f"replica-blocks:{volume.uid}"] = {"1": "received"}
+    facts.memory[f"replica-content:{volume.uid}"] = None
+
+
+def half_received(machine: SimulatedMachine) -> None:
+    """Make it one of which the next snapshot is received in part."""
+    as_replica(machine)
+    memory = machine.host.facts.memory
+    receiving = {"to": "18", "from": "17", "lines": []}
+    name = "zvol:tank/zfsilo/data"
+    memory[name] = memory[name] | {"receiving": receiving}
+
+
+def peer_silent(machine: SimulatedMachine) -> None:
+    """Let the peer be silent since a boot, so that the volume is not served."""
+    machine.host.facts.memory["peer role"] = {"silent": True}
+    with machine.store.write() as txn:
+        volume = need_volume(txn, "data")
+        txn.put(Standing(id=volume.uid, reason="PEER_SILENT", peer="other"))
+
+
+def peer_promoted(machine: SimulatedMachine) -> None:
+    """Let the peer say that it serves the volume, by no later promotion: no daemon acts on that."""
+    machine.host.facts.memory["peer role"] = {"term": 0}
 
 
 async def clear(service: Service) -> Request[Any]:
@@ -409,6 +455,12 @@ SERVER = (
         damage=give_stream,
         may_remain=RECEIVED,
     ),
+    Case("know-peer", CREATED, KNOW),
+    Case("promote", CREATED, PROMOTE, damage=as_replica),
+    Case("promote-half-received", CREATED, PROMOTE, damage=half_received, may_remain=ENDED),
+    Case("serve-without-peers", (*PUBLISHED, KNOW), PROMOTE, damage=peer_silent),
+    Case("demote", SENT, DemoteVolume(id="data", peer="other")),
+    Case("set-aside", (*SENT, SNAP, TWIN), SetAside(id="data", peer="other"), damage=peer_promoted),
     Case("rotate-key", (*ENCRYPTED, PUBLISH), ROTATE_KEY),
     Case(
         "rotate-key-again",

@@ -156,11 +156,29 @@ def losses(before: Facts, after: Facts) -> Iterator[str]:
         if name.startswith("zvol:") and fact["guid"] not in guids:
             yield f"{name} is gone"
         if name.startswith(("cut:", "content:")) and _data(after.get(name)) != _data(fact):
+            if _by_guid(name, before) == _by_guid(name, after, before):
+                continue  # the zvol has another uid: it was put aside, or is back
             yield f"{name} is {after.get(name)}, not {fact}"
     for name, fact in after.items():
         if name.startswith("acl:") and before.get(name) != fact:
             former = "is admitted again" if name not in before else "has other secrets"
             yield f"{name} {former}"
+
+
+def _by_guid(name: str, facts: Facts, named_in: Facts | None = None) -> object:
+    """Return the content of a zvol, or of the snapshots of a set, by the guids of the zvols.
+
+    `named_in`: the facts in which the zvol has the uid in the name.
+    """
+    guids = {fact["uid"]: fact["guid"] for key, fact in facts.items() if key.startswith("zvol:")}
+    kind, _colon, uid = name.partition(":")
+    if kind == "cut":
+        contents = (facts.get(name) or {"of": {}})["of"].items()
+        return {guids.get(volume): content for volume, content in contents}
+    zvols = [fact for key, fact in (named_in or facts).items() if key.startswith("zvol:")]
+    guid = next((zvol["guid"] for zvol in zvols if zvol["uid"] == uid), "")
+    present = next((one for one, its in guids.items() if its == guid), "")
+    return _data(facts.get(f"content:{present}"))
 
 
 def _data(fact: Facts | None) -> Facts:

@@ -13,6 +13,7 @@ LOCAL = {
     "matrix": "tests.crash.matrix",  # every point of every request, on the fake host
     "restored": "tests.crash.restored_store",  # an old store comes back after each request
     "model": "tests.crash.model_comparison",  # sequences of requests and crashes, against a model
+    "two-servers": "tests.crash.two_servers",  # replicas, promotions and cuts of two servers
     "load": "tests.crash.concurrent_load",  # many clients at once
     "units": "tests.crash.units",  # a sample with real systemd units, on the simulated host
 }

@@ -65,6 +65,28 @@ def test_a_volume_that_is_replicated(ctl: Shell, peer: Callable[[str], Ran]) -> 
     assert peer("volume delete sent --yes").out == "delete replica sent and its data: done\n"
 
 
+def test_a_failover(ctl: Shell, peer: Callable[[str], Ran]) -> None:
+    ctl.ok("volume create moved 1G")
+    ctl.ok("volume replicate moved --to far")
+    assert "Asks:           far" in ctl.ok("volume show moved")
+    assert "--primary-is-off" in peer("volume promote moved --yes").err
+    asked = peer("volume promote moved --primary-is-off")
+    assert "pass --yes to confirm" in asked.err
+    plan = peer("volume promote moved --primary-is-off --dry-run").out
+    assert "would promote replica moved, as of 20" in plan
+    assert "let zvol tank/zfsilo/moved inherit property readonly" in plan
+    promoted = peer("volume promote moved --primary-is-off --yes").out
+    assert re.fullmatch(r"promote replica moved, as of \S+Z: done\n", promoted)
+    assert "already so" in peer("volume promote moved --yes").out
+    assert "was promoted" in ctl.fails(5, "volume replicate moved --to far")
+    put_aside = ctl.ok("volume demote moved --to far --aside --yes")
+    assert re.match(r"put the data of moved aside as moved-aside-[0-9-]+: far serves it", put_aside)
+    assert "a replica" in ctl.ok("volume show moved")
+    (aside,) = [n for n in ctl.ok("volume list -q").split() if n.startswith("moved-aside-")]
+    assert "the data of moved" in ctl.ok(f"volume show {aside}")
+    assert "is a replica" in ctl.fails(5, "volume demote moved --to far --yes")
+
+
 def test_the_life_of_a_policy(ctl: Shell, peer: Callable[[str], Ran]) -> None:
     ctl.ok("volume create mail 1G -l app=mail")
     ctl.ok("volume create disk 1G")

@@ -42,6 +42,7 @@ from zfsilod.engine.steps.limits import SessionsLimited
 from zfsilod.engine.steps.mount import FilesystemWorks, LazyUnmounted, MountPoint
 from zfsilod.engine.steps.nvme import ControllerPortal, QueueLimit
 from zfsilod.engine.steps.ownership import PoolOwned
+from zfsilod.engine.steps.replica import ReceiveEnded, ReplicaUnchanged
 from zfsilod.engine.steps.session import (
     DiskResponsive,
     DiskSize,
@@ -84,6 +85,7 @@ GUARDS = (
     UsersNamed,
     ZvolUnused,
     SnapshotsUnused,
+    ReplicaUnchanged,
 )
 # Their undo does nothing: removed objects and changed secrets are not restored.
 ONE_WAY = (
@@ -98,6 +100,7 @@ ONE_WAY = (
     NoReservations,
     SessionSecrets,
     QueueLimit,
+    ReceiveEnded,
 )
 
 
@@ -251,7 +254,7 @@ class Contract:
         """Return whether the fact must be false: a new filesystem has the size of its disk."""
         if isinstance(step, FilesystemGrown | DiskSize) and step.disk.size_bytes == GIB:
             return False
-        if isinstance(step, LossWait | QueueLimit | KeyLoaded | NoReservations):
+        if isinstance(step, LossWait | QueueLimit | KeyLoaded | NoReservations | ReceiveEnded):
             return False  # of the node record, by udev, since the creation of the zvol, never saved
         return not (stays(step) and repr(step) in self.made)
 

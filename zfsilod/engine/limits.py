@@ -463,6 +463,7 @@ FIELDS: dict[str, Check] = {
     "ReceivedSnapshot.base_guid": _guid,
     "ReceivedSnapshot.raw": _number,
     "ReceivedSnapshot.snapshot_guid": _guid,
+    "ReplicaUnchanged.snapshot_guid": _guid,
     "ZvolProperty.name": _property,
 }
 

@@ -73,6 +73,15 @@ class ReplicaAdapter(Protocol):
         With its last snapshot the zvol is destroyed.
         """
 
+    def has_ended(self, dataset: str, *, uid: str) -> bool:
+        """Tell whether nothing is half received into a zvol, and its snapshots have their mark."""
+
+    def end_receive(self, dataset: str, *, uid: str) -> None:
+        """Drop what is half received into a zvol, and mark its whole snapshots, which stay."""
+
+    def is_unchanged(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> bool:
+        """Tell whether this is the newest snapshot of a zvol, and nothing was written since it."""
+
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         """Return what the pool has of a volume."""
 

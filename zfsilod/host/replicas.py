@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 PROPERTIES = (("readonly", "on"), ("volmode", "dev"), ("snapdev", "hidden"))
 KEPT_BLOCKS = ("-c", "-L", "-e")  # compressed, large and embedded blocks as they are: zfs-send(8)
 RELEASED = "defer_destroy"  # of a snapshot that is destroyed with its last clone
+CUT_MARK = "zfsilo:cut"  # of a snapshot that is one of zfsilo's: host/snapshots.py
 TOKEN = "receive_resume_token"  # noqa: S105 - a property, no secret
 ABSENT = ("dataset does not exist", "no such pool or dataset")  # the second of bookmarks
 NONE = ("", "-")
@@ -269,6 +270,35 @@ class RealReplicas:
                 raise refused(done, first_line(done), dataset)
         if self.find(dataset, uid=uid).is_empty:
             self._zfs.destroy_zvol(dataset, uid=uid, guid="")
+
+    def has_ended(self, dataset: str, *, uid: str) -> bool:
+        return not self.find(dataset, uid=uid).token and not self._unmarked(dataset)
+
+    def end_receive(self, dataset: str, *, uid: str) -> None:
+        if self.find(dataset, uid=uid).token:
+            self._abort(dataset)
+        for snapshot, cut in self._unmarked(dataset).items():
+            done = self._change("set", f"{CUT_MARK}={cut}", snapshot)
+            if done.rc != 0:
+                raise refused(done, first_line(done), snapshot)
+
+    def _unmarked(self, dataset: str) -> dict[str, str]:
+        """Return the snapshots that were received, which have no mark of zfsilo; their uids."""
+        rows = self._below(dataset, "snapshot", "guid", CUT_MARK)
+        cuts = ((name, name.partition("@zfsilo-")[2]) for name in rows)
+        return {name: cut for name, cut in cuts if cut and rows[name][CUT_MARK] != (cut, "local")}
+
+    def is_unchanged(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> bool:
+        pool = pool_of(dataset)
+        # What was written a moment ago may be in the intent log only: zpool-sync(8).
+        self._run(["zpool", "sync", pool], timeout_s=CHANGE_TIMEOUT_S)
+        if not self._own(dataset, uid):
+            raise lost(dataset)
+        rows = self._below(dataset, "snapshot", "guid", "createtxg")
+        newest = max(rows, key=lambda name: int(rows[name]["createtxg"][0]), default="")
+        if newest != _snapshot(dataset, snapshot_uid) or guid not in ("", rows[newest]["guid"][0]):
+            return False
+        return self._get(dataset, "written")["written"][0] == "0"
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         properties = self._own(dataset, uid)

@@ -63,6 +63,9 @@ MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "limits",
     "key",
     "replica",
+    "term",
+    "peers",
+    "aside_of",
 )
 PROOF = ("type", "guid", UID)  # properties that tell whose zvol it is
 LISTED = ("guid", "volsize", "volblocksize", "refreservation", "origin")

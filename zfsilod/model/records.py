@@ -73,6 +73,10 @@ class Volume(Stored, tag="Volume"):
     origin: str = ""  # uid of the volume whose snapshot it is a clone of
     key_uid: str = ""  # of the volume whose key it has: its own, of a clone the first origin's
     replica: ReplicaOf = ReplicaOf()  # of a volume that another server sends
+    term: int = 0  # of its primary, larger after each promotion; 0: it was never promoted
+    term_store: str = ""  # store id of the server that was promoted for this term
+    peers: tuple[str, ...] = ()  # servers that have or had its data: each may be promoted
+    aside_of: str = ""  # id of the volume whose data it keeps since another server was promoted
     created_at: int = 0
     updated_at: int = 0
 
@@ -80,6 +84,19 @@ class Volume(Stored, tag="Volume"):
     def is_replica(self) -> bool:
         """Whether another server sends it: it is never published, and nothing here writes it."""
         return bool(self.replica.peer)
+
+
+class Standing(Stored, tag="Standing"):
+    """What the peers of a volume said when this server asked whether one of them was promoted.
+
+    A volume with peers is served in the boot in which none of them said so. Not a part of the
+    volume, whose record the operations of an earlier boot may still write.
+    """
+
+    id: str  # uid of the volume
+    boot_id: str = ""  # of that boot
+    reason: str = ""  # why it is not served in any other: see model.reasons; "": NOT_ASKED
+    peer: str = ""  # that is the cause
 
 
 class VolumeKey(Stored, tag="VolumeKey"):

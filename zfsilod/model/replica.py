@@ -42,6 +42,9 @@ class ReplicaFacts(Record):
     token: str = ""  # that continues an unfinished receive: zfs-send(8), -t
     problem: str = ""  # why the last receive ended before its end, as a sentence
     reason: str = ""  # of that problem
+    is_primary: bool = False  # the peer is the server of the volume itself
+    term: int = 0  # of the primary that the peer knows of
+    term_store: str = ""
 
     @property
     def is_empty(self) -> bool:

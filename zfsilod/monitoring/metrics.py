@@ -316,6 +316,7 @@ def _of_summary(summary: Summary, more: int) -> Iterator[Metric]:
     ):
         yield _gauge(name, text, {(): value})
     yield from _of_policies(summary)
+    yield from _of_roles(summary)
 
 
 def _of_policies(summary: Summary) -> Iterator[Metric]:
@@ -367,6 +368,15 @@ def _of_policies(summary: Summary) -> Iterator[Metric]:
         ),
     ):
         yield _gauge(name, text, times, ["volume", "peer"])
+
+
+def _of_roles(summary: Summary) -> Iterator[Metric]:
+    yield _gauge(
+        "zfsilo_volume_not_served",
+        "1 for a volume that is not served because of a peer that was promoted, or may have been.",
+        dict.fromkeys(summary.withheld, 1),
+        ["volume", "reason"],
+    )
 
 
 def _of_reading(reading: Reading) -> Iterator[Metric]:

@@ -14,17 +14,18 @@ import json
 import re
 import uuid
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from zfsilod.engine import plans
 from zfsilod.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from zfsilod.model.host_facts import NO_LIMITS, Filesystem, IoLimits, ListedZvol
 from zfsilod.model.marks import parse_epoch
 from zfsilod.model.record import Pairs, pairs
-from zfsilod.model.records import Publication, ReplicaOf, Trashed, Volume
+from zfsilod.model.records import Publication, ReplicaOf, Standing, Trashed, Volume
 from zfsilod.model.validation import check_id, check_limits
 from zfsilod.model.words import AccessMode, FilesystemState, Mode
 from zfsilod.requests.clones import origin_kept
+from zfsilod.requests.peers import MAX_PEERS
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
     from zfsilod.storage.transaction import Transaction
+
+
+MAX_PEER = 160
+PEER = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,159}"
 
 
 def _outside(dataset: str, root: str) -> FailedPrecondition:
@@ -100,7 +105,7 @@ class AdoptVolume(Request["KeptSnapshot | None"]):
             raise unfinished(self.zvol.dataset)
         outdated = view.txn.get(Volume, self.id)
         if outdated is not None and self.is_newer_than(outdated):
-            return self._merge(outdated, view)
+            return self._merge(outdated, inputs, view)
         self.check_new(view.txn)
         volume = self.volume(view)
         if self.peer:
@@ -123,11 +128,16 @@ class AdoptVolume(Request["KeptSnapshot | None"]):
         same = (zvol.uid, zvol.guid, zvol.dataset) == (volume.uid, volume.guid, volume.dataset)
         return same and marked_epoch(zvol) > volume.epoch
 
-    def _merge(self, volume: Volume, view: View) -> Plan:
+    def _merge(self, volume: Volume, inputs: KeptSnapshot | None, view: View) -> Plan:
         """Return the plan that brings an outdated record up to its zvol, without publications."""
         now = self.volume(view)
         publications = list(view.txn.scan_below(Publication, volume.id))
+        role = _as_replica(now, self.peer, inputs) if self.peer else now
         merged = volume.but(
+            replica=role.replica,
+            peers=now.peers,
+            term=now.term,
+            term_store=now.term_store,
             capacity_bytes=max(volume.capacity_bytes, now.capacity_bytes),
             filesystem=now.filesystem if now.filesystem.state != "NONE" else volume.filesystem,
             state="CREATED",
@@ -139,6 +149,7 @@ class AdoptVolume(Request["KeptSnapshot | None"]):
             claims=(f"volume/{self.id}", f"dataset/{self.zvol.dataset}"),
             commit=(
                 put(merged),
+                *((put(Standing(id=merged.uid)),) if merged.peers else ()),  # they are asked again
                 *map(drop, publications),
                 *(drop_secret(publication.secret) for publication in publications),
             ),
@@ -191,6 +202,9 @@ class AdoptVolume(Request["KeptSnapshot | None"]):
             source_snapshot=marks.get("source_snapshot", ""),
             source_volume=marks.get("source_volume", ""),
             key_uid=parse_uid(marks.get("key", "")),
+            peers=parse_peers(marks.get("peers", "")),
+            aside_of=marks.get("aside_of", "")[:MAX_PEER],
+            **parse_term(marks.get("term", "")),
             origin=self.origin or uids.get(self.zvol.origin, ""),
             epoch=max(view.now, marked_epoch(self.zvol)),
             created_at=view.now,
@@ -222,6 +236,19 @@ def marked_epoch(zvol: ListedZvol) -> int:
 def parse_uid(mark: str) -> str:
     """Return the uid in a mark; "" for any other text."""
     return mark if re.fullmatch(r"[0-9a-f]{32}", mark) else ""
+
+
+def parse_peers(mark: str) -> tuple[str, ...]:
+    """Return the peers in a mark that plans.marks wrote; none for any other text."""
+    names = tuple(filter(None, mark.split(",")))
+    is_valid = len(names) <= MAX_PEERS and all(re.fullmatch(PEER, name) for name in names)
+    return names if is_valid else ()
+
+
+def parse_term(mark: str) -> dict[str, Any]:
+    """Return the term in a mark that plans.marks wrote; none for any other text."""
+    match = re.fullmatch(r"([1-9][0-9]{0,12}):([0-9a-f]{32})", mark)
+    return {"term": int(match[1]), "term_store": match[2]} if match else {}
 
 
 def parse_labels(mark: str) -> dict[str, str]:

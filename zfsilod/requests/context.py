@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from zfsilod.engine.steps.filesystem import Reported
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from zfsilod.model.connection import Connection
     from zfsilod.model.errors import ZfsiloError
     from zfsilod.model.ownership import Ownership
-    from zfsilod.model.records import Host, Publication, Snapshot
+    from zfsilod.model.records import Host, Publication, Snapshot, Volume
     from zfsilod.model.replica import ReplicaFacts
     from zfsilod.model.settings import Settings
     from zfsilod.model.words import Transport
+    from zfsilod.requests.peers import PeerAnswer
     from zfsilod.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -59,7 +60,9 @@ class Servers(Protocol):
     async def replica(self, server: str, volume: str, uid: str, *, wait: bool) -> ReplicaFacts:
         """Return what a peer has of a volume; `wait`: when its running receive has ended."""
 
-    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+    def offer(
+        self, volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str
+    ) -> str:
         """Return the request by which a peer receives a snapshot, as JSON."""
 
     def refusal(self, server: str, body: str, status: int) -> ZfsiloError:
@@ -83,6 +86,8 @@ class Context(Protocol):
     boot_id: str
     ownership: Ownership
     session_recovery_s: float  # after this time a broken session counts as lost
+    promoting: dict[str, float]  # uids of volumes that may be promoted now, until time.monotonic()
+    suspected: set[str]  # ids of volumes of which a peer may have been promoted
 
     def read(self) -> AbstractContextManager[Transaction]:
         """Open a read transaction: a consistent view that blocks no writer."""
@@ -92,6 +97,9 @@ class Context(Protocol):
 
     async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
+
+    async def ask_peers(self, volume: Volume, peers: Sequence[str]) -> tuple[PeerAnswer, ...]:
+        """Ask other servers what they are for a volume; no answer is an answer too."""
 
     async def pause(self, seconds: float) -> None:
         """Wait before a fact that changes without an event is probed again."""

@@ -26,6 +26,7 @@ from zfsilod.requests.dependents import (
     ZFSILO_SNAPSHOT,
     ZvolDependents,
     all_dependents,
+    dependents_of,
     has_dependents,
     lost_snapshots,
     own_dependents,
@@ -100,6 +101,9 @@ class DeleteVolume(Request[ZvolDependents]):
         """Return the plan for a volume as it is, or as its withdrawal leaves it."""
         check_not_replicated(view.txn, volume)
         if volume.is_replica and not self.record_only and not inputs.foreign:
+            recorded = dependents_of(view.txn, volume)
+            if recorded:  # of the time when it was the primary
+                raise has_dependents(volume, recorded, "they are not from its peer")
             return self._replica_deletion(volume, inputs)
         names = all_dependents(view.txn, volume, inputs)
         if names and self.dependents == "REFUSE":

@@ -19,7 +19,10 @@ def expected(volume_view: VolumeView, settings: Settings) -> tuple[Action, ...]:
     """
     actions: tuple[Action, ...] = ()
     if volume_view.volume is not None:
-        actions += plans.server_facts(volume_view.volume, volume_view.publications, settings.export)
+        serves = volume_view.standing is None or bool(volume_view.standing.boot_id)
+        actions += plans.server_facts(
+            volume_view.volume, volume_view.publications, settings.export, serves=serves
+        )
     if volume_view.attachment is not None and volume_view.attachment.restore == "BOOT":
         actions += plans.client_facts(volume_view.attachment, settings.lost_session_s)
     return actions

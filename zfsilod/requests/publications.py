@@ -22,7 +22,7 @@ from zfsilod.model.words import Transport
 from zfsilod.requests.io_limits import check_limits_apply
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
 from zfsilod.requests.rights import check_publish_to_itself, check_volume
-from zfsilod.requests.volumes import check_volume_etag, need_primary, need_volume, tls_needs_nvme
+from zfsilod.requests.volumes import check_volume_etag, need_served, need_volume, tls_needs_nvme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ class Publish(Request[None]):
     def _plan(self, view: View, fenced: Sequence[str]) -> Plan:
         if self.etag:
             check_volume_etag(view.txn, self.volume, self.etag)
-        volume = need_primary(view.txn, self.volume)
+        volume = need_served(view, self.volume)
         host = view.txn.get(Host, check_id(self.host, "host id"))
         if host is None:
             raise NotFound(

@@ -24,7 +24,7 @@ from zfsilod.model.records import Change, Condition, Publication, Trashed, Volum
 from zfsilod.requests.adoption import marked_epoch, parse_filesystem_mark
 from zfsilod.requests.publications import chap_for
 from zfsilod.requests.request import Plan, Request, View, drop, drop_secret, put
-from zfsilod.requests.volumes import need_volume
+from zfsilod.requests.volumes import need_served, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +122,8 @@ class PutBackVolume(Request[PutBackInputs]):
 
     def plan(self, view: View, inputs: PutBackInputs) -> Plan:
         volume, trashed = self.recorded(view.txn)
+        if trashed is None and not volume.is_replica:
+            need_served(view, self.id)  # it is exported again
         self._check(view.txn, volume, trashed, inputs)
         filesystem = furthest(parse_filesystem_mark(inputs.filesystem), volume.filesystem)
         after = volume.but(

@@ -17,6 +17,8 @@ from zfsilod.model.pool_space import PoolSpace, check_reserve, check_space
 from zfsilod.model.record import Record
 from zfsilod.model.records import ReplicaOf, Trashed, Volume
 from zfsilod.model.validation import check_block_size, check_id, check_size
+from zfsilod.requests.dependents import recorded_uids
+from zfsilod.requests.peers import MAX_TERM
 from zfsilod.requests.request import Growth, Plan, Request, View, put
 from zfsilod.requests.volumes import need_root, space
 
@@ -51,13 +53,18 @@ class ReceiveReplica(Request[ReplicaState]):
     base_guid: str = ""
     raw: bool = False
     taken_at: int = 0
+    term: int = 0  # of the primary that sends it
+    term_store: str = ""
     stream: str = ""  # id of the attempt: two attempts are not one request
 
     async def gather(self, context: Context, operation_id: str) -> ReplicaState:
         root = need_root(context.settings)
         self._check()
+        recorded: tuple[str, ...] = ()
         with context.read() as txn:
             existing = txn.get(Volume, self.id)
+            if existing is not None:
+                recorded = recorded_uids(txn, existing)
         if existing is not None:  # before its zvol is looked at
             self._check_own(existing)
         replicas, dataset = context.machine.replicas, f"{root}/{self.id}"
@@ -65,13 +72,15 @@ class ReceiveReplica(Request[ReplicaState]):
         return ReplicaState(
             facts=await context.look(partial(replicas.find, dataset, uid=self.uid)),
             space=await space(context),
-            snapshots=tuple(one.uid for one in listed if one.exists),
+            # Snapshots with a record are of the time when this server was the primary.
+            snapshots=tuple(one.uid for one in listed if one.exists and one.uid not in recorded),
         )
 
     def plan(self, view: View, inputs: ReplicaState) -> Plan:
         existing = view.txn.get(Volume, self.id)
         if existing is not None:
             self._check_own(existing)
+            self._check_term(existing)
         else:
             self._check_new(view, inputs.facts)
         facts, replica = inputs.facts, self._replica(view)
@@ -89,11 +98,13 @@ class ReceiveReplica(Request[ReplicaState]):
             )
         received = volume.but(state="CREATED", replica=replica, updated_at=view.now)
         former = [uid for uid in inputs.snapshots if uid != self.snapshot_uid]
+        known = existing if existing is not None and facts.exists else received
         return Plan(
             title=f"receive {self.id} from {self.peer}",
             claims=(f"volume/{self.id}", f"uid/{self.uid}"),
             actions=(
                 *plans.up([plans.received(received, self.base_guid, view.operation_id)]),
+                *plans.mark_changes(known, received),  # of another term
                 *plans.received_gone(received, former),
             ),
             commit=(put(received),),
@@ -111,14 +122,33 @@ class ReceiveReplica(Request[ReplicaState]):
             raise InvalidArgument(
                 "a uid has 32 hexadecimal digits, a guid decimal digits", reason="BAD_REPLICA"
             )
+        if not (0 <= self.term <= MAX_TERM and (not self.term_store or is_uid(self.term_store))):
+            raise InvalidArgument("the term of the primary is not valid", reason="BAD_REPLICA")
 
     def _check_own(self, existing: Volume) -> None:
-        """Raise AlreadyExists unless this is the replica of this volume, sent by this peer."""
-        if (existing.uid, existing.replica.peer) != (self.uid, self.peer):
+        """Raise AlreadyExists unless this is the replica of this volume, sent by this peer.
+
+        Another peer of the volume may send it too, after it was promoted.
+        """
+        promoted = existing.is_replica and self.peer in existing.peers and self._is_later(existing)
+        if existing.uid != self.uid or not (promoted or existing.replica.peer == self.peer):
             of = f"a replica from {existing.replica.peer}" if existing.is_replica else "its own"
             raise AlreadyExists(
                 f"volume {self.id} exists on this server, and is {of}: delete it, or send another",
                 reason="OTHER_VOLUME",
+                volume=self.id,
+            )
+
+    def _is_later(self, existing: Volume) -> bool:
+        return (self.term, self.term_store) > (existing.term, existing.term_store)
+
+    def _check_term(self, existing: Volume) -> None:
+        """Raise FailedPrecondition when a former primary sends what a later one has replaced."""
+        if (self.term, self.term_store) < (existing.term, existing.term_store):
+            raise FailedPrecondition(
+                f"replica {self.id} knows of a later promotion than {self.peer}: nothing is "
+                "received from a former primary",
+                reason="STALE_TERM",
                 volume=self.id,
             )
 
@@ -152,7 +182,16 @@ class ReceiveReplica(Request[ReplicaState]):
 
     def _volume(self, view: View, existing: Volume | None) -> Volume:
         if existing is not None:
-            return existing.but(capacity_bytes=self.capacity_bytes, filesystem=self.filesystem)
+            sent_by = existing.replica.but(peer=self.peer)
+            return existing.but(
+                capacity_bytes=self.capacity_bytes,
+                volblocksize=self.volblocksize,
+                mode=self.mode,
+                filesystem=self.filesystem,
+                replica=sent_by,
+                term=self.term,
+                term_store=self.term_store,
+            )
         return Volume(
             id=self.id,
             uid=self.uid,
@@ -163,6 +202,8 @@ class ReceiveReplica(Request[ReplicaState]):
             volblocksize=self.volblocksize,
             filesystem=self.filesystem,
             replica=ReplicaOf(peer=self.peer, raw=self.raw),
+            term=self.term,
+            term_store=self.term_store,
             created_at=view.now,
             updated_at=view.now,
         )

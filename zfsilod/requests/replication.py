@@ -12,16 +12,23 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine import plans
 from zfsilod.engine.steps.replica import Sent
-from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from zfsilod.model.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ZfsiloError,
+)
 from zfsilod.model.record import Record
-from zfsilod.model.records import Snapshot
+from zfsilod.model.records import Snapshot, Standing
 from zfsilod.model.replica import MIN_RATE, KeptSnapshot, ReplicaFacts, Replication
 from zfsilod.model.validation import check_id
 from zfsilod.requests.dependents import recorded_snapshots, recorded_uids
+from zfsilod.requests.peers import MAX_PEERS, answer_of, check_not_promoted, known_peers
 from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.snapshots import (
     CreateSnapshot,
@@ -29,7 +36,7 @@ from zfsilod.requests.snapshots import (
     snapshot_of,
     snapshot_steps,
 )
-from zfsilod.requests.volumes import need_primary, need_root
+from zfsilod.requests.volumes import need_primary, need_root, need_served, need_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,6 +97,10 @@ class ReplicateVolume(Request[PeerState]):
         check_id(self.peer, "server name")
         check_rate(self.rate or 0)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
+        answer = answer_of(self.peer, replica)
+        if answer.is_later_than(volume):
+            context.suspected.add(self.id)
+        check_not_promoted(volume, answer)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
         return PeerState(
             replica=replica,
@@ -98,18 +109,19 @@ class ReplicateVolume(Request[PeerState]):
             recorded=recorded,
         )
 
-    def prerequisites(self, view: View, inputs: PeerState) -> Sequence[CreateSnapshot]:
-        volume = need_primary(view.txn, self.id)
+    def prerequisites(self, view: View, inputs: PeerState) -> Sequence[Request[Any]]:
+        volume = need_served(view, self.id)
         base = self._base(inputs)  # the first error of this request: no snapshot is taken in vain
         known = replication_of(view.txn, volume, self.peer)
         snapshot_id = snapshot_name(volume, self.peer, self._number(view, known, base, inputs))
+        first = () if self.peer in volume.peers else (KnowPeer(id=self.id, peer=self.peer),)
         if view.txn.get(Snapshot, snapshot_id) is not None:
-            return ()
-        return (CreateSnapshot(id=snapshot_id, volume=self.id, peer=self.peer),)
+            return first
+        return (*first, CreateSnapshot(id=snapshot_id, volume=self.id, peer=self.peer))
 
     def plan(self, view: View, inputs: PeerState) -> Plan:
         txn = view.txn
-        volume = need_primary(txn, self.id)
+        volume = need_served(view, self.id)
         known = replication_of(txn, volume, self.peer).but(
             created_at=view.now, volume=self.id, peer=self.peer, rate=0, rate_of=""
         )
@@ -143,7 +155,7 @@ class ReplicateVolume(Request[PeerState]):
         )
         new = KeptSnapshot(uid=snapshot.uid, guid=snapshot.guid, created_txg=0)
         bare = [one for one in (base,) if one is not None and not one.bookmarked]
-        released = [one for one in _kept_for(known, inputs.kept) if one.uid != snapshot.uid]
+        released = [one for one in kept_for(known, inputs.kept) if one.uid != snapshot.uid]
         return Plan(
             title=f"replicate {self.id} to {self.peer}",
             claims=(
@@ -154,7 +166,7 @@ class ReplicateVolume(Request[PeerState]):
             actions=(
                 *plans.up([plans.kept_for_peer(volume, one, self.peer) for one in (new, *bare)]),
                 *plans.up([send]),
-                *_release(volume, self.peer, dict.fromkeys((*released, *bare))),
+                *release(volume, self.peer, dict.fromkeys((*released, *bare))),
                 *plans.down(snapshot_steps(txn, *gone)),
             ),
             commit=(put(sent), *(change for one in gone for change in record_removal(one))),
@@ -210,29 +222,77 @@ class ReplicateVolume(Request[PeerState]):
         )
 
 
-class EndReplication(Request[tuple[KeptSnapshot, ...]]):
-    """Keep nothing of a volume for a peer any more; the replica there stays."""
+class KnowPeer(Request[None]):
+    """Note that a peer will have the data of a volume, before anything is sent to it.
+
+    From then on it may be promoted, so it is asked before the volume is served after a boot.
+    """
+
+    kind = "know-peer"
+    id: str
+    peer: str
+
+    def plan(self, view: View, inputs: None) -> Plan:
+        volume = need_served(view, self.id)
+        if len(known_peers(volume, self.peer)) > MAX_PEERS:
+            raise FailedPrecondition(
+                f"{self.id} has {len(volume.peers)} peers, which is the limit: end the replication "
+                f"to one of {', '.join(volume.peers)} first",
+                reason="TOO_MANY",
+                volume=self.id,
+            )
+        after = volume.but(peers=known_peers(volume, self.peer), updated_at=view.now)
+        standing = Standing(id=volume.uid, boot_id=view.boot_id)
+        return Plan(
+            title=f"note that {self.peer} gets the data of {self.id}",
+            claims=(f"volume/{self.id}",),
+            actions=(*plans.up([plans.not_newer(volume)]), *plans.mark_changes(volume, after)),
+            commit=(put(after), put(standing)),
+        )
+
+
+class EndInputs(Record):
+    """What the pool keeps for a peer, and whether the peer has nothing, or is not known here."""
+
+    kept: tuple[KeptSnapshot, ...] = ()
+    forgotten: bool = False
+
+
+class EndReplication(Request[EndInputs]):
+    """Keep nothing of a volume for a peer any more; the replica there stays.
+
+    A peer that has no replica any more, or that this host has not joined, is forgotten: it is not
+    asked after a boot.
+    """
 
     descends = True
     kind = "end-replication"
     id: str
     peer: str
 
-    async def gather(self, context: Context, operation_id: str) -> tuple[KeptSnapshot, ...]:
+    async def gather(self, context: Context, operation_id: str) -> EndInputs:
         with context.read() as txn:
-            volume = need_primary(txn, self.id)
+            volume = need_volume(txn, self.id)
+        forgotten = False
         try:
-            return await list_kept(context, volume)
-        except Conflict:
-            return ()  # another dataset has its name: nothing of the volume is kept
+            facts = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
+            forgotten = not facts.exists
+        except ZfsiloError as error:
+            forgotten = error.reason == "NO_SERVER"
+        try:
+            return EndInputs(kept=await list_kept(context, volume), forgotten=forgotten)
+        except Conflict:  # another dataset has its name: nothing of the volume is kept
+            return EndInputs(forgotten=forgotten)
 
-    def plan(self, view: View, inputs: tuple[KeptSnapshot, ...]) -> Plan:
+    def plan(self, view: View, inputs: EndInputs) -> Plan:
         txn = view.txn
-        volume = need_primary(txn, self.id)
+        volume = need_volume(txn, self.id)
         recorded = txn.get(Replication, f"{volume.uid}/{self.peer}")
         known = replication_of(txn, volume, self.peer)
-        released = _kept_for(known, inputs)
-        if recorded is None and not released:
+        released = kept_for(known, inputs.kept)
+        forgets = inputs.forgotten and self.peer in volume.peers
+        after = volume.but(peers=tuple(one for one in volume.peers if one != self.peer))
+        if recorded is None and not released and not forgets:
             raise NotFound(
                 f"{self.id} is not replicated to {self.peer[:128]}",
                 reason="NOT_REPLICATED",
@@ -247,10 +307,12 @@ class EndReplication(Request[tuple[KeptSnapshot, ...]]):
                 *(f"snapshot/{one.id}" for one in gone),
             ),
             actions=(
-                *_release(volume, self.peer, released),
+                *release(volume, self.peer, released),
                 *plans.down(snapshot_steps(txn, *gone)),
+                *(plans.mark_changes(volume, after) if forgets else ()),
             ),
             commit=(
+                *((put(after),) if forgets else ()),
                 *((drop(recorded),) if recorded is not None else ()),
                 *(change for one in gone for change in record_removal(one)),
             ),
@@ -313,7 +375,7 @@ def check_not_replicated(txn: Transaction, volume: Volume) -> None:
         )
 
 
-def _kept_for(known: Replication, kept: Sequence[KeptSnapshot]) -> list[KeptSnapshot]:
+def kept_for(known: Replication, kept: Sequence[KeptSnapshot]) -> list[KeptSnapshot]:
     """Return what the pool keeps for a peer: by its holds, and bookmarks alone by the record."""
     recorded = (known.snapshot_uid, known.pending_uid)
     return [one for one in kept if known.peer in one.peers or one.uid in recorded]
@@ -325,7 +387,7 @@ def _former(txn: Transaction, volume: Volume, peer: str, sent_uid: str) -> list[
     return [one for one in taken if one.peer == peer and one.uid != sent_uid]
 
 
-def _release(volume: Volume, peer: str, kept: Iterable[KeptSnapshot]) -> tuple[Action, ...]:
+def release(volume: Volume, peer: str, kept: Iterable[KeptSnapshot]) -> tuple[Action, ...]:
     """Return the end of what is kept for a peer.
 
     A hold without its bookmark gets that first: the step would count as undone.

@@ -39,6 +39,7 @@ from zfsilod.requests.clones import (
 )
 from zfsilod.requests.io_limits import LIMITS, check_limits_apply, limits_of, transport_in_use
 from zfsilod.requests.request import Growth, Plan, Request, View, drop_secret, put
+from zfsilod.storage.volume_view import standing_of, why_withheld
 
 if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
@@ -386,6 +387,19 @@ def need_primary(txn: Transaction, volume_id: str) -> Volume:
     volume = need_volume(txn, volume_id)
     if volume.is_replica:
         raise of_replica(volume)
+    return volume
+
+
+def need_served(view: View, volume_id: str) -> Volume:
+    """Return a volume that this server may export now.
+
+    Raises FailedPrecondition while it is not known whether a peer was promoted.
+    """
+    volume = need_primary(view.txn, volume_id)
+    standing = standing_of(view.txn, volume) if volume.peers else None
+    if standing is not None and standing.boot_id != view.boot_id:
+        sentence, reason = why_withheld(standing.but(boot_id=""), volume_id)
+        raise FailedPrecondition(sentence, reason=reason, volume=volume_id)
     return volume
 
 

@@ -55,6 +55,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "/zfsilo.v1.VolumeService/ExportVolumeKey": ADMIN,
     "/zfsilo.v1.VolumeService/ReplicateVolume": ADMIN,
     "/zfsilo.v1.VolumeService/EndReplication": ADMIN,
+    "/zfsilo.v1.VolumeService/PromoteVolume": ADMIN,
+    "/zfsilo.v1.VolumeService/DemoteVolume": ADMIN,
     # A peer has the replicas that it sends, below the dataset root, and nothing else.
     "/zfsilo.v1.VolumeService/GetReplica": PEERS,
     "/zfsilo.v1.VolumeService/ReceiveReplica": PEERS,
@@ -172,6 +174,9 @@ ACTIONS: dict[str, str] = {
     "org.zfsilo1.Volume.RotateKey": MANAGE,
     "org.zfsilo1.Volume.Replicate": MANAGE,
     "org.zfsilo1.Volume.EndReplication": MANAGE,
+    "org.zfsilo1.Volume.Promote": DESTROY,
+    "org.zfsilo1.Volume.Demote": DESTROY,
+    "org.zfsilo1.Volume.SetAside": DESTROY,
     "org.zfsilo1.Volume.Detach": MANAGE,
     "org.zfsilo1.Volume.Disconnect": MANAGE,
     "org.zfsilo1.Volume.Stage": MANAGE,

@@ -17,6 +17,7 @@ from zfsilod.model.ownership import Ownership
 from zfsilod.model.records import Attachment
 from zfsilod.requests.context import LOOK_DEADLINE_S
 from zfsilod.requests.request import View
+from zfsilod.service.peer_questions import ask_peers
 from zfsilod.service.retention import Retention
 from zfsilod.service.rooms import Rooms
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 
     from zfsilod.host import HostAdapters
     from zfsilod.model.identity import Caller
-    from zfsilod.model.records import Action
+    from zfsilod.model.records import Action, Volume
     from zfsilod.model.settings import Settings
     from zfsilod.requests.context import Servers
+    from zfsilod.requests.peers import PeerAnswer
     from zfsilod.requests.request import Request
     from zfsilod.security.kept_identity import IdentityChange
     from zfsilod.storage.store import Store
@@ -61,6 +63,8 @@ class ServiceContext:
         self.ownership = Ownership(self.lifted.set)
         self.comparing = asyncio.Lock()
         self.session_recovery_s = SESSION_RECOVERY_S
+        self.promoting: dict[str, float] = {}
+        self.suspected: set[str] = set()
         self.identity_changes: tuple[IdentityChange, ...] = ()  # of this host, at the start
         self.clock = HostClock()  # for display and names; a retention has its own
         self.retention = Retention(HostClock())
@@ -92,6 +96,10 @@ class ServiceContext:
     async def look(self, question: Callable[[], T], timeout_s: float = LOOK_DEADLINE_S) -> T:
         """Read the host in a thread. Raises Unavailable when it does not answer in time."""
         return await _in_thread(self._lookers, question, timeout_s, "the host")
+
+    async def ask_peers(self, volume: Volume, peers: Sequence[str]) -> tuple[PeerAnswer, ...]:
+        """Ask other servers what they are for a volume; no answer is an answer too."""
+        return await ask_peers(self.servers, volume, peers)
 
     async def pause(self, seconds: float) -> None:
         """Wait before a fact that changes without an event is probed again."""

@@ -68,6 +68,9 @@ class Submitter(Protocol):
         self, requests: Sequence[Request[Any]], *, caller: Caller
     ) -> list[Operation]: ...
     async def plan(self, request: Request[Any], *, caller: Caller) -> Operation: ...
+    async def abandon_unchanged(self, operation: Operation) -> None:
+        """Abandon an operation that no unit runs, unless it changed since it was read."""
+
     async def wait(self, operation_id: str, timeout_s: float) -> Operation: ...
     async def abandon_held(self) -> None:
         """Abandon the operations that the hold of a pool keeps from their rollback."""

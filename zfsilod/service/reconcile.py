@@ -21,7 +21,7 @@ from zfsilod.service.port_gate import opens_ports
 from zfsilod.storage.volume_view import VolumeView, volume_view, volume_views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from zfsilod.model.identity import Caller
     from zfsilod.requests.context import Context
@@ -52,6 +52,7 @@ class Reconciler:
         self._context = context
         self._submitter = submitter
         self._gate = gate
+        self.ask: Callable[[], Awaitable[object]] = _nobody_asks  # which volumes may be served
 
     async def report(self, volume_id: str, *, store: bool = True) -> DriftReport:
         """Return the differences of a volume; none while an operation works on it."""
@@ -84,6 +85,8 @@ class Reconciler:
             raise held.error()
         if held is None:
             await record_names(self._context)
+            if not validate_only:
+                await self.ask()  # what may be served is exported with the others
         reports = await compare_all(self._context)
         if held is not None:  # the records of its volumes prove nothing about the pool
             reports = self._attached_only(reports)
@@ -263,6 +266,10 @@ class Reconciler:
                 await self._submitter.wait(operation.id, SYNC_DEADLINE_S)
             except ZfsiloError as error:
                 log.warning("leftovers of %s stay: %s", attachment.id, error.message)
+
+
+async def _nobody_asks() -> None:
+    """Ask no peer: of a service without one that does."""
 
 
 def _problems(reports: list[DriftReport]) -> dict[str, str]:

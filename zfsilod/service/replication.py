@@ -174,7 +174,7 @@ class Replicator:
             raw="raw" if step.raw else "",
             token=there.token,
         )
-        offer = servers.offer(snapshot, step.base_guid, raw=step.raw, attempt=new_ulid())
+        offer = servers.offer(volume, snapshot, step.base_guid, raw=step.raw, attempt=new_ulid())
         try:
             await self._carry(step, operation, job, offer)
         except OSError as error:  # of a socket to one of the processes

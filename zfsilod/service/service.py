@@ -28,6 +28,7 @@ from zfsilod.model.errors import (
     cancelled,
     revive,
 )
+from zfsilod.model.identity import DAEMON
 from zfsilod.model.marks import epoch_fact
 from zfsilod.model.pool_space import PoolSpace
 from zfsilod.model.record import pairs
@@ -53,6 +54,7 @@ from zfsilod.service.policies import SnapshotRunner
 from zfsilod.service.policy_timers import timed_policies
 from zfsilod.service.port_gate import PortGate, opens_ports
 from zfsilod.service.ports import SUBMIT_DEADLINE_S
+from zfsilod.service.primaries import Primaries
 from zfsilod.service.reconcile import Reconciler
 from zfsilod.service.replication import Replicator
 from zfsilod.service.replication_policies import ReplicationRunner
@@ -108,6 +110,9 @@ class Service:
         self.executor.listeners.append(self.streams.note)
         self.audit = Audit()
         self.executor.listeners.append(self.audit.operation)
+        self.primaries = Primaries(context, self, self.executor, launcher)
+        self.primaries.export = partial(self.reconciler.sync_some, caller=DAEMON)
+        self.reconciler.ask = self.primaries.ask_due
 
     # Requests
 
@@ -472,12 +477,15 @@ class Service:
         kept = [operation for operation in kept if not self.executor.is_held(operation.id)]
         running = await self.launcher.running() if kept else set()
         for operation in kept:
-            if operation.unit in running:
-                continue
-            abandoned = await self.context.write(partial(_abandon_unchanged, operation))
-            if abandoned is not None:
-                log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
-                self.executor.announce(abandoned)
+            if operation.unit not in running:
+                await self.abandon_unchanged(operation)
+
+    async def abandon_unchanged(self, operation: Operation) -> None:
+        """Abandon an operation that no unit runs, unless it changed since it was read."""
+        abandoned = await self.context.write(partial(_abandon_unchanged, operation))
+        if abandoned is not None:
+            log.warning("operation %s (%s) was abandoned", abandoned.id, abandoned.title)
+            self.executor.announce(abandoned)
 
     # The host
 

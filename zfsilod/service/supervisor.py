@@ -60,6 +60,7 @@ class Supervisor:
         self._secrets_due = 0.0
         self._forget_due = 0.0
         self._refreshing: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._full = False
@@ -86,6 +87,7 @@ class Supervisor:
         await self.recover()
         await self.retry_releases()
         if not self._context.ownership.holds:
+            self.ask_peers()
             await self._purger.purge()
             self.prune()
             self.repeat_runs()
@@ -134,10 +136,16 @@ class Supervisor:
             if operation.state == "WAITING" and operation.boot_id == self._context.boot_id:
                 self._executor.refresh(operation.id)
                 continue
+            if self._is_kept_back(operation):
+                continue  # it is not known yet whether a peer serves the volume
             if not self._rollback_due(operation):
                 continue
             log.info("operation %s (%s) has no unit: rolling back", operation.id, operation.title)
             await self._service.launcher.rollback(operation)
+
+    def _is_kept_back(self, operation: Operation) -> bool:
+        with self._context.read() as txn:
+            return self._service.primaries.keeps_back(txn, operation)
 
     def _rollback_due(self, operation: Operation) -> bool:
         """Tell whether a rollback is due: at once, after 5, 15, 60, then every 300 seconds."""
@@ -209,6 +217,17 @@ class Supervisor:
         if time.monotonic() >= self._secrets_due:
             self._secrets_due = time.monotonic() + SECRETS_S
             self._refreshing = self._executor.spawn(self._rotation.follow())
+
+    def ask_peers(self) -> None:
+        """Start to ask the peers of volumes where it is due, in a separate task."""
+        if self._asking is None or self._asking.done():
+            self._asking = self._executor.spawn(self._ask_peers())
+
+    async def _ask_peers(self) -> None:
+        try:
+            await self._service.primaries.follow()
+        except ZfsiloError as error:
+            log.warning("the peers of volumes were not asked: %s", error.message)
 
     def prune(self) -> None:
         """Start to delete what the grids of policies do not keep, in a separate task.

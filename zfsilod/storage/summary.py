@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.model.policies import PolicyOutcome, ReplicationOutcome
 from zfsilod.model.record import Record
-from zfsilod.model.records import Attachment, Condition, Host, PendingRelease, Publication, Volume
+from zfsilod.model.records import (
+    Attachment,
+    Condition,
+    Host,
+    PendingRelease,
+    Publication,
+    Standing,
+    Volume,
+)
 from zfsilod.model.replica import Replication
 from zfsilod.storage.selection import due_times
-from zfsilod.storage.volume_view import needs_repair, repair_command
+from zfsilod.storage.volume_view import needs_repair, repair_command, why_withheld
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +109,8 @@ class Summary:
             for volume in txn.scan_plain(Volume)
             if (replica := volume.get("replica")) and replica["peer"]
         }
+        # Volumes that are not served because of what their peers said, or did not say yet.
+        self.withheld = dict(_withheld(txn))
         self.replications = {
             (one["volume"], one["peer"]): int(one["taken_at"])
             for one in txn.scan_plain(Replication)
@@ -128,6 +138,7 @@ class Summary:
                 for operation in live
                 if operation.state == "NEEDS_REPAIR"
             ),
+            *(about_volume(name, sentence) for (name, _), sentence in self.withheld.items()),
             *self._conditions(txn),
         )
         self.policies = {outcome.id: outcome for outcome in txn.scan(PolicyOutcome)}
@@ -167,3 +178,14 @@ class Summary:
         for condition in conditions:
             if name := names.get(condition["id"]):  # else of a deleted volume
                 yield from (about_volume(name, sentence) for sentence in condition["sentences"])
+
+
+def _withheld(txn: Transaction) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield volume and reason, and the sentence, of each volume with peers that is not served."""
+    known = {standing.id: standing for standing in txn.scan(Standing)}
+    for volume in txn.scan_plain(Volume):
+        if volume.get("peers") and not volume.get("replica", {}).get("peer"):
+            standing = known.get(volume["uid"]) or Standing(id=volume["uid"])
+            sentence, reason = why_withheld(standing, volume["id"])
+            if sentence:
+                yield (volume["id"], reason), sentence

@@ -13,6 +13,7 @@ from zfsilod.model.records import (
     Condition,
     Operation,
     Publication,
+    Standing,
     Trashed,
     Volume,
     VolumeKey,
@@ -39,6 +40,7 @@ class VolumeView(Record):
     condition_reasons: tuple[str, ...] = ()  # of these problems, in the same order
     volume_key: VolumeKey | None = None  # what zfsilo knows of the key of the volume
     replications: tuple[Replication, ...] = ()  # to which peers it is sent
+    standing: Standing | None = None  # of a volume with peers: what they said
     trashed: Trashed | None = None  # of a deleted volume, which does not own its name any more
 
     @property
@@ -123,6 +125,7 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
         publications=tuple(txn.scan_below(Publication, volume_id)),
         attachment=txn.get(Attachment, volume_id),
         replications=replications(txn, volume) if volume is not None else (),
+        standing=standing_of(txn, volume) if volume is not None else None,
         operation=txn.claimant(f"volume/{volume_id}")
         or txn.claimant(f"attachment/{volume_id}")
         or "",
@@ -136,6 +139,44 @@ def _volume_view(txn: Transaction, volume_id: str) -> VolumeView:
     )
 
 
+def standing_of(txn: Transaction, volume: Volume) -> Standing | None:
+    """Return what the peers of a volume said; None: it has no peer that could be promoted."""
+    if volume.is_replica or not volume.peers:
+        return None
+    return txn.get(Standing, volume.uid) or Standing(id=volume.uid)
+
+
+def why_withheld(standing: Standing | None, volume_id: str) -> tuple[str, str]:
+    """Return why a volume is not served, as a sentence and a reason; "": it is.
+
+    The start of the daemon has removed the boots before this one.
+    """
+    if standing is None or standing.boot_id:
+        return "", ""
+    peer, here = standing.peer, f"zfsiloctl volume promote {volume_id}"
+    match standing.reason:
+        case "PEER_SILENT":
+            why = (
+                f"{peer} has its data and does not answer, so it may be served there; when {peer} "
+                f"is back this ends by itself, and when it is off run `{here} --primary-is-off`"
+            )
+        case "PROMOTED_ELSEWHERE":
+            why = f"{peer} was promoted later and serves it; what only this server has is put aside"
+        case "LATER_TERM":
+            why = (
+                f"{peer} knows of a later promotion, on a server that this one does not know; when "
+                f"that is off for good run `{here} --primary-is-off`"
+            )
+        case "PRIMARY_SERVES":
+            why = (
+                f"{peer} serves it too, since an earlier promotion: decide which data are right, "
+                f"and run zfsiloctl volume demote {volume_id} --aside on the other server"
+            )
+        case _:
+            why = "its peers are being asked whether one of them was promoted"
+    return f"{volume_id} is not served: {why}", standing.reason or "NOT_ASKED"
+
+
 def conditions_of(txn: Transaction, view: VolumeView) -> list[tuple[str, str]]:
     """Return the conditions of a volume, as every interface shows them: sentences and reasons."""
     operation = txn.get(Operation, view.operation) if view.operation else None
@@ -144,6 +185,9 @@ def conditions_of(txn: Transaction, view: VolumeView) -> list[tuple[str, str]]:
     if operation is not None and operation.state == "NEEDS_REPAIR":
         sentence = f"{needs_repair(operation)}; run {repair_command(operation)}"
         conditions.append((sentence, "NEEDS_REPAIR"))
+    withheld, reason = why_withheld(view.standing, view.id)
+    if withheld:
+        conditions.append((withheld, reason))
     if stored is not None:
         conditions += zip_longest(
             stored.sentences, stored.reasons[: len(stored.sentences)], fillvalue="UNKNOWN"

@@ -122,6 +122,9 @@ def _volume_fields(record: Volume) -> dict[str, Any]:
         "limit_write_bytes": record.limits.write_bytes,
         "encrypted": bool(record.key_uid),
         "replica": replica(record) if record.is_replica else None,
+        "term": record.term,
+        "peers": record.peers or None,
+        "aside_of": record.aside_of,
     }
 
 
@@ -135,6 +138,8 @@ def replica(record: Volume, facts: ReplicaFacts | None = None) -> volume_pb2.Rep
         snapshot_time=_time(known.taken_at),
         receive_time=_time(known.received_at),
         encrypted=known.raw,
+        term=record.term,
+        term_store=record.term_store,
     )
     if facts is not None:
         message.snapshot_guid = facts.guid
@@ -142,6 +147,16 @@ def replica(record: Volume, facts: ReplicaFacts | None = None) -> volume_pb2.Rep
         message.problem = facts.problem
         message.problem_reason = facts.reason
     return message
+
+
+def role(record: Volume) -> volume_pb2.Replica:
+    """Return only what a server is for a volume, for a peer that does not send it."""
+    return volume_pb2.Replica(
+        name=f"volumes/{record.id}",
+        primary=not record.is_replica,
+        term=record.term,
+        term_store=record.term_store,
+    )
 
 
 def _replication(record: Replication) -> volume_pb2.Replication:
@@ -369,8 +384,8 @@ def operation(record: Operation, *, planned: bool = False) -> operation_pb2.Oper
     )
 
 
-def offered(snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> Any:
-    """Return the request that offers a snapshot to a peer."""
+def offered(volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> Any:
+    """Return the request that offers a snapshot of a volume to a peer."""
     return volume_pb2.ReceiveReplicaRequest(
         name=f"volumes/{snapshot.volume}",
         uid=snapshot.volume_uid,
@@ -384,6 +399,8 @@ def offered(snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> A
         raw=raw,
         snapshot_time=_time(snapshot.created_at),
         attempt=attempt,
+        term=volume.term,
+        term_store=volume.term_store,
     )
 
 

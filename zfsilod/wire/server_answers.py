@@ -19,6 +19,7 @@ from zfsilod.model.names import (
     is_guid,
     is_portal,
     is_target_name,
+    is_uid,
     is_uuid,
 )
 from zfsilod.model.replica import ReplicaFacts, is_token
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_PORTALS = 16
 MAX_COUNT = 1 << 62
+MAX_TERM = 1 << 40  # as requests/peers.py
 UID = re.compile(r"[0-9a-f]{32}")
 CHAP_TEXT = re.compile(r"[!-~]{1,255}")  # without spaces and line ends: host/node_records.py
 OPERATION_ID = re.compile(r"[0-9a-z]{0,64}")
@@ -110,7 +112,12 @@ def check_replica(server: str, volume: str, answer: volume_pb2.Replica) -> Repli
         _refuse(server, volume, "the guid of its snapshot is not a number of 64 bits")
     if answer.continuation and not is_token(answer.continuation):
         _refuse(server, volume, "its resume token is not one of zfs receive")
+    if not 0 <= answer.term <= MAX_TERM or (answer.term_store and not is_uid(answer.term_store)):
+        _refuse(server, volume, "the term of its primary is not valid")
     return ReplicaFacts(
+        is_primary=answer.primary,
+        term=answer.term,
+        term_store=answer.term_store,
         exists=True,
         guid=answer.snapshot_guid,
         token=answer.continuation,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zfsilod.engine.steps.filesystem import Reported
     from zfsilod.model.chap import Chap
     from zfsilod.model.connection import Connection
-    from zfsilod.model.records import Host, Publication, Snapshot
+    from zfsilod.model.records import Host, Publication, Snapshot, Volume
     from zfsilod.model.words import Transport
     from zfsilod.security.join_file import Access
 
@@ -179,9 +179,11 @@ class StorageServers:
             return ReplicaFacts()
         return check_replica(server, volume, answer)
 
-    def offer(self, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str) -> str:
+    def offer(
+        self, volume: Volume, snapshot: Snapshot, base_guid: str, *, raw: bool, attempt: str
+    ) -> str:
         """Return the request by which a peer receives a snapshot, as JSON."""
-        offered = convert.offered(snapshot, base_guid, raw=raw, attempt=attempt)
+        offered = convert.offered(volume, snapshot, base_guid, raw=raw, attempt=attempt)
         return encode(plain(offered)).decode()
 
     def refusal(self, server: str, body: str, status_code: int) -> ZfsiloError:

@@ -12,6 +12,7 @@ from zfsilod.api.dbus.contract import (
     SNAPSHOT_POLICY,
     VOLUME,
 )
+from zfsilod.requests.aside import DemoteVolume, SetAside
 from zfsilod.requests.attach import Grow, MountAt, Stage
 from zfsilod.requests.connect import Connect
 from zfsilod.requests.deletion import DeleteVolume, UndeleteVolume
@@ -19,6 +20,7 @@ from zfsilod.requests.detach import Disconnect, UnmountFrom, Unstage
 from zfsilod.requests.hosts import CreateHost, DeleteHost, UpdateHost
 from zfsilod.requests.io_limits import LIMITS
 from zfsilod.requests.orphans import RemoveOrphans
+from zfsilod.requests.promotion import PromoteVolume
 from zfsilod.requests.publications import Publish, Unpublish
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.requests.replication_policies import (
@@ -163,6 +165,9 @@ MUTATIONS = {
     f"{VOLUME}.RotateKey": Mutation(RotateVolumeKey, ("id",), ("etag",)),
     f"{VOLUME}.Replicate": Mutation(ReplicateVolume, ("id", "peer"), ("rate",)),
     f"{VOLUME}.EndReplication": Mutation(EndReplication, ("id", "peer")),
+    f"{VOLUME}.Promote": Mutation(PromoteVolume, ("id",), ("primary_is_off", "etag")),
+    f"{VOLUME}.Demote": Mutation(DemoteVolume, ("id", "peer"), ("etag",)),
+    f"{VOLUME}.SetAside": Mutation(SetAside, ("id", "peer"), ("etag",)),
     f"{VOLUME}.Detach": Mutation(DetachVolume, ("id",), ("state", "force", "etag")),
     f"{VOLUME}.Disconnect": Mutation(Disconnect, ("id",), ("force", "etag")),
     f"{VOLUME}.Stage": Mutation(

@@ -57,6 +57,7 @@ OPTIONS = {
     "page_size": Option("u"),
     "page_token": Option("s"),
     "peer": Option("s"),
+    "primary_is_off": Option("b"),
     "properties": Option("a{ss}"),
     "publish_if_needed": Option("b"),
     "rate": Option("t"),

@@ -11,10 +11,12 @@ from zfsilo.v1 import volume_pb2
 
 from zfsilod.api.rpc.publications import check_filesystem
 from zfsilod.api.rpc.volumes import change_volume
-from zfsilod.model.errors import AlreadyExists, InvalidArgument, NotFound, ZfsiloError
+from zfsilod.model.errors import AlreadyExists, InvalidArgument, ZfsiloError
 from zfsilod.model.names import is_uid
 from zfsilod.model.records import Operation, Volume
 from zfsilod.model.validation import check_id
+from zfsilod.requests.aside import DemoteVolume, SetAside
+from zfsilod.requests.promotion import PromoteVolume
 from zfsilod.requests.receive import ReceiveReplica
 from zfsilod.requests.replication import EndReplication, ReplicateVolume
 from zfsilod.wire import convert, enums
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class ReplicaMethods:
-    """ReplicateVolume, EndReplication, GetReplica, ReceiveReplica."""
+    """ReplicateVolume, EndReplication, PromoteVolume, DemoteVolume, GetReplica, ReceiveReplica."""
 
     async def ReplicateVolume(
         self, message: volume_pb2.ReplicateVolumeRequest, call: Call
@@ -55,6 +57,27 @@ class ReplicaMethods:
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 
+    async def PromoteVolume(
+        self, message: volume_pb2.PromoteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        request = PromoteVolume(
+            id=convert.volume_id(message.name),
+            primary_is_off=message.primary_is_off,
+            etag=message.etag,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
+    async def DemoteVolume(
+        self, message: volume_pb2.DemoteVolumeRequest, call: Call
+    ) -> volume_pb2.MutateVolumeResponse:
+        kind = SetAside if message.aside else DemoteVolume
+        request = kind(
+            id=convert.volume_id(message.name),
+            peer=check_id(message.peer, "server name"),
+            etag=message.etag,
+        )
+        return await change_volume(call, request, request.id, validate_only=message.validate_only)
+
     async def GetReplica(
         self, message: volume_pb2.GetReplicaRequest, call: Call
     ) -> volume_pb2.Replica:
@@ -63,8 +86,10 @@ class ReplicaMethods:
             raise InvalidArgument("the uid is not one of a volume", reason="BAD_REPLICA")
         if message.wait:
             await _receive_ended(call, volume_id, message.uid)
-        volume = call.read(partial(_own_replica, call, volume_id, message.uid))
         context = call.service.context
+        volume = await call.service.primaries.answer(volume_id, message.uid)
+        if not _is_own(call.caller, volume, message.uid):
+            return convert.role(volume)
         find = partial(context.machine.replicas.find, volume.dataset, uid=volume.uid)
         with _neutral(call, volume_id):
             facts: ReplicaFacts = await context.look(find)
@@ -86,6 +111,8 @@ class ReplicaMethods:
             snapshot_guid=message.snapshot_guid,
             base_guid=message.base_guid,
             raw=message.raw,
+            term=message.term,
+            term_store=message.term_store,
             taken_at=_time(message.snapshot_time.seconds),
             stream=convert.ulid(message.attempt),
         )
@@ -145,14 +172,6 @@ def _is_own(caller: Caller, volume: Volume | None, uid: str) -> bool:
     if volume is None or not volume.is_replica or volume.uid != uid:
         return False
     return caller.role == "admin" or volume.replica.peer == caller.peer
-
-
-def _own_replica(call: Call, volume_id: str, uid: str, txn: Transaction) -> Volume:
-    """Return the replica that a caller sends. It does not learn whether another volume exists."""
-    volume = txn.get(Volume, volume_id)
-    if volume is None or not _is_own(call.caller, volume, uid):
-        raise NotFound(f"there is no replica {volume_id} of this caller", volume=volume_id)
-    return volume
 
 
 def _time(seconds: int) -> int:

@@ -139,6 +139,8 @@ def _on_server(volume: Any) -> list[tuple[str, str]]:
         ("Encryption", encryption(volume)),
         ("Replica of", replica_of(volume)),
         ("Replicated to", commas(map(replicated_to, volume.replications))),
+        ("Asks", commas(volume.peers)),
+        ("Set aside", f"the data of {volume.aside_of}" if volume.aside_of else ""),
         ("Properties", pairs(volume.properties)),
         ("Cloned from", volume.source.snapshot or volume.source.volume),
         ("Labels", pairs(volume.labels)),

@@ -28,6 +28,7 @@ from zfsilod.engine.plans.client import (
     unstaging,
 )
 from zfsilod.engine.plans.put_back import put_back
+from zfsilod.engine.plans.roles import demotion, promotion, set_aside
 from zfsilod.engine.plans.server import (
     DURABLE,
     Fence,
@@ -91,6 +92,7 @@ __all__ = [
     "clone",
     "close_path",
     "connection_steps",
+    "demotion",
     "derived_targets",
     "destruction",
     "detach_path",
@@ -124,6 +126,7 @@ __all__ = [
     "not_exported",
     "not_newer",
     "own_targets",
+    "promotion",
     "properties",
     "publish",
     "put_back",
@@ -134,6 +137,7 @@ __all__ = [
     "revoke",
     "rotation",
     "server_facts",
+    "set_aside",
     "snapshot_marks",
     "snapshot_set",
     "snapshots_unused",

@@ -243,6 +243,9 @@ def marks(volume: Volume) -> dict[str, str]:
         "tls": "yes" if volume.tls else "",
         "key": volume.key_uid,
         "replica": volume.replica.peer,
+        "term": f"{volume.term}:{volume.term_store}" if volume.term else "",
+        "peers": ",".join(volume.peers),
+        "aside_of": volume.aside_of,
     }
     return {f"zfsilo:{name}": value for name, value in values.items() if value}
 
@@ -553,9 +556,17 @@ def _durability(volume: Volume) -> list[Step]:
 
 
 def server_facts(
-    volume: Volume, publications: Sequence[Publication], export: Export
+    volume: Volume,
+    publications: Sequence[Publication],
+    export: Export,
+    *,
+    serves: bool = True,
 ) -> tuple[Action, ...]:
-    """Return every fact of a volume on its server, as its records require it."""
+    """Return every fact of a volume on its server, as its records require it.
+
+    `serves`: False while its peers were not asked whether one of them serves it: nothing is
+    exported, and an export that is there from before stays.
+    """
     if volume.is_replica:
         return replica_facts(volume, export)
     steps: list[Step] = [
@@ -565,6 +576,8 @@ def server_facts(
         ZvolSize(dataset=volume.dataset, size_bytes=volume.capacity_bytes),
         *_durability(volume),
     ]
+    if publications and not serves:
+        return up(steps)
     if publications:
         steps += published(volume, publications, export)
         is_limited = any(isinstance(step, Limited) for step in steps)
@@ -592,7 +605,8 @@ def replica_facts(volume: Volume, export: Export) -> tuple[Action, ...]:
     if volume.state == "ABSENT":
         return ()
     readonly = ZvolProperty(dataset=volume.dataset, name="readonly", value="on", previous="on")
-    return (*up([zvol(volume), readonly]), *_unexported(volume, export))
+    steps = [zvol(volume), not_newer(volume), readonly]
+    return (*up(steps), *_unexported(volume, export))
 
 
 def received(volume: Volume, base_guid: str, operation: str) -> ReceivedSnapshot:

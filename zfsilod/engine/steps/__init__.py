@@ -19,7 +19,7 @@ MODULES = {
     "engine.steps.mount": "MountPoint Staged FilesystemWorks Bound DeviceBound Detached",
     "engine.steps.nvme": "Controller ControllerPortal QueueLimit",
     "engine.steps.ownership": "PoolOwned",
-    "engine.steps.replica": "KeptForPeer Sent ReceivedSnapshot",
+    "engine.steps.replica": "KeptForPeer Sent ReceivedSnapshot ReceiveEnded ReplicaUnchanged",
     "engine.steps.session": "Node NodeSecrets SessionSecrets NoNode Session SessionPortal "
     "LossWait Answering Dropped DiskSize",
     "engine.steps.snapshot": "Cut SnapshotsUnused Clone",

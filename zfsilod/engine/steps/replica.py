@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.engine.steps.zfs import discard_half_made
+from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import RemoteStep, Resources
 
@@ -147,3 +148,64 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
 
     def resources(self) -> Resources:
         return Resources(datasets=(self.dataset,), volumes=(self.uid,))
+
+
+class ReceiveEnded(OneWay, tag="ReceiveEnded", part="POOL"):
+    """Nothing is half received into the replica, and its snapshots have the mark of zfsilo.
+
+    What is dropped was never a part of the replica, and the peer that sent it can send it again.
+    """
+
+    dataset: str
+    uid: str
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.replicas.has_ended(self.dataset, uid=self.uid)
+
+    def do(self, host: HostAdapters) -> None:
+        host.replicas.end_receive(self.dataset, uid=self.uid)
+
+    def fact(self) -> str:
+        return f"nothing is half received into {self.dataset}"
+
+    def describe_do(self) -> str:
+        return f"drop what is half received into {self.dataset}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,), volumes=(self.uid,))
+
+
+class ReplicaUnchanged(Guard, tag="ReplicaUnchanged", part="POOL"):
+    """The zvol has nothing that its peer does not have: this snapshot is the newest, and whole."""
+
+    dataset: str
+    uid: str
+    snapshot_uid: str
+    snapshot_guid: str
+
+    def probe(self, host: HostAdapters) -> bool:
+        return host.replicas.is_unchanged(
+            self.dataset, uid=self.uid, snapshot_uid=self.snapshot_uid, guid=self.snapshot_guid
+        )
+
+    def refusal(self, _host: HostAdapters) -> FailedPrecondition:
+        return changed_since(self.dataset)
+
+    def fact(self) -> str:
+        return f"nothing was written to {self.dataset} since snapshot {self.snapshot_uid}"
+
+    def describe_do(self) -> str:
+        return f"check that {self.fact()}"
+
+    def resources(self) -> Resources:
+        return Resources(datasets=(self.dataset,), volumes=(self.uid,))
+
+
+def changed_since(dataset: str) -> FailedPrecondition:
+    """Return the error for a zvol that has more than its peer."""
+    return FailedPrecondition(
+        f"{dataset} was written to, or has a snapshot of its own, since the last replication: stop "
+        "what uses it, and repeat the command",
+        reason="CHANGED_SINCE",
+        dataset=dataset,
+    )

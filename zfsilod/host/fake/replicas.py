@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 
-from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining
+from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining, snapshot_guid
 from zfsilod.host.replica_protocol import stream_cut
 from zfsilod.host.send_stream import BEGIN, MAGIC, RECORD_BYTES, SUBSTREAM
 from zfsilod.host.stream_header import RAW, RESUMING, ZVOL_TYPE, read_header
@@ -61,7 +61,7 @@ class FakeReplicas:
         }
         for name, snapshot_set in self._facts.of_kind("cut").items():
             if uid in snapshot_set["of"]:
-                guid, txg = guid_of(f"{uid}@{name}"), snapshot_set.get("txg", 0)
+                guid, txg = snapshot_guid(self._facts, uid, name), snapshot_set.get("txg", 0)
                 one = kept.get(name) or KeptSnapshot(uid=name, guid=guid, created_txg=txg)
                 kept[name] = one.but(exists=True, peers=tuple(holders(self._facts, uid, name)))
         for txg, (name, guid) in enumerate(self._zfs.zvol(dataset).get("replica_sets", {}).items()):
@@ -79,7 +79,7 @@ class FakeReplicas:
             self._facts.effect(f"peer:{ref.uid}/{uid}/{peer}", "held")
         if self._facts.get(f"bookmark:{ref.uid}/{uid}") is None:
             bookmark = {
-                "guid": guid_of(f"{ref.uid}@{uid}"),
+                "guid": snapshot_guid(self._facts, ref.uid, uid),
                 "txg": snapshot_set.get("txg", 0),
                 "blocks": snapshot_set.get("blocks", {}).get(ref.uid, {}),
             }
@@ -150,7 +150,7 @@ class FakeReplicas:
     def _need(self, ref: SnapshotRef, uid: str) -> Any:
         if not self._exists(ref, uid):
             raise _lost(f"{ref.dataset}@zfsilo-{uid}")
-        if ref.guid not in ("", guid_of(f"{ref.uid}@{uid}")):
+        if ref.guid not in ("", snapshot_guid(self._facts, ref.uid, uid)):
             raise Conflict(f"the snapshot {uid} of {ref.dataset} has another guid")
         return self._facts.get(f"cut:{uid}")
 
@@ -247,6 +247,30 @@ class FakeReplicas:
     def _destroy(self, dataset: str, uid: str) -> None:
         also = {f"replica-blocks:{uid}": None, f"replica-content:{uid}": None}
         self._facts.effect(f"zvol:{dataset}", None, also=also)
+
+    def has_ended(self, dataset: str, *, uid: str) -> bool:
+        return not self.find(dataset, uid=uid).token
+
+    def end_receive(self, dataset: str, *, uid: str) -> None:
+        if self._zfs.has_zvol(dataset, uid=uid, guid=""):
+            zvol = {**self._zfs.zvol(dataset)}
+            if zvol.pop("receiving", None):
+                self._facts.effect(f"zvol:{dataset}", zvol)
+
+    def is_unchanged(self, dataset: str, *, uid: str, snapshot_uid: str, guid: str) -> bool:
+        listed = self.list_kept(dataset, uid=uid)
+        newest = max((one.created_txg for one in listed if one.exists), default=0)
+        snapshot_set = self._facts.get(f"cut:{snapshot_uid}")
+        if (snapshot_set or {}).get("txg") != newest or uid not in snapshot_set["of"]:
+            return False
+        blocks = self._facts.get(f"blocks:{uid}") or {}
+        content = self._facts.get(f"content:{uid}")
+        same = snapshot_set.get("blocks", {}).get(uid, {}) == blocks
+        return (
+            same
+            and snapshot_set["of"][uid] == content
+            and guid in ("", snapshot_guid(self._facts, uid, snapshot_uid))
+        )
 
     def find(self, dataset: str, *, uid: str) -> ReplicaFacts:
         if not self._zfs.has_zvol(dataset, uid=uid, guid=""):

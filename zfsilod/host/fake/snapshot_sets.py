@@ -21,6 +21,38 @@ def guid_of(text: str) -> str:
     return str(int(hashlib.sha256(text.encode()).hexdigest()[:15], 16))
 
 
+def snapshot_guid(facts: Facts, volume: str, uid: str) -> str:
+    """Return the guid of the snapshot of a volume in a set; it stays when the volume is renamed."""
+    kept = (facts.get(f"cut:{uid}") or {}).get("guids", {}).get(volume)
+    return str(kept or guid_of(f"{volume}@{uid}"))
+
+
+def with_uid(facts: Facts, old: str, new: str) -> dict[str, Any]:
+    """Return the changes of other facts when the zvol of a volume gets another uid."""
+    changes: dict[str, Any] = {}
+    for kind in ("blocks", "content"):
+        changes |= {f"{kind}:{old}": None, f"{kind}:{new}": facts.get(f"{kind}:{old}")}
+    for name, snapshot_set in facts.of_kind("cut").items():
+        if old in snapshot_set["of"]:
+            renamed = {
+                part: {new if volume == old else volume: one for volume, one in values.items()}
+                for part, values in snapshot_set.items()
+                if part in ("of", "sizes", "blocks")
+            }
+            given_up = [new if volume == old else volume for volume in snapshot_set["given_up"]]
+            rest = {name: one for name, one in snapshot_set.items() if name != "guids"}
+            changes[f"cut:{name}"] = rest | renamed | {"given_up": given_up}
+            guids = {n: one for n, one in snapshot_set.get("guids", {}).items() if n != old}
+            if (guid := snapshot_guid(facts, old, name)) != guid_of(f"{new}@{name}"):
+                guids[new] = guid
+            if guids:
+                changes[f"cut:{name}"]["guids"] = guids
+    for name, zvol in facts.of_kind("zvol").items():
+        if zvol.get("origin", ["", ""])[1] == old:
+            changes[f"zvol:{name}"] = zvol | {"origin": [zvol["origin"][0], new]}
+    return changes
+
+
 def remaining(facts: Facts, uid: str, snapshot_set: Any, *, without: str = "") -> Any:
     """Return a set without the released snapshots that have no clone or hold; None: it is empty.
 

@@ -7,7 +7,7 @@ number.
 
 from __future__ import annotations
 
-from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining
+from zfsilod.host.fake.snapshot_sets import guid_of, holders, remaining, snapshot_guid
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.host_facts import ListedSnapshot, SnapshotRef
 from zfsilod.model.lean import TYPE_CHECKING
@@ -99,7 +99,7 @@ class FakeSnapshots:
         return [
             ListedSnapshot(
                 dataset=datasets[volume],
-                guid=guid_of(f"{volume}@{uid}"),
+                guid=snapshot_guid(self.facts, volume, uid),
                 size_bytes=snapshot_set["sizes"][volume],
                 created_at=0,
                 txg=snapshot_set.get("txg", 0),
@@ -124,7 +124,7 @@ class FakeSnapshots:
         return (*clones, f"{holds} holds (zfs holds)") if holds and present else clones
 
     def find_guids(self, refs: tuple[SnapshotRef, ...], uid: str) -> dict[str, str]:
-        return {ref.uid: guid_of(f"{ref.uid}@{uid}") for ref in refs}
+        return {ref.uid: snapshot_guid(self.facts, ref.uid, uid) for ref in refs}
 
     def has_clone(
         self, dataset: str, *, uid: str, snapshot_ref: SnapshotRef, snapshot_uid: str, own: bool
@@ -198,6 +198,6 @@ class FakeSnapshots:
         snapshot_set = self.facts.get(f"cut:{uid}")
         if snapshot_set is None or ref.uid not in snapshot_set["of"]:
             return False
-        if ref.guid not in ("", guid_of(f"{ref.uid}@{uid}")):
+        if ref.guid not in ("", snapshot_guid(self.facts, ref.uid, uid)):
             raise Conflict(f"the snapshot {uid} of {ref.dataset} has another guid")
         return ref.uid not in snapshot_set["given_up"]

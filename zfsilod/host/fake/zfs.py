@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zfsilod.host.fake.snapshot_sets import guid_of, remaining
+from zfsilod.host.fake.snapshot_sets import guid_of, remaining, with_uid
 from zfsilod.model.errors import (
     Busy,
     CommandFailed,
@@ -160,7 +160,8 @@ class FakeZfs:
         snapshot_sets = self.facts.of_kind("cut").items()
         uids = [uid for uid, snapshot_set in snapshot_sets if volume in snapshot_set["of"]]
         received = self._zvol(dataset).get("replica_sets", {})
-        return tuple(f"{dataset}@zfsilo-{uid}" for uid in (*uids, *received))
+        names = (f"{dataset}@zfsilo-{uid}" for uid in (*uids, *received))
+        return tuple(dict.fromkeys(names))
 
     def find_guid(self, dataset: str, *, uid: str) -> str:
         self.has_zvol(dataset, uid=uid, guid="")
@@ -192,7 +193,17 @@ class FakeZfs:
         kept = {n: v for n, v in zvol["properties"].items() if n != name}
         properties = kept | ({name: value} if value else {})
         uid = properties.get("zfsilo:uid", "")
-        self.facts.effect(f"zvol:{dataset}", zvol | {"properties": properties, "uid": uid})
+        also = {}
+        if uid and zvol["uid"] and uid != zvol["uid"]:
+            also = with_uid(self.facts, zvol["uid"], uid)
+        changed = zvol | {"properties": properties, "uid": uid}
+        if name == "zfsilo:replica":
+            from zfsilod.host.fake.roles import as_primary, as_replica
+
+            change = as_replica if value else as_primary
+            changed, also = change(self.facts, changed)
+        others: dict[str, Any] = {"also": also} if also else {}
+        self.facts.effect(f"zvol:{dataset}", changed, **others)
 
     def list_zvols(self, root: str) -> list[ListedZvol]:
         self._need_pool(root)
