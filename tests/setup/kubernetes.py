@@ -23,12 +23,14 @@ TOOLS = {
     "csi-attacher": "github.com/kubernetes-csi/external-attacher/v4",
     "csi-provisioner": "github.com/kubernetes-csi/external-provisioner/v6",
     "csi-resizer": "github.com/kubernetes-csi/external-resizer/v2",
+    "csi-snapshot-metadata": "github.com/kubernetes-csi/external-snapshot-metadata",
     "csi-snapshotter": "github.com/kubernetes-csi/external-snapshotter/v8",
     "helm": "helm.sh/helm/v3",
     "snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
 }
 SNAPSHOTTER = TOOLS["snapshot-controller"]
-DEFINITIONS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+METADATA = TOOLS["csi-snapshot-metadata"]
+DEFINITIONS = ("github.com/kubernetes-csi/external-snapshotter/client/v8", f"{METADATA}/client")
 RELEASE = re.compile(r"^\tk8s\.io/kubernetes v(1)\.(\d+)\.\d+$", re.M)
 VERSION = "k8s.io/component-base/version"
 
@@ -79,12 +81,15 @@ def flags() -> list[str]:
 
 
 def copy_manifests(target: Path) -> None:
-    """Copy the definitions of snapshots, and the roles of the controller, out of their modules."""
+    """Copy the definitions of snapshots, and the roles beside the chart's, out of their modules."""
     target.mkdir()
-    for path in sorted((module_folder(DEFINITIONS) / "config/crd").glob("*snapshot*.yaml")):
-        shutil.copyfile(path, target / path.name)
+    for module in DEFINITIONS:
+        for path in sorted((module_folder(module) / "config/crd").glob("*snapshot*.yaml")):
+            shutil.copyfile(path, target / path.name)
     roles = module_folder(SNAPSHOTTER) / "deploy/kubernetes/snapshot-controller"
     shutil.copyfile(roles / "rbac-snapshot-controller.yaml", target / "roles.yaml")
+    client = module_folder(METADATA) / "deploy/snapshot-metadata-client-cluster-role.yaml"
+    shutil.copyfile(client, target / "backup-role.yaml")
 
 
 def module_folder(module: str) -> Path:
