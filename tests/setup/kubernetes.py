@@ -23,13 +23,12 @@ TOOLS = {
     "csi-attacher": "github.com/kubernetes-csi/external-attacher/v4",
     "csi-provisioner": "github.com/kubernetes-csi/external-provisioner/v6",
     "csi-resizer": "github.com/kubernetes-csi/external-resizer/v2",
-    "csi-snapshot-metadata": "github.com/kubernetes-csi/external-snapshot-metadata",
     "csi-snapshotter": "github.com/kubernetes-csi/external-snapshotter/v8",
     "helm": "helm.sh/helm/v3",
     "snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
 }
 SNAPSHOTTER = TOOLS["snapshot-controller"]
-METADATA = TOOLS["csi-snapshot-metadata"]
+METADATA = "github.com/kubernetes-csi/external-snapshot-metadata"
 DEFINITIONS = ("github.com/kubernetes-csi/external-snapshotter/client/v8", f"{METADATA}/client")
 RELEASE = re.compile(r"^\tk8s\.io/kubernetes v(1)\.(\d+)\.\d+$", re.M)
 VERSION = "k8s.io/component-base/version"
@@ -50,15 +49,17 @@ def build(draft: Path) -> None:
     with stage("the sidecars of CSI, and helm"):
         for name, module in TOOLS.items():
             compile_program(f"{module}/cmd/{name}", programs / name)
+        name = "csi-snapshot-metadata"
+        compile_program(f"{METADATA}/cmd/{name}", programs / name, PROGRAMS / "sidecar")
     # The commands of the documentation are run as they are typed.
     (programs / "kubectl").write_text('#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n')
     (programs / "kubectl").chmod(0o755)
     copy_manifests(draft / "snapshots")
 
 
-def compile_program(package: str, target: Path) -> None:
-    """Build one program of the module in tests/kubernetes/programs."""
-    run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=PROGRAMS)
+def compile_program(package: str, target: Path, module: Path = PROGRAMS) -> None:
+    """Build one program of a module, by default that in tests/kubernetes/programs."""
+    run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=module)
 
 
 def compile_static(sources: Sequence[Path], target: Path) -> None:
