@@ -23,8 +23,8 @@ SIDECARS = ("provisioner", "attacher", "resizer", "snapshotter")
 ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
 SNAPSHOTS = ("kube-system", "snapshot-controller")
 METADATA = "snapshot-metadata"  # the sidecar of changed blocks
-METADATA_HOST = f"{NAMESPACE}-{METADATA}.{NAMESPACE}.svc"
-METADATA_PORT = 6443  # of the Service; test_deploy.py has it from the chart
+METADATA_SERVICE = f"{NAMESPACE}-{METADATA}"  # its Secret has the same name
+METADATA_HOST = f"{METADATA_SERVICE}.{NAMESPACE}.svc"
 
 
 class ChartRelease:
@@ -148,8 +148,10 @@ class ControllerPod:
 
     def _open_network(self, api_port: int, port: int) -> None:
         """Give the pod a network in which its Service has its name, and its certificate."""
-        self._write_secret(f"{NAMESPACE}-{METADATA}", self._tls)
-        self.network.open(api_port, METADATA_PORT, port)
+        self._write_secret(METADATA_SERVICE, self._tls)
+        service = self._control.api.get("services", METADATA_SERVICE, NAMESPACE)
+        assert service is not None, "the Service of changed blocks is missing"
+        self.network.open(api_port, service["spec"]["ports"][0]["port"], port)
         hosts = self.machine.root / "etc/hosts"
         if METADATA_HOST not in hosts.read_text():
             with hosts.open("a") as file:
