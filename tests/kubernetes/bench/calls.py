@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from csi.v1 import csi_pb2 as csi
 
 from tests.bench.table import Figure
 from tests.channel import unix_channel_aio
