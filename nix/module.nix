@@ -162,6 +162,7 @@ in
     {
       assertions = [
         { assertion = cfg.server.enable -> cfg.server.root != null; message = "services.zfsilo.server.root is not set: name the parent dataset of the volumes"; }
+        { assertion = lib.intersectLists cfg.server.portals cfg.server.nvmePortals == [ ]; message = "services.zfsilo.server.portals and nvmePortals have an address with the same port: the kernel listens there for one transport only"; }
         { assertion = cfg.client.enable -> cfg.client.initiatorName != null; message = "services.zfsilo.client.initiatorName is not set: name the iSCSI initiator"; }
         { assertion = cfg.client.volumes == { } || cfg.client.enable; message = "services.zfsilo.client.volumes needs services.zfsilo.client.enable"; }
       ] ++ lib.mapAttrsToList (name: volume: {

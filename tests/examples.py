@@ -266,7 +266,7 @@ def _server() -> tuple[Example, ...]:
         ),
         Example(
             name="publish-second",
-            before=published,
+            before=(*exported, *plans.grant(VOLUME, PUBLICATION, HOW, [SECOND])),
             actions=plans.publish(VOLUME, SECOND, HOW, [PUBLICATION]),
         ),
         Example(
@@ -410,6 +410,9 @@ def _nvme_server(publication: Publication, second: Publication) -> tuple[Example
     created = (plans.zvol(volume),)
     published = (*created, *_steps(plans.publish(volume, publication, HOW, [])))
     twice = (*published, *plans.grant(volume, second, HOW, [publication]))
+    granted = plans.grant(volume, second, HOW, [publication])
+    beside = (*created, *_steps(plans.publish(volume, publication, HOW, [second])))
+    beside = tuple(step for step in beside if step not in granted)
     return (
         Example(
             name="nvme-publish",
@@ -418,7 +421,7 @@ def _nvme_server(publication: Publication, second: Publication) -> tuple[Example
         ),
         Example(
             name="nvme-publish-second",
-            before=published,
+            before=beside,
             actions=plans.publish(volume, second, HOW, [publication]),
         ),
         Example(

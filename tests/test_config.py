@@ -26,6 +26,19 @@ WRONG = [
     ("[server]\nportals = ['fd00::1:3260']\n", r"server.portals"),
     ("[server]\nnvme_portals = ['10.0.0.1:4421']\n", r"server.nvme_tls_port: 4421 is"),
     ("[server]\nportals = ['10.0.0.1:4421']\n", r"server.nvme_tls_port: 4421 is"),
+    ("[server]\nportals = ['10.0.0.1:4420']\n", r"10.0.0.1:4420 and 0.0.0.0:4420: the kernel"),
+    ("[server]\nnvme_portals = ['10.0.0.1:3260']\n", r"0.0.0.0:3260 and 10.0.0.1:3260: the"),
+    (
+        "[server]\nportals = ['[fd00:0::1]:9']\nnvme_portals = ['[FD00::1]:9']\n",
+        r"server.portals and server.nvme_portals: \[fd00::1\]:9 and \[fd00::1\]:9: the kernel",
+    ),
+    (
+        "[server]\nportals = ['10.0.0.1:9']\nnvme_portals = ['[::ffff:10.0.0.1]:9']\n",
+        r"10.0.0.1:9 and 10.0.0.1:9: the kernel",
+    ),
+    ("[server]\nportals = ['10.0.0.1:9']\nnvme_portals = ['[::]:9']\n", r"10.0.0.1:9 and \[::"),
+    ("[server]\nportals = ['0.0.0.0:9', '10.0.0.1:9']\n", r"server.portals: 0.0.0.0:9 and 10"),
+    ("[server]\nnvme_portals = ['[::]:9', '10.0.0.1:9']\n", r"server.nvme_portals: \[::\]:9 and"),
     ("[server]\nnvme_tls_port = 4420\n", r"server.nvme_tls_port: 4420 is"),
     ("[server]\nnvme_tls_port = 70000\n", r"server.nvme_tls_port: 70000 is"),
     ("[server]\nnvme_cntlid_min = 0\n", r"server.nvme_cntlid_min: 1 or more"),
@@ -56,6 +69,17 @@ def test_wrong_is_refused_with_file_and_key(tmp_path: Path, text: str, words: st
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["zfsilod.toml", "zfsilod.toml.d/a.toml", "servers.d/give.toml"])
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"# J\xfcrgen\n")
+    path.chmod(0o600)
+    with pytest.raises(InvalidArgument, match=f"{name} is not UTF-8") as caught:
+        config.load(tmp_path)
+    assert caught.value.reason == "BAD_CONFIG"
+
+
 def test_nothing_at_all_is_right(tmp_path: Path) -> None:
     loaded = config.load(tmp_path)
     assert loaded.settings.export.prefix.endswith(loaded.daemon.host_id)
@@ -79,12 +103,25 @@ def test_a_server_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert "planted-secret" not in caught.value.message
 
 
+def test_portals_are_compared_by_value(tmp_path: Path) -> None:
+    (tmp_path / "zfsilod.toml").write_text(
+        "[server]\n"
+        "portals = ['10.0.0.1:9', '[::ffff:10.0.0.1]:9', '[fd00::1]:9', '[FD00:0::1]:9']\n"
+        "nvme_portals = ['0.0.0.0:4420', '[::]:4420', '10.0.0.1:8', '[fd00::1]:8']\n"
+    )
+    export = config.load(tmp_path).settings.export
+    assert export.portals == ("10.0.0.1:9", "[fd00::1]:9")
+    assert export.nvme_portals == ("0.0.0.0:4420", "[::]:4420", "10.0.0.1:8", "[fd00::1]:8")
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [
         ("10.0.0.1:3260", True),
         ("[fd00::1]:3260", True),
         ("[fe80::1%eth0]:3260", True),
+        ("[::ffff:10.0.0.1]:3260", True),
+        ("[::ffff:10.0.0.1%eth0]:3260", False),
         ("host:3260", False),
         ("1.2.3.4:0", False),
     ],

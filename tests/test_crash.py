@@ -139,3 +139,12 @@ async def test_the_supervisor_resumes_an_operation_after_a_full_store(tmp_path: 
         with machine.store.read() as txn:
             states = {operation.kind: operation.state for operation in txn.scan(Operation)}
         assert states["stage"] == "DONE"
+
+
+@pytest.mark.parametrize("runner", ["tls-fence", "nvme-fence-one"], indirect=True)
+async def test_a_removal_is_repeated_whole_when_its_rollback_was_killed(runner: CaseRunner) -> None:
+    """A fence had removed the ACL, and not yet the rest of it, when it was stopped."""
+    killed = Fault("rollback", 1, "after", "kill worker")
+    for fault in faults_in("run", {"run": runner.points["run"] - 2}):
+        if (fault.when, fault.how) == ("after", "error"):
+            assert await runner.inject(fault, killed) == "", fault

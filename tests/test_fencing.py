@@ -201,7 +201,7 @@ async def test_a_plan_of_a_forced_publish_has_the_fence(fixture: ServiceFixture)
     kinds = [f"{action.way} {type(action.step).__name__}" for action in planned.actions]
     assert kinds[:2] == ["do NoOtherPath", "do Epoch"]
     assert kinds[2:5] == ["do Fenced", "undo MappedLun", "undo Acl"]
-    assert kinds[-2:] == ["do Acl", "do MappedLun"]
+    assert kinds[-4:] == ["do Acl", "do MappedLun", "do Portals", "do Enabled"]
     assert fixture.facts == before
     assert set(publications(fixture)) == {"take"}
 

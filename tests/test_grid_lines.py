@@ -214,3 +214,72 @@ async def test_a_snapshot_of_a_clock_that_was_behind_is_not_the_oldest(
     await pruned(server)
     assert len(in_pool(server)) == 3
     assert not newest & in_pool(server)
+
+
+def restored(server: ServiceFixture, policy: SnapshotPolicy) -> None:
+    """Put the record of a policy of an older day in the place of the present one."""
+    with server.service.context.store.write() as txn:
+        txn.put(policy.but(revision=0))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_an_older_grid_of_a_restored_store_deletes_nothing(
+    server: ServiceFixture, *, grouped: bool
+) -> None:
+    await server.do(NIGHTLY.but(grid="1x1d", grouped=grouped))
+    (old,) = all_of(server, SnapshotPolicy)
+    keep = UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="9x1d")
+    server.clock.advance(HOUR)
+    await server.do(keep)
+    await days(server, 3)
+    before = in_pool(server)
+    restored(server, old)
+    for _twice in range(2):
+        server.clock.advance(2 * HOUR)
+        await pruned(server)
+        assert in_pool(server) == before
+    (outcome,) = all_of(server, PolicyOutcome)
+    (sentence,) = outcome.prune_failures
+    assert sentence.endswith("zfsiloctl schedule update nightly --keep '1x1d'")
+    # Another change does not say that the grid is right.
+    await server.do(UpdateSnapshotPolicy(id="nightly", mask=("calendar",), calendar="hourly"))
+    await pruned(server)
+    assert in_pool(server) == before
+    await server.do(keep.but(grid="2x1d"))
+    await pruned(server)
+    assert len(in_pool(server)) == 2
+    (outcome,) = all_of(server, PolicyOutcome)
+    assert outcome.prune_failures == ()
+
+
+async def test_a_restored_store_without_records_of_the_later_snapshots(
+    server: ServiceFixture,
+) -> None:
+    """The marks in the pool tell, before the snapshots are adopted."""
+    await server.do(NIGHTLY.but(grid="1x1d"))
+    (old,) = all_of(server, SnapshotPolicy)
+    await days(server, 3)
+    before = in_pool(server)
+    known = all_of(server)
+    server.clock.advance(HOUR)
+    await server.do(UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid="9x1d"))
+    await days(server, 1)
+    (new,) = (one for one in all_of(server) if one not in known)
+    with server.service.context.store.write() as txn:
+        txn.drop(new.bucket(), new.key)
+    restored(server, old)
+    await pruned(server)
+    assert in_pool(server) == {*before, new.uid}
+
+
+async def test_a_change_of_the_grid_counts_at_once(server: ServiceFixture) -> None:
+    """Also in the second of the former change, and by a clock that was set back."""
+    await server.do(NIGHTLY.but(grid="9x1d"))
+    for leap, grid in ((0, "8x1d"), (0, "7x1d"), (-99 * DAY, "2x1d"), (99 * DAY, "1x1d")):
+        server.clock.leap(leap)
+        versions = {one.grid_version for one in all_of(server, SnapshotPolicy)}
+        await server.do(UpdateSnapshotPolicy(id="nightly", mask=("grid",), grid=grid))
+        assert all_of(server, SnapshotPolicy)[0].grid_version > max(versions)
+    await days(server, 3)
+    await pruned(server)
+    assert len(in_pool(server)) == 1

@@ -176,6 +176,39 @@ async def test_a_fence_succeeds_beside_a_target_that_does_not_admit_the_host(
     assert FOREIGN in dict(report.complaints)["data"]
 
 
+async def test_reservations_stay_while_a_target_of_another_tool_has_the_backstore(
+    fixture: ServiceFixture,
+) -> None:
+    """The kernel saves those of both targets in one file: by the serial."""
+    await fixture.do(CREATE, PUBLISH)
+    other = "iqn.2024-01.lab.other:host"
+    export_with_another_tool(fixture, other)
+    uid = volume(fixture).uid
+    fixture.host.facts.effect(f"aptpl:{uid}", [TAKE, other])
+    await fixture.do(FENCE)
+    assert fixture.host.facts.get(f"aptpl:{uid}") == [other]
+    await fixture.service.reconciler.sync_all(caller=administrator("boot"))
+    assert fixture.host.facts.get(f"aptpl:{uid}") == [other]
+    fixture.host.lio.remove_lun(FOREIGN)
+    await fixture.service.reconciler.sync_all(caller=administrator("boot"))
+    assert fixture.host.facts.get(f"aptpl:{uid}") is None
+
+
+async def test_the_first_publication_gives_no_former_reservations_back(
+    fixture: ServiceFixture,
+) -> None:
+    """The volume may come from another server, which had it after the reservation was saved."""
+    await fixture.do(CREATE, PUBLISH, Unpublish(volume="data"))
+    uid = volume(fixture).uid
+    fixture.host.facts.effect(f"aptpl:{uid}", [TAKE])
+    await fixture.do(PUBLISH)
+    assert fixture.host.facts.get(f"aptpl:{uid}") is None
+    fixture.host.facts.effect(f"aptpl:{uid}", [TAKE])
+    fixture.host.facts.reboot()
+    await fixture.do(PUBLISH)
+    assert fixture.host.facts.get(f"aptpl:{uid}") == [TAKE], "of a standing publication"
+
+
 async def test_an_open_target_refuses_a_fence_that_it_would_undo(
     fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

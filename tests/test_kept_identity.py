@@ -78,6 +78,9 @@ def test_a_changed_initiator_name_or_nqn_is_named(etc: Path) -> None:
     assert changed(etc, initiator=IQN.upper()) == {}
     assert set(changed(etc, initiator="iqn.2024-01.lab.new:x")) == {"initiator_name"}
     assert set(changed(etc, nqn="")) == {"host_nqn"}
+    sentence = changed(etc, nqn="nqn.2014-08.org.nvmexpress:uuid:2")["host_nqn"]
+    assert "its volumes are used as before" in sentence, "decision 0014: it is not used"
+    assert "zfsiloctl join" not in sentence
 
 
 def test_a_name_that_did_not_exist_is_kept_later(etc: Path) -> None:

@@ -147,6 +147,7 @@ def test_a_portal_is_accepted_exactly_when_ipaddress_accepts_it(text: str) -> No
     assert names.is_portal(text) == bool(valid)
     if match and valid:
         address, canonical = ipaddress.ip_address(match[1].strip("[]")), names.check_portal(text)
+        address = getattr(address, "ipv4_mapped", None) or address
         assert ipaddress.ip_address(names.portal_parts(text)[0]) == address
         assert "." in canonical or names.portal_parts(text)[0] == str(address)
         assert names.check_portal(canonical) == canonical

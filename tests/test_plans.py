@@ -89,11 +89,30 @@ def test_publish_by_value() -> None:
         "create backstore zfsilo-UID for tank/data",
         "create target TARGET",
         "add backstore zfsilo-UID as LUN 0 to target TARGET",
-        "listen at 10.77.0.1:3260 for target TARGET",
-        "enable target TARGET",
         "create ACL of CLIENT on TARGET",
         "map LUN 0 of TARGET for CLIENT",
+        "listen at 10.77.0.1:3260 for target TARGET",
+        "enable target TARGET",
     ]
+
+
+@pytest.mark.parametrize(
+    ("volume", "publication", "other"),
+    [(VOLUME, SECOND, PUBLICATION), (NVME_VOLUME, NVME_SECOND, NVME_PUBLICATION)],
+    ids=["iscsi", "nvme"],
+)
+def test_a_publication_beside_another_lets_no_client_in_before_that_one(
+    volume: Volume, publication: Publication, other: Publication
+) -> None:
+    """After a boot: a reservation of the other client is in force as soon as its LUN is mapped."""
+    steps = [action.step for action in plans.publish(volume, publication, HOW, [other])]
+    opens = min(index for index, step in enumerate(steps) if isinstance(step, Portals | Enabled))
+    allowed = [
+        (type(step), step.initiator) for step in steps[:opens] if isinstance(step, Acl | MappedLun)
+    ]
+    kinds = [Acl, MappedLun] if volume is VOLUME else [Acl]
+    assert allowed == [(kind, one.initiator) for one in (other, publication) for kind in kinds]
+    assert all(isinstance(step, Portals | Enabled) for step in steps[opens:])
 
 
 def test_unpublish_by_value() -> None:
@@ -165,13 +184,17 @@ def test_unpublish_mirrors_publish(
     fence: plans.Fence | None,
 ) -> None:
     others = [] if is_last else [other]
-    published = plans.publish(volume, publication, HOW, others)
+    published = [step.step for step in plans.publish(volume, publication, HOW, others)]
     gone = plans.unpublish(volume, publication, HOW, others, fence=fence)
     granted = plans.grant(volume, publication, HOW, others)
-    shared = [] if is_last else plans.export_steps(volume, HOW)
-    kept = [action.step for action in published if action.step not in shared]
-    assert [step for step in kept if step in granted] == granted
-    assert undone(gone) == kept[::-1]
+    kept = [] if is_last else plans.export_steps(volume, HOW)
+    kept += [step for one in others for step in plans.grant(volume, one, HOW, [publication])]
+    own = [step for step in published if step not in kept]
+    assert [step for step in own if step in granted] == granted
+    # A client over iSCSI loses its access while the target still listens.
+    assert sorted(undone(gone), key=repr) == sorted(own, key=repr)
+    for steps in (granted, [step for step in own if step not in granted]):
+        assert [step for step in undone(gone) if step in steps] == steps[::-1]
     assert all(isinstance(action.step, CHECKS) for action in gone if action.up)
 
 
@@ -281,6 +304,8 @@ def test_reservations_are_forgotten_after_the_access(fence: plans.Fence | None) 
     assert isinstance(one[-2].step, Acl)
     every = plans.unpublish(VOLUME, PUBLICATION, HOW, [], fence=fence)
     assert every[-1].step == NoReservations(serial=UID)
+    shared = plans.unpublish(VOLUME, PUBLICATION, HOW, [], fence=fence, shared=True)
+    assert shared[-1].step == NoReservations(serial=UID, client=TAKE), "another target has some"
     again = plans.revoke(VOLUME, PUBLICATION, HOW, [])
     assert again[-1].step == NoReservations(serial=UID, client=TAKE)
     nvme = plans.unpublish(NVME_VOLUME, NVME_PUBLICATION, HOW, [], fence=fence)

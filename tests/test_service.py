@@ -212,10 +212,10 @@ async def test_validate_only_plans_and_stores_nothing(fixture: ServiceFixture) -
         "Backstore",
         "Target",
         "Lun",
-        "Portals",
-        "Enabled",
         "Acl",
         "MappedLun",
+        "Portals",
+        "Enabled",
     ]
     assert raw_keys(fixture, "operation") == before
     assert raw_keys(fixture, "secret") == []

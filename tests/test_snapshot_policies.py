@@ -136,6 +136,14 @@ async def test_update_and_delete_a_policy(server: ServiceFixture) -> None:
             await server.do(update.but(mask=mask))
     with pytest.raises(InvalidArgument, match="invalid calendar"):
         await server.do(update.but(mask=("calendar",), calendar="foo"))
+    everything = update.but(mask=("selector",), selector=())
+    with pytest.raises(InvalidArgument, match="would select every volume") as refused:
+        await server.do(everything)
+    assert refused.value.reason == "SELECTS_ALL"
+    assert all_of(server, SnapshotPolicy) == [after]
+    await server.do(everything.but(select_all=True))
+    await server.do(everything)  # as before
+    await server.do(everything.but(selector=DB))
     await run(server)
     await server.do(DeleteSnapshotPolicy(id="nightly"))
     assert ids(server, SnapshotPolicy) == ids(server, PolicyOutcome) == []

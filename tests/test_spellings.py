@@ -83,6 +83,15 @@ async def test_initiators(
         await fixture.do(CreateHost(id="other", iqn=name.swapcase()))
 
 
+async def test_an_nqn_of_two_hosts_is_refused_in_any_case(fixture: ServiceFixture) -> None:
+    """Firmware and tools write the UUID of a machine in either case."""
+    nqn = "nqn.2014-08.org.nvmexpress:uuid:4c4c4544-0031"
+    await fixture.do(CreateHost(id="host", nqn=nqn))
+    with pytest.raises(ZfsiloError, match=r"name of host host.* in /etc/nvme/hostnqn") as caught:
+        await fixture.do(CreateHost(id="other", nqn=nqn.replace("4c4c", "4C4C")))
+    assert caught.value.reason == "NAME_TAKEN"
+
+
 @pytest.mark.parametrize(("prefix", "valid"), spellings.PREFIXES.items())
 def test_prefixes(prefix: str, *, valid: bool, tmp_path: Path) -> None:
     assert accepts(lambda: loaded(tmp_path / "a", f'iqn_prefix = "{prefix}"')) == valid

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tomli
@@ -25,19 +26,24 @@ from zfsilod.engine.configuration import (
     check_owner,
     files,
 )
+from zfsilod.host.portals import canonical
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.host_facts import CONTROLLER_IDS
 from zfsilod.model.name_patterns import target_prefix
-from zfsilod.model.names import check_portal, is_dataset, is_portal, portal_parts
+from zfsilod.model.names import ANY_IPV4, is_dataset, is_portal, overlap, portal_parts
 from zfsilod.model.settings import Export, Settings
 from zfsilod.model.validation import BLOCK_SIZES, ID
 from zfsilod.security import kept_identity
 from zfsilod.security.join_file import Access, parse_join
 from zfsilod.security.kept_identity import IdentityChange, KeptIdentity
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 DIRECTORY = Path("/etc/zfsilo")
 ROLES = ("host", "controller", "reader", "admin")  # that an imported authority may certify
 LEVELS = ("debug", "info", "warning", "error")
+ANY = {ANY_IPV4, "::"}  # the wildcard of each family
 ZONE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -135,8 +141,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
         configured = self.server.iqn_prefix
         prefix = target_prefix(configured) if configured else f"{DEFAULT_PREFIX}{host_id}"
         portals, nvme_portals = (
-            tuple(dict.fromkeys(map(check_portal, listed)))
-            for listed in (self.server.portals, self.server.nvme_portals)
+            tuple(canonical(listed)) for listed in (self.server.portals, self.server.nvme_portals)
         )
         return Settings(
             host_id=host_id,
@@ -244,6 +249,8 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomli.loads(path.read_text())
     except tomli.TOMLDecodeError as error:
         raise InvalidArgument(f"{path}: {error}", reason="BAD_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from error
     except OSError as error:
         raise InvalidArgument(
             f"{path} cannot be read: {os.strerror(error.errno or 0)}", reason="BAD_CONFIG"
@@ -274,6 +281,8 @@ def _server(path: Path) -> Access:
         )
     try:
         return parse_join(path.read_text(), path.stem)
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from None
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 
@@ -294,6 +303,7 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         key: next((portal for portal in portals if not is_portal(portal)), None)
         for key, portals in (("portals", server.portals), ("nvme_portals", server.nvme_portals))
     }
+    taken = next(_taken(server), None) if not any(wrong.values()) else None
     used = {
         portal_parts(portal)[1]
         for portal in (*server.portals, *server.nvme_portals)
@@ -319,6 +329,7 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
             (portal is None, f"server.{key}: {portal!r} is not ADDRESS:PORT")
             for key, portal in wrong.items()
         ),
+        (taken is None, f"{taken}: the kernel listens at one of them only"),
         (
             0 < server.nvme_tls_port < 65536 and server.nvme_tls_port not in used,
             f"server.nvme_tls_port: {server.nvme_tls_port} is not a port, or that of other portals",
@@ -343,6 +354,21 @@ def _server_checks(server: ServerConfig) -> tuple[tuple[bool, str], ...]:
         ),
         (server.trash_retention_s >= 0, "server.trash_retention_s: 0 or more"),
     )
+
+
+def _taken(server: ServerConfig) -> Iterator[str]:
+    """Yield the portals that cannot be listened at beside each other, for an error.
+
+    Both wildcards may be in one list: targets of one transport share the socket of "::".
+    """
+    iscsi, nvme = map(canonical, (server.portals, server.nvme_portals))
+    for one, other in product(iscsi, nvme):
+        if overlap(one, other):
+            yield f"server.portals and server.nvme_portals: {one} and {other}"
+    for key, portals in (("portals", iscsi), ("nvme_portals", nvme)):
+        for one, other in combinations(portals, 2):
+            if overlap(one, other) and not {portal_parts(one)[0], portal_parts(other)[0]} <= ANY:
+                yield f"server.{key}: {one} and {other}"
 
 
 def _is_prefix(text: str) -> bool:

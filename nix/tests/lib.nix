@@ -97,6 +97,7 @@ rec {
   mapAttrs' = f: set: builtins.listToAttrs (mapAttrsToList f set);
   filterAttrs = keep: set:
     builtins.listToAttrs (builtins.filter (each: keep each.name each.value) (mapAttrsToList nameValuePair set));
+  intersectLists = one: builtins.filter (item: builtins.elem item one);
   unique = builtins.foldl' (seen: item: if builtins.elem item seen then seen else seen ++ [ item ]) [ ];
   toInt = text: builtins.fromJSON text;
   recursiveUpdate = old: new:

@@ -218,6 +218,9 @@ async def test_snapshot_policies(fixture: BusFixture) -> None:
     assert (stale.error, stale.body[1]) == (f"{NAME}.Error.Busy", "ETAG")
     assert await client.call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {}) == [[]]
     everything = options(selector=("a{ss}", {}))
+    wrong = await client.try_call(path, SNAPSHOT_POLICY, "Update", "a{sv}", everything)
+    assert (wrong.error, wrong.body[1]) == (f"{NAME}.Error.InvalidArgument", "SELECTS_ALL")
+    everything |= options(select_all=("b", True))
     await client.done(path, SNAPSHOT_POLICY, "Update", "a{sv}", everything)
     ((taken,),) = await client.call(path, SNAPSHOT_POLICY, "Run", "a{sv}", {})
     assert await client.end(taken) == "DONE"
@@ -255,10 +258,11 @@ async def test_replication_policies(fixture: BusFixture) -> None:
     assert (values["Peer"], values["BytesPerSecond"]) == ("other", 1 << 20)
     assert (values["Volumes"], values["Running"]) == (["gone"], False)
     assert values["Failures"][0].startswith("gone: ")
-    await client.done(path, REPLICATION_POLICY, "Update", "a{sv}", options(volumes=("as", [])))
-    await client.done(
-        path, REPLICATION_POLICY, "Update", "a{sv}", options(selector=("a{ss}", {"a": "b"}))
-    )
+    unnamed = options(volumes=("as", []))
+    wrong = await client.try_call(path, REPLICATION_POLICY, "Update", "a{sv}", unnamed)
+    assert (wrong.error, wrong.body[1]) == (f"{NAME}.Error.InvalidArgument", "SELECTS_ALL")
+    labelled = unnamed | options(selector=("a{ss}", {"a": "b"}))
+    await client.done(path, REPLICATION_POLICY, "Update", "a{sv}", labelled)
     assert await client.call(path, REPLICATION_POLICY, "Run", "a{sv}", {}) == [[]]
     assert await client.get(path, "SucceededAt") == await client.get(path, "RunAt")
     await client.done(path, REPLICATION_POLICY, "Delete", "a{sv}", {})

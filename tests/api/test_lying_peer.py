@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from zfsilo.v1 import volume_pb2
 
 from tests.api.running import DATA, refused
@@ -25,8 +28,6 @@ from zfsilod.service.stream_socket import StreamSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from tests.api.replica_pair import ReplicaPair
     from zfsilod.model.replica import ReplicaFacts
@@ -303,3 +304,65 @@ async def test_a_snapshot_of_no_date_is_refused(pair: ReplicaPair) -> None:
         with refused("INVALID_ARGUMENT", "BAD_REPLICA") as refusal:
             await pair.other.role("replica", "give").volumes.ReceiveReplica(request)
         assert "time" in refusal.error.message
+
+
+def slow_answer(peer: socket.socket, stop: threading.Event) -> None:
+    """Send the head of an answer byte by byte, without an end."""
+    with suppress(OSError):
+        while not stop.wait(0.05):
+            peer.sendall(b"x")
+
+
+def test_an_answer_byte_by_byte_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dial, "ANSWER_S", 0.5)
+    own, peer = socket.socketpair()
+    stop = threading.Event()
+    feeder = threading.Thread(target=slow_answer, args=(peer, stop), daemon=True)
+    access = {"path": "/", "body": "{}", "token": "", "tls_name": "x"}
+    connection: Any = own
+    with own, peer:
+        feeder.start()
+        with pytest.raises(TimeoutError):
+            dial.ask(connection, access)
+        stop.set()
+        feeder.join(20)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 \r\nUpgrade:"])
+def test_an_answer_that_ends_in_its_head(answer: bytes) -> None:
+    own, peer = socket.socketpair()
+    connection: Any = own
+    with own, peer:
+        peer.sendall(answer)
+        peer.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionAbortedError, match="before its answer"):
+            dial.ask(connection, {"path": "/", "body": "{}", "token": "", "tls_name": "x"})
+
+
+async def test_many_words_of_the_process_with_the_connection_hold_up_nothing(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads what the peer sends, so it may be the peer's."""
+    pair.write(0, "a")
+    words, turns = 50, Counter[int]()
+    noted: list[int] = []
+    all_sent = threading.Event()
+
+    def carry(carrier: dial.Carrier, _peer: Any) -> None:
+        for number in range(words):
+            packets.send(carrier.daemon, {"tell": "sent", "bytes": number})
+        all_sent.set()
+        raise ConnectionResetError("cut by the test")
+
+    def note(_replicator: replication.Replicator, _operation: str, sent: int, *_: Any) -> None:
+        all_sent.wait(20)  # so that none has to be awaited
+        noted.append(sent)
+        asyncio.get_running_loop().call_soon(lambda: turns.update([len(noted)]))
+
+    monkeypatch.setattr(dial.Carrier, "carry", carry)
+    monkeypatch.setattr(replication.Replicator, "note", note)
+    monkeypatch.setattr(replication, "ATTEMPTS_PAUSE_S", ())
+    with refused("UNAVAILABLE", "STREAM_CUT"):
+        await pair.replicate()
+    assert noted == [*range(words)]
+    assert len(turns) == words, "others have a turn after each"

@@ -14,6 +14,7 @@ from zfsilod.model.records import Dependent, Snapshot
 from zfsilod.model.replica import Replication
 from zfsilod.requests.replication import snapshot_name
 from zfsilod.service import replication
+from zfsilod.service.pool_scan import unknown_snapshots
 
 if TYPE_CHECKING:
     from tests.api.replica_pair import ReplicaPair
@@ -159,6 +160,34 @@ async def test_a_snapshot_that_was_destroyed_by_hand(pair: ReplicaPair) -> None:
     await pair.replicate()
     assert pair.is_same()
     assert (len(taken(pair)), len(kept(pair))) == (1, 2)
+
+
+async def test_a_snapshot_of_a_caller_is_never_one_of_the_replication(pair: ReplicaPair) -> None:
+    root = pair.give.root()
+    own = ["replica-data-other-1", "replica-data-other-3"]
+    for name in own:
+        await root.snapshots.CreateSnapshot(
+            snapshot_pb2.CreateSnapshotRequest(snapshot_id=name, volume=DATA)
+        )
+    for text in "abc":
+        pair.write(0, text)
+        await pair.replicate()
+        assert pair.is_same()
+        assert set(taken(pair)) == {*own, record(pair).snapshot}
+    assert record(pair).snapshot == "replica-data-other-5"
+    await root.volumes.EndReplication(END)
+    assert taken(pair) == own
+
+
+async def test_an_adopted_snapshot_is_still_one_of_the_replication(pair: ReplicaPair) -> None:
+    pair.write(0, "a")
+    await pair.replicate()
+    lose_snapshot(pair, pair.give.read(lambda txn: next(txn.scan(Snapshot))))
+    requests, _problems = await unknown_snapshots(pair.give.service.context)
+    for request in requests:
+        await pair.give.fixture.do(request)
+    await pair.replicate()
+    assert taken(pair) == [record(pair).snapshot]
 
 
 async def test_a_bookmark_that_was_destroyed_by_hand(pair: ReplicaPair) -> None:

@@ -91,6 +91,24 @@ async def test_a_policy_from_its_creation_to_its_end(pair: ReplicaPair) -> None:
         await api.GetReplicationPolicy(GET)
 
 
+async def test_a_policy_does_not_come_to_select_every_volume(pair: ReplicaPair) -> None:
+    api = pair.give.root().replications
+    await api.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    named = pb.UpdateReplicationPolicyRequest(
+        policy=pb.ReplicationPolicy(name=NAME), update_mask=FieldMask(paths=["selector"])
+    )
+    after = (await api.UpdateReplicationPolicy(named)).policy
+    assert (dict(after.selector), list(after.volumes)) == ({}, [DATA])
+    everything = pb.UpdateReplicationPolicyRequest(
+        policy=pb.ReplicationPolicy(name=NAME), update_mask=FieldMask(paths=["selector", "volumes"])
+    )
+    with refused("INVALID_ARGUMENT", "SELECTS_ALL"):
+        await api.UpdateReplicationPolicy(everything)
+    assert await api.GetReplicationPolicy(GET) == after
+    everything.select_all = True
+    assert not (await api.UpdateReplicationPolicy(everything)).policy.volumes
+
+
 async def test_what_is_refused(pair: ReplicaPair) -> None:
     api = pair.give.root().replications
     for fields, code, reason in (
@@ -253,6 +271,38 @@ async def test_a_policy_that_is_deleted_during_a_run_leaves_no_outcome(
     assert sent(pair) == {"data": 1}
     with refused("NOT_FOUND"):
         await root.replications.RunReplicationPolicy(RUN)
+
+
+async def test_a_policy_that_is_created_again_during_a_run_is_another_one(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, service = pair.give.root(), pair.give.service
+    await volumes(pair, log={})
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on = slow_waits(monkeypatch, pair)
+    former = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1})
+    await root.replications.DeleteReplicationPolicy(pb.DeleteReplicationPolicyRequest(name=NAME))
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=["volumes/log"]))
+    run = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1, "log": 1})  # it does not join the former one
+    go_on()
+    assert [len((await one).operations) for one in (former, run)] == [1, 1]
+
+
+async def test_the_outcome_of_a_run_is_not_that_of_another_policy(
+    pair: ReplicaPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, service = pair.give.root(), pair.give.service
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on = slow_waits(monkeypatch, pair)
+    former = asyncio.ensure_future(service.replication_policies.run("hourly", caller=DAEMON))
+    await until(lambda: sent(pair) == {"data": 1})
+    await root.replications.DeleteReplicationPolicy(pb.DeleteReplicationPolicyRequest(name=NAME))
+    await root.replications.CreateReplicationPolicy(changed(CREATE, volumes=[DATA]))
+    go_on()
+    await former
+    assert outcome(pair) == ReplicationOutcome(id="hourly")
 
 
 async def shown(pair: ReplicaPair) -> Any:

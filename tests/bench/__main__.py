@@ -26,6 +26,7 @@ BENCHES = (
     "memory",
     "plugin_memory",
     "gateway",
+    "streams",
     "throughput",
     "lifecycle",
     "csi",

@@ -116,9 +116,9 @@ REPORT = ReportFilesystem(
 )
 REPLICATE = ReplicateVolume(id="data", peer="other")
 END_REPLICATION = EndReplication(id="data", peer="other")
-TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data"))
+TO_SEND = (*CREATED, CreateSnapshot(id="replica-data-other-1", volume="data", peer="other"))
 SENT = (*TO_SEND, REPLICATE)
-SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data")
+SECOND_SNAP = CreateSnapshot(id="replica-data-other-2", volume="data", peer="other")
 RECEIVE = ReceiveReplica(
     id="twin",
     peer="give",
@@ -234,6 +234,11 @@ def save_reservations(machine: SimulatedMachine) -> None:
     with machine.store.read() as txn:
         volume = need_volume(txn, "data")
     machine.host.facts.effect(f"aptpl:{volume.uid}", [TAKE, OTHER])
+
+
+def reboot(machine: SimulatedMachine) -> None:
+    """Remove what the kernel of the server forgets at a boot, before the first pass after it."""
+    machine.host.facts.reboot()
 
 
 def give_stream(machine: SimulatedMachine) -> None:
@@ -486,6 +491,13 @@ SERVER = (
     Case("update-hosts", CREATED, UpdateVolume(id="data", mask=("hosts",), hosts=("other",))),
     Case("publish", CREATED, PUBLISH),
     Case("publish-readonly", CREATED, PUBLISH.but(readonly=True)),
+    Case(
+        "publish-reserved",
+        (*PUBLISHED, UNPUBLISH),
+        PUBLISH,
+        UNRESERVED,
+        damage=save_reservations,
+    ),
     Case("publish-again", (*PUBLISHED, UNPUBLISH), PUBLISH),
     Case(
         "publish-repair",
@@ -495,6 +507,7 @@ SERVER = (
         may_remain=OPENED,
     ),
     Case("publish-second", SHARED, READ.but(host="other")),
+    Case("publish-second-after-boot", SHARED, READ.but(host="other"), damage=reboot),
     Case(
         "publish-force",
         (*PUBLISHED, SECOND),
@@ -643,6 +656,7 @@ BOTH_WRITE = (
 SHARED_NVME = (
     Case("open-ports", TWO_PUBLISHED, OpenPorts(ids=("data", "more")), OPENED, lost=("portals:",)),
     Case("publish-second", BOTH_WRITE[:-1], BOTH_WRITE[-1]),
+    Case("publish-second-after-boot", BOTH_WRITE[:-1], BOTH_WRITE[-1], damage=reboot),
     Case("publish-beside", (*BOTH_WRITE[:-1], CONNECT), BOTH_WRITE[-1]),
     Case("unpublish-one", BOTH_WRITE, UNPUBLISH.but(host="take")),
     Case("unpublish-all", BOTH_WRITE, UNPUBLISH),

@@ -25,6 +25,7 @@ from zfsilod.model.ownership import IDENTITY, StoreIdentity
 from zfsilod.model.record import CLASSES, Stored, to_plain
 from zfsilod.model.records import Operation, PendingRelease
 from zfsilod.service.context import ServiceContext
+from zfsilod.service.report_socket import ReportSocket
 from zfsilod.service.service import Service
 from zfsilod.service.supervisor import Supervisor
 from zfsilod.storage.store import Store
@@ -170,7 +171,8 @@ class SimulatedMachine:
         """Perform the report for which a worker waits; it gets no answer from a killed daemon."""
         if not self.dead:
             executor = self.fixture.service.executor
-            await asyncio.wait({executor.spawn(executor.report_for_worker(operation_id))})
+            performed = ReportSocket(executor).perform(operation_id)
+            await asyncio.wait({executor.spawn(performed)})
 
     async def stop_daemon(self) -> None:
         """Cancel all tasks of the daemon, and close it."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.running import made
 from tests.api.test_certificates_in_use import revoke
+from zfsilod.config import ServerConfig
 from zfsilod.ctl import main, server_files
 from zfsilod.ctl.commands import doctor
 from zfsilod.ctl.commands.doctor import HostFiles, Prerequisite, client, clock, port, server
@@ -57,6 +58,28 @@ def test_a_server_without_its_modules(tools: FakeTools, tmp_path: Path) -> None:
     assert Prerequisite(
         "zfsutils-linux", "zfs is not installed", "apt install zfsutils-linux"
     ) in list(server(files))
+
+
+@pytest.mark.parametrize("name", doctor.CONFLICTING_UNITS)
+def test_a_unit_that_removes_all_targets_is_named(name: str, tmp_path: Path) -> None:
+    """nvmet.service runs `nvmetcli restore`, which clears what it did not save."""
+    folder = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to("/nowhere")
+    assert doctor.conflicting_units(HostFiles(tmp_path, "6.1")) == [name]
+    assert "nvmet.service" in doctor.CONFLICTING_UNITS
+
+
+def test_the_addresses_of_portals_are_judged_as_by_the_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A link-local one belongs to its interface."""
+    here = "[fe80::1%eth0]:3260"
+    monkeypatch.setattr(doctor, "has_address", here.__eq__)
+    server = ServerConfig(portals=[here], nvme_portals=["10.0.0.9:4420"])
+    checks = list(doctor.portals(server))
+    assert [bool(check.problem) for check in checks] == [False, True]
+    assert checks[1].name == "portal 10.0.0.9:4420"
 
 
 def test_a_client_step_by_step(tools: FakeTools, tmp_path: Path) -> None:

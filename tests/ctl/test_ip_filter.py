@@ -56,4 +56,6 @@ def test_name_servers_of_resolv_conf(tmp_path: Path) -> None:
     conf = tmp_path / "resolv.conf"
     conf.write_text("# made by hand\nsearch example\nnameserver 192.0.2.53\nnameserver\n")
     assert name_servers(conf) == ["192.0.2.53"]
+    conf.write_bytes(b"# von J\xfcrgen\nnameserver 192.0.2.53\nnameserver dns.example\n")
+    assert name_servers(conf) == ["192.0.2.53"]
     assert name_servers(tmp_path / "none") == []

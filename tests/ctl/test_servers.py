@@ -92,9 +92,24 @@ def test_the_initiator_name_is_that_of_open_iscsi(
     assert f"cannot read {path}; install open-iscsi" in ctl.fails(5, f"join {join}")
     path.write_text("# made by hand\n")
     assert "has no InitiatorName" in ctl.fails(5, f"join {join}")
-    path.write_text(f"## comment\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n")
+    path.write_bytes(b"\xff\xfeI\0n\0i\0")
+    assert "has no InitiatorName" in ctl.fails(5, f"join {join}")
+    path.write_bytes(
+        f"## J\xfcrgen\nInitiatorName={IQN}\nInitiatorName={IQN}.old\n".encode("latin-1")
+    )
     ctl.ok(f"join {join}")
     assert ctl("host show web --json").json["iqn"] == IQN == initiator_name(path)
+
+
+def test_the_file_of_a_server_in_another_encoding_is_named(ctl: Shell) -> None:
+    path = server_files.path_of("strange")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\xff\xfea\0")
+    try:
+        with pytest.raises(InvalidArgument, match=f"{path} is not UTF-8"):
+            server_files.read("strange")
+    finally:
+        path.unlink()
 
 
 def test_a_host_with_nvme_only_joins_without_a_name(

@@ -62,6 +62,17 @@ def test_setup_finds_the_pool(
     assert "zfsiloctl volume attach data /srv/data" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("port", [4420, 4421])
+def test_setup_refuses_a_port_of_the_other_transport(
+    port: int, tools: FakeTools, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon would refuse the configuration."""
+    pools(tools, "tank")
+    assert main(["setup", "--yes", "--portal", f"10.0.0.1:{port}"]) != 0
+    assert f"10.0.0.1:{port} is for targets over iscsi" in capsys.readouterr().err
+    assert not (tmp_path / "etc/zfsilod.toml").exists()
+
+
 def test_setup_can_be_repeated(tools: FakeTools, tmp_path: Path) -> None:
     pools(tools, "tank")
     assert main(["setup", "--yes"]) == 0

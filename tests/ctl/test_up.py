@@ -236,6 +236,18 @@ def test_several_hosts_need_a_multi_node_access_mode() -> None:
     assert {request.access_mode for request in requests} == {pb.ACCESS_MODE_MULTI_NODE_READER_ONLY}
 
 
+def test_a_file_in_another_encoding_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zfsilod.ctl.paths.etc", lambda: tmp_path)
+    path = volume_files.path_of("data")
+    path.parent.mkdir()
+    path.write_bytes(b"# J\xfcrgen\n")
+    with pytest.raises(InvalidArgument, match="is not UTF-8"):
+        volume_files.read("data")
+    assert volume_files.of_server("give") == []
+
+
 def test_a_name_cannot_be_a_path() -> None:
     with pytest.raises(InvalidArgument):
         volume_files.read("../etc/passwd")

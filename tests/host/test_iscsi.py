@@ -472,6 +472,23 @@ def test_initiator_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "name"),
     [
+        (b"# Rechner von J\xfcrgen\nInitiatorName=iqn.2024-01.a:b\n", "iqn.2024-01.a:b"),
+        ("InitiatorName=iqn.2024-01.a:b\n".encode("utf-16"), ""),
+        (b"\xef\xbb\xbfInitiatorName=iqn.2024-01.a:b\n", ""),
+        (b"\xef\xbb\xbf# made by\nInitiatorName=iqn.2024-01.a:b\n", "iqn.2024-01.a:b"),
+    ],
+    ids=["a comment in latin-1", "UTF-16", "a mark of UTF-8", "a mark before a comment"],
+)
+def test_a_name_of_iscsi_stops_no_start(content: bytes, name: str, tmp_path: Path) -> None:
+    """What iscsid does not find is none."""
+    path = tmp_path / "initiatorname.iscsi"
+    path.write_bytes(content)
+    assert initiator_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
         (
             b"nqn.2014-08.org.nvmexpress:uuid:4C4C4544-AA\r\n",
             "nqn.2014-08.org.nvmexpress:uuid:4C4C4544-AA",

@@ -19,6 +19,8 @@ def test_a_module_is_loaded_built_in_or_can_be_loaded(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "modules.dep").write_text("kernel/drivers/nvme/host/nvme-tcp.ko.xz: kernel/x.ko\n")
     (folder / "modules.builtin").write_text("kernel/fs/configfs/configfs.ko\n")
+    with (folder / "modules.dep").open("ab") as file:
+        file.write(b"extra/J\xfcrgen.ko:\n")
     (tmp_path / "sys/module/nvmet").mkdir(parents=True)
     for name, there in (("nvme_tcp", True), ("configfs", True), ("nvmet", True), ("zfs", False)):
         assert has_module(name, root=tmp_path, release="6.12") == there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -278,6 +280,51 @@ def test_a_portal_whose_address_is_missing_is_left_out(
     assert lio.has_portals(TARGET, PORTALS)
     monkeypatch.setattr("zfsilod.host.portals.has_address", PORTALS[:1].__contains__)
     assert lio.has_portals(TARGET, PORTALS), "clients may be logged in there"
+
+
+@pytest.mark.parametrize(
+    ("number", "here", "reason", "words"),
+    [
+        (errno.EADDRINUSE, True, "PORTAL_IN_USE", "port 3260 of 10.77.0.1.*server.portals"),
+        (errno.EADDRNOTAVAIL, False, "NO_ADDRESS", "address 10.77.0.1.*server.portals"),
+        (errno.EINVAL, True, "FAILED_PRECONDITION", "failed to make"),
+    ],
+)
+def test_a_portal_at_which_the_kernel_does_not_listen_is_named(
+    number: int,
+    *,
+    here: bool,
+    reason: str,
+    words: str,
+    lio: RealLio,
+    fs: FakeConfigfs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others are opened all the same."""
+    make, away = os.mkdir, "10.77.0.1:3260"
+
+    def refuse(path: str) -> None:
+        if path.endswith(away):
+            raise OSError(number, os.strerror(number))
+        make(path)
+
+    monkeypatch.setattr("zfsilod.host.portals.has_address", lambda _portal: here)
+    lio.add_target(TARGET)
+    monkeypatch.setattr("zfsilod.host.configfs.os.mkdir", refuse)
+    portals = (away,) if number == errno.EADDRNOTAVAIL else (away, "[fd00::1]:3260")
+    with pytest.raises(FailedPrecondition, match=words) as caught:
+        lio.add_portals(TARGET, portals)
+    assert caught.value.reason == reason
+    assert fs.names(f"iscsi/{TARGET}/tpgt_1/np") == list(portals[1:])
+
+
+def test_a_portal_with_another_spelling_stays(lio: RealLio, fs: FakeConfigfs) -> None:
+    """As an earlier version, or an administrator, has made it."""
+    lio.add_target(TARGET)
+    fs.make(f"iscsi/{TARGET}/tpgt_1/np/[::ffff:10.77.0.1]:3260")
+    assert lio.has_portals(TARGET, ("10.77.0.1:3260",))
+    lio.add_portals(TARGET, ("10.77.0.1:3260",))
+    assert fs.names(f"iscsi/{TARGET}/tpgt_1/np") == ["[::ffff:10.77.0.1]:3260"]
 
 
 @pytest.mark.parametrize("missing_times", [1, 2])

@@ -114,7 +114,8 @@ def test_each_key_is_read_once_for_many_volumes(
 
     monkeypatch.setattr(calls, "describe", count)
     assert all(map(keyring.has, chaps * 3))
-    assert len(described) == len(chaps)
+    assert len(set(described) - {calls.KEYRING}) == len(chaps)
+    assert len(described) == len(chaps) + described.count(calls.KEYRING)
     keyring.remove(chaps[0].username, TARGET)
     assert [keyring.has(chap) for chap in chaps] == [False, True, True, True, True]
 
@@ -124,6 +125,27 @@ def test_keys_of_others_stay(calls: FakeKeyCalls, keyring: NvmeKeyring) -> None:
     keyring.put(keys())
     keyring.remove(TAKE, TARGET)
     assert list(calls.payloads) == [foreign]
+
+
+@pytest.mark.parametrize("number", [0, errno.ENOKEY, errno.EACCES], ids=["seen", "gone", "hidden"])
+def test_a_key_of_another_user_is_not_taken_for_the_keyring(
+    number: int, calls: FakeKeyCalls, keyring: NvmeKeyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its description is of any bytes: with a line end it looks like another key in /proc/keys."""
+    real = calls.keys.read_bytes()
+    forged = b"0000002a I------     1 perm 1f0f0000     0     0 keyring   .nvme: empty"
+    own = b"0badf00d I--Q---     1 perm 3f3f3f3f  1000  1000 user      \xff\n"
+    calls.keys.write_bytes(own + forged + b": 4\nx \xfe\n" + real)
+    describe = calls.describe
+
+    def look(serial: int) -> tuple[str, str]:
+        if serial == 0x2A and number:
+            raise OSError(number, os.strerror(number))
+        return ("keyring", "x") if serial == 0x2A else describe(serial)
+
+    monkeypatch.setattr(calls, "describe", look)
+    keyring.put(keys())
+    assert len(calls.payloads) == 1, "put into the keyring of the kernel"
 
 
 def test_a_kernel_without_the_keyring_is_told(calls: FakeKeyCalls, keyring: NvmeKeyring) -> None:

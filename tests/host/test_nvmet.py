@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +262,60 @@ def test_a_port_of_another_program_is_used_and_stays(nvmet: RealNvmet, fs: FakeN
         nvmet.add_portals(TARGET, PORTALS[:1])
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["one subsystem", "all"])
+def test_a_port_that_is_in_use_leaves_the_other(
+    nvmet: RealNvmet, fs: FakeNvmetfs, monkeypatch: pytest.MonkeyPatch, *, several: bool
+) -> None:
+    """As by a program that listens at one of two addresses."""
+    nvmet.add_target(TARGET)
+    link = os.symlink
+
+    def refuse(to: str, path: str) -> None:
+        if "/ports/31232/" in path:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        link(to, path)
+
+    monkeypatch.setattr("zfsilod.host.configfs.os.symlink", refuse)
+    targets: Any = (TARGET,) if several else TARGET
+    add = nvmet.add_portals_to_all if several else nvmet.add_portals
+    with pytest.raises(FailedPrecondition, match=r"10\.77\.0\.1.*server\.nvme_portals") as caught:
+        add(targets, PORTALS)
+    assert (caught.value.reason, caught.value.facts["portal"]) == ("PORTAL_IN_USE", PORTALS[0])
+    assert nvmet.has_portals(TARGET, PORTALS[1:])
+    assert not nvmet.has_portals(TARGET, PORTALS)
+
+
+def test_of_two_ports_with_one_portal_that_with_links_is_used(
+    nvmet: RealNvmet, fs: FakeNvmetfs
+) -> None:
+    """Another program has restored a port of its own, which cannot listen beside ours."""
+    second = TARGET.replace(UID, "a" * 32)
+    for target in (TARGET, second):
+        nvmet.add_target(target)
+    nvmet.add_portals(TARGET, PORTALS[:1])
+    fs.make("ports/1")
+    for name, value in (("trtype", "tcp"), ("traddr", "10.77.0.1"), ("trsvcid", "4420")):
+        fs.write(f"ports/1/addr_{name}", value)
+    nvmet.add_portals(second, PORTALS[:1])
+    assert not fs.links("ports/1/subsystems")
+    assert set(fs.links("ports/31232/subsystems")) == {TARGET, second}
+
+
+def test_subsystems_of_another_program_may_have_any_name(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
+    """The kernel takes any text, as `testnqn` of the pages that explain nvmet."""
+    make_all(nvmet)
+    for name in ("subsystems/testnqn", "subsystems/testnqn/namespaces/7", "hosts/anybody"):
+        fs.make(name)
+    fs.link("subsystems/testnqn/allowed_hosts/anybody", "hosts/anybody")
+    fs.write("subsystems/testnqn/namespaces/7/device_path", "/dev/zd16")
+    assert [path for path in nvmet.export_paths() if path.target == "testnqn"] == [
+        ExportPath(dataset="tank/v2", target="testnqn", fabric="nvme", initiators=("anybody",))
+    ]
+    assert nvmet.exists(TARGET, TAKE)
+    nvmet.remove_acl(TARGET, TAKE)
+    assert not nvmet.exists(TARGET, TAKE)
+
+
 def test_other_portals_take_the_place_of_former_ones(nvmet: RealNvmet, fs: FakeNvmetfs) -> None:
     make_all(nvmet)
     nvmet.add_portals(TARGET, ("10.77.0.9:4420",))
@@ -293,9 +349,11 @@ def test_a_former_portal_stays_while_clients_are_connected_to_it(
     assert nvmet.has_portals(TARGET, (here,))
 
 
-def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
-    """The kernel refuses to listen at an address beside it."""
-    here = "10.77.0.1:4420"
+@pytest.mark.parametrize("here", ["10.77.0.1:4420", "[fd00::1]:4420"])
+def test_a_wildcard_goes_at_once(
+    nvmet: RealNvmet, fs: FakeNvmetfs, sockets: Path, here: str
+) -> None:
+    """The kernel refuses to listen at an address beside it; of IPv6 clients would keep it open."""
     nvmet.add_target(TARGET)
     nvmet.add_portals(TARGET, ("0.0.0.0:4420",))
     row = "   1: 01004D0A:1144 02004D0A:C350 01 00000000:00000000\n"
@@ -304,6 +362,7 @@ def test_a_wildcard_goes_at_once(nvmet: RealNvmet, sockets: Path) -> None:
     nvmet.add_portals(TARGET, (here,))
     assert not nvmet.has_portals(TARGET, ("0.0.0.0:4420",))
     assert nvmet.has_portals(TARGET, (here,))
+    assert len(fs.names("ports")) == 1
 
 
 def test_a_portal_without_its_address_leaves_the_others(

@@ -135,7 +135,31 @@ def test_the_registrations_of_one_client_are_forgotten(
     assert [f"initiator_node={OTHER}," in line for line in given(fs)] == [True]
     lio.forget_reservations(UID, OTHER)
     assert file.read_bytes().rstrip(b"\0").decode() == f"{NONE}\n"
+    assert file.exists()
+
+
+def test_a_damaged_file_stops_no_end_of_access(lio: RealLio, file: Path) -> None:
+    """A client that is fenced has nothing in it that could come back: no export reads it."""
+    file.write_bytes(BOTH[:-20].encode())
+    assert not lio.has_reservations(UID, INITIATOR)
+    lio.forget_reservations(UID, INITIATOR)
+    assert file.exists(), "it stops the next export"
     assert lio.has_reservations(UID)
+    lio.forget_reservations(UID)
+    assert not file.exists()
+
+
+def test_the_file_stays_while_a_backstore_has_the_serial(lio: RealLio, file: Path) -> None:
+    """A target of another program may have it as a LUN, with reservations of its own."""
+    file.write_text(BOTH)
+    add(lio)
+    lio.forget_reservations(UID)
+    assert not lio.has_reservations(UID), "there is nothing to remove"
+    assert file.read_text() == BOTH
+    lio.remove_backstore(BACKSTORE)
+    assert lio.has_reservations(UID)
+    lio.forget_reservations(UID)
+    assert not file.exists()
 
 
 def test_the_file_of_a_volume_is_removed(lio: RealLio, file: Path) -> None:

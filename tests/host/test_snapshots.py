@@ -103,7 +103,7 @@ def test_a_listing_has_our_snapshots_that_are_not_released() -> None:
     argv = (
         "zfs get -Hp -r -t snapshot -o name,property,value,source "
         "zfsilo:cut,zfsilo:snapshot,zfsilo:members,zfsilo:filesystems,zfsilo:labels,zfsilo:policy,"
-        "zfsilo:policy_uid,"
+        "zfsilo:policy_uid,zfsilo:grid_version,zfsilo:peer,"
         "guid,volsize,creation,createtxg,defer_destroy tank"
     )
 

@@ -196,7 +196,7 @@ def ended(machine: Machine) -> list[str]:
         shown = machine.run("zfsiloctl", "operation", "list", "--json", timeout_s=STEP_S).stdout
         live = [o for o in json.loads(shown)["operations"] if not o.get("end_time")]
         if not live or time.monotonic() > end:
-            return [f"{machine.name}: {o['name']} is {o['state']}" for o in live]
+            return [f"{machine.name}: {o['name']} is {o['state']}: {o.get('error')}" for o in live]
         time.sleep(0.5)
 
 

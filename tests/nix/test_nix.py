@@ -66,6 +66,8 @@ WRONG = {
     ),
     '{ enable = true; client = { enable = true; initiatorName = "iqn.2026-01.org.example:a"; '
     'volumes.a.server = "give"; }; }': "client.volumes.a: mountPath",
+    '{ enable = true; server = { enable = true; root = "tank/a"; portals = [ "10.0.0.1:4420" ]; '
+    'nvmePortals = [ "10.0.0.1:4420" ]; }; }': "portals and nvmePortals have an address with",
 }
 
 

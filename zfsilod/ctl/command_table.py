@@ -272,8 +272,9 @@ COMMANDS = (
             VOLUME,
             Argument("--to", required=True, metavar="SERVER", offer="servers",
                      text=PEER_TEXT),
-            Argument("--rate", type=parse_size, default=0, metavar="BYTES",
-                     text="most bytes a second, as 20M (no limit)"),
+            Argument("--rate", type=parse_size, metavar="BYTES",
+                     text="most bytes a second, as 20M, also of the transfer in progress (0: no "
+                     "limit)"),
             flag("--end", text="keep nothing for it there any more; the replica stays"),
             changes=True),
     Command("volume undelete", "volume:undelete", "restore a deleted volume from the trash",
@@ -425,7 +426,8 @@ COMMANDS = (
             repeatable("--volume", metavar="VOLUME", offer="volumes",
                        text="name this volume too, or no longer with VOLUME-"),
             Argument("--rate", type=parse_size, metavar="BYTES",
-                     text="most bytes a second of all volumes together (0: no limit)"),
+                     text="most bytes a second of all volumes together, also of a run in progress "
+                     "(0: no limit)"),
             DELAY, ETAG, changes=True),
     Command("replication delete", "replication:delete", "delete a policy, and keep its replicas",
             REPLICATION, ETAG, changes=True),

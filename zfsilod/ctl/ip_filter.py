@@ -68,10 +68,19 @@ def outside(addresses: list[str], inside: Sequence[str] = PRIVATE) -> list[str]:
 
 
 def name_servers(path: Path) -> list[str]:
-    """Return the name servers of a resolv.conf(5)."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    """Return the name servers of a resolv.conf(5), as far as they are addresses."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     entries = (line.split() for line in lines)
-    return [words[1] for words in entries if words[:1] == ["nameserver"] and len(words) > 1]
+    named = [words[1] for words in entries if words[:1] == ["nameserver"] and len(words) > 1]
+    return list(filter(_is_address, named))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def resolved(name: str) -> list[str]:

@@ -124,17 +124,6 @@ def changed_labels(labels: dict[str, str], texts: list[str]) -> dict[str, str]:
     return {name: value for name, value in (labels | values).items() if name not in removed}
 
 
-def check_selects(noun: str, policy: str, before: bool, after: bool) -> None:  # noqa: FBT001
-    """Raise InvalidArgument when a policy loses the last label or name by which it selects."""
-    if before and not after:
-        raise InvalidArgument(
-            f"without that, policy {policy} would select every volume; delete it, or create it "
-            "with --update and without a selection to select them all",
-            reason="USAGE",
-            usage=f"zfsiloctl {noun} delete {policy}",
-        )
-
-
 def changed_hosts(hosts: list[str], texts: list[str]) -> list[str]:
     """Return host ids with HOST and HOST- arguments applied."""
     removed = [text[:-1] for text in texts if is_removal(text)]

@@ -56,6 +56,8 @@ def read(name: str) -> Access:
         ) from error
     except PermissionError as error:
         raise _root_only(path) from error
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from None
     except InvalidArgument as error:
         raise InvalidArgument(f"{path}: {error.message}", reason="BAD_CONFIG") from None
 

@@ -36,6 +36,8 @@ def read(name: str) -> VolumeFile | None:
         return None
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{path} is not UTF-8", reason="BAD_CONFIG") from error
     return parse(name, text, path)
 
 

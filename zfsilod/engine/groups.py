@@ -69,15 +69,29 @@ def probe_group(operation: Operation, index: int, host: HostAdapters, at: At) ->
 
 def mark_group(operation: Operation, index: int, holds: list[bool], save: Save) -> Operation:
     """Mark the actions of a group in one save, if anything of it has to be done."""
-    # If a killed run had started one, this operation did it, and a rollback reverts it.
-    so: dict[str, ActionStatus] = {"PENDING": "UNCHANGED", "STARTED": "DONE"}
     before = operation.actions
     marked = tuple(
-        action.but(status=so[action.status] if is_so else "STARTED")
+        action.but(status=_mark(action, is_so=is_so))
         for action, is_so in zip(before[index:], holds, strict=False)
     )
     operation = operation.but(actions=(*before[:index], *marked, *before[index + len(holds) :]))
     return operation if all(holds) else save(operation)
+
+
+def _mark(action: Action, *, is_so: bool) -> ActionStatus:
+    """Return the mark of an action before it is made.
+
+    If a killed run had started one, this operation did it, and a rollback reverts it. What is gone
+    may have left a part: a removal keeps its mark until it was repeated.
+    """
+    if not is_so:
+        return "STARTED"
+    return _so(action) if action.up else action.status
+
+
+def _so(action: Action) -> ActionStatus:
+    """Return the status of an action whose fact is so without a change in this run."""
+    return "DONE" if action.status == "STARTED" else "UNCHANGED"
 
 
 def do_group(
@@ -99,6 +113,7 @@ def do_group(
             operation = operation.with_status(number, "DONE", took_ms=took_ms)
         elif not action.up:
             step.undo(host)  # "false" may be half-made: the rest is removed too
+            operation = operation.with_status(number, _so(action))
         if action.up:
             made = operation.actions[number].status == "DONE"
             observed = step.observed(host, made=made)

@@ -9,7 +9,7 @@ the bytes of a stream pass a process besides zfs. The daemon is told how many we
     open: address, tls_name, path, body, rate   opened, or refused: status, body
         (a file with credentials)
     stream (a socket)                           sent: bytes        each second
-                                                ended: bytes, why
+    rate: bytes         when it changes         ended: bytes, why
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from zfsilod.gateway import packets
 from zfsilod.gateway.sockets import keep_alive
 from zfsilod.model.names import split_address
+from zfsilod.model.replica import MIN_RATE
 from zfsilod.security.tls import load_pair
 
 if TYPE_CHECKING:
@@ -82,11 +83,15 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
         "Connection: upgrade\r\nUpgrade: zfsilo-stream\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
+    until = time.monotonic() + ANSWER_S  # of the whole answer: it may come byte by byte
     peer.settimeout(ANSWER_S)
     peer.sendall(head.encode() + body)
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += _more(peer)
+        more = _more(peer, until)
+        if not more:
+            raise ConnectionAbortedError("the peer ended the connection before its answer")
+        answer += more
         if len(answer) > HEAD_BYTES:
             raise ConnectionAbortedError("the peer answers with too long a head")
     first, _end, rest = answer.partition(b"\r\n")
@@ -97,18 +102,20 @@ def ask(peer: ssl.SSLSocket, access: Packet) -> None:
         return
     refusal = rest.partition(b"\r\n\r\n")[2]
     while len(refusal) < BODY_BYTES and not refusal.endswith(END_OF_JSON):
-        more = peer.recv(PIECE_BYTES)
+        more = _more(peer, until)
         if not more:
             break
         refusal += more
     raise Refused(status, refusal[:BODY_BYTES])
 
 
-def _more(peer: ssl.SSLSocket) -> bytes:
-    more = peer.recv(HEAD_BYTES)
-    if not more:
-        raise ConnectionAbortedError("the peer ended the connection before its answer")
-    return more
+def _more(peer: ssl.SSLSocket, until: float) -> bytes:
+    """Return more of the answer; b"": it ended. Raises OSError, also after `until`."""
+    left_s = until - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("the peer does not answer in time")
+    peer.settimeout(left_s)
+    return peer.recv(HEAD_BYTES)
 
 
 class Carrier:
@@ -117,35 +124,53 @@ class Carrier:
     def __init__(self, daemon: socket.socket, stream: socket.socket, rate: int) -> None:
         self.daemon = daemon
         self.stream = stream
-        self._rate = rate
+        self.rate = rate  # bytes a second; 0: no limit
         self.sent = 0
 
     def carry(self, peer: ssl.SSLSocket) -> None:
         """Copy to the end of the stream. Raises OSError."""
         peer.settimeout(STALL_S)
-        piece_bytes = min(PIECE_BYTES, max(4096, int(self._rate * BURST_S) or PIECE_BYTES))
         due = told = time.monotonic()
-        while piece := self.stream.recv(piece_bytes):
+        while piece := self.stream.recv(self._piece_bytes()):
             peer.sendall(piece)
             self.sent += len(piece)
             now = time.monotonic()
             if now - told >= TELL_S:
                 packets.send(self.daemon, {"tell": "sent", "bytes": self.sent})
                 told = now
-            if self._rate:
-                due = max(due, now - BURST_S) + len(piece) / self._rate
-                self._wait(due - now)
+            if self.rate:
+                due = max(due, now - BURST_S) + len(piece) / self.rate
+            self._wait(due - now)
         # close_notify: the peer takes it for the end. Its own is not awaited, nor needed.
         peer.settimeout(0)
         with suppress(OSError):
             peer.unwrap()
 
+    def _piece_bytes(self) -> int:
+        return min(PIECE_BYTES, max(4096, int(self.rate * BURST_S) or PIECE_BYTES))
+
     def _wait(self, seconds: float) -> None:
-        """Wait, unless the daemon ends."""
-        if seconds > 0:
-            ended, _write, _urgent = select.select([self.daemon], [], [], seconds)
-            if ended:
-                raise ConnectionAbortedError("zfsilod has ended")
+        """Wait, or until the daemon tells another rate, or ends."""
+        readable, _write, _urgent = select.select([self.daemon], [], [], max(0.0, seconds))
+        if readable:
+            self.hear()
+
+    def hear(self) -> None:
+        """Take the rate that the daemon tells. Raises ConnectionAbortedError when it has ended."""
+        try:
+            received = packets.receive(self.daemon)
+        except ValueError as error:
+            raise ConnectionAbortedError(str(error)) from None
+        if received is None:
+            raise ConnectionAbortedError("zfsilod has ended")
+        told, descriptor = received
+        if descriptor is not None:
+            os.close(descriptor)
+        match told:
+            case {"tell": "rate", "bytes": int(rate)} if not rate or rate >= MIN_RATE:
+                self.rate = rate
+            case _:
+                raise ConnectionAbortedError("zfsilod tells nonsense")
 
 
 def run(daemon: socket.socket) -> None:

@@ -18,7 +18,7 @@ from zfsilod.host.device_users import open_descriptors, static_users
 from zfsilod.host.events import wait_for
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, Unavailable, show
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
-from zfsilod.model.names import join_portal
+from zfsilod.model.names import seen_portal
 from zfsilod.storage.paths import exists, names
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Disks:
         """Return the portal that iscsid logged in to, as ADDRESS:PORT; "" when it is not known."""
         folder = f"{self.sys}/class/iscsi_connection/connection{session.sid}:0"
         address, port = read(f"{folder}/persistent_address"), read(f"{folder}/persistent_port")
-        return join_portal(address, port) if address and port else ""
+        return seen_portal(address, port) if address and port else ""
 
     def device(self, session: IscsiSession) -> Device | None:
         """Return the disk of LUN 0 of a session; None when the kernel has not found it yet."""

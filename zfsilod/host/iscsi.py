@@ -37,9 +37,9 @@ from zfsilod.model.errors import (
 from zfsilod.model.host_facts import SessionProblem
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import (
-    is_nqn,
     iscsi_name,
     join_portal,
+    parse_host_nqn,
     parse_initiator_name,
     portal_parts,
 )
@@ -439,9 +439,12 @@ class RealIscsi:
 
 
 def initiator_name(path: AnyPath = INITIATOR_NAME) -> str:
-    """Return the IQN of this host; "" when open-iscsi has not made one."""
+    """Return the IQN of this host; "" when open-iscsi has not made one.
+
+    As for iscsid, a line in another encoding is none that has the name.
+    """
     try:
-        return parse_initiator_name(read_text(path))
+        return parse_initiator_name(read_text(path, errors="replace"))
     except FileNotFoundError:
         return ""
 
@@ -449,13 +452,12 @@ def initiator_name(path: AnyPath = INITIATOR_NAME) -> str:
 def host_nqn(path: AnyPath = HOST_NQN) -> str:
     """Return the NVMe name of this host; "" without nvme-cli's file, or with another content.
 
-    zfsilo only tells when it changes. As for nvme-cli the first line counts.
+    zfsilo only tells when it changes.
     """
     try:
-        name = read_text(path).partition("\n")[0].strip()
-    except (OSError, UnicodeDecodeError):
+        return parse_host_nqn(read_text(path, errors="replace"))
+    except OSError:
         return ""
-    return name if is_nqn(name) else ""
 
 
 def _settings(chap: Chap, lost_session_s: int) -> dict[str, str]:

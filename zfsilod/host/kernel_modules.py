@@ -45,6 +45,6 @@ def may_have_module(name: str) -> bool:
 
 def _text(path: str) -> str:
     try:
-        return read_text(path)
+        return read_text(path, errors="replace")
     except OSError:
         return ""

@@ -14,7 +14,7 @@ from zfsilod.host import zvol_device
 from zfsilod.host.disks import check_unused
 from zfsilod.host.events import wait_for
 from zfsilod.host.export_paths import backstore_in_use, device_number, export_paths
-from zfsilod.host.portals import canonical, served
+from zfsilod.host.portals import canonical, listen_at_each, served
 from zfsilod.host.reservations import Reservations
 from zfsilod.model.errors import (
     Busy,
@@ -153,10 +153,20 @@ class RealLio:
             raise backstore_in_use(name, by) if any(by) else error from None
 
     def has_reservations(self, serial: str, initiator: str = "") -> bool:
-        return self._reservations.is_saved(serial, initiator)
+        is_saved = self._reservations.is_saved(serial, initiator)
+        return is_saved and bool(initiator or not self._is_exported(serial))
 
     def forget_reservations(self, serial: str, initiator: str = "") -> None:
-        self._reservations.remove_saved(serial, initiator)
+        if self.has_reservations(serial, initiator):
+            self._reservations.remove_saved(serial, initiator)
+
+    def _is_exported(self, serial: str) -> bool:
+        """Tell whether a backstore has a serial: the kernel keeps the file as long as it exists."""
+        serials = (
+            self._fs.read(f"{_backstore(one)}/wwn/vpd_unit_serial")
+            for one in self.list_backstores()
+        )
+        return f"{SERIAL_PREFIX}{serial}" in serials
 
     def list_backstores(self) -> list[str]:
         return self._fs.names(CORE)
@@ -260,8 +270,12 @@ class RealLio:
         # IPv4 first. Linux 6.12 takes 0.0.0.0 for an existing IPv6 listener of the same port, and
         # makes a portal without a listener (tests/lab).
         missing = served(wanted) - set(present.values())
-        for portal in sorted(missing, key=lambda portal: (portal.startswith("["), portal)):
-            self._fs.make(f"{_group(target)}/np/{portal}")
+        in_order = sorted(missing, key=lambda portal: (portal.startswith("["), portal))
+        listen_at_each(
+            in_order,
+            lambda portal: self._fs.make(f"{_group(target)}/np/{portal}"),
+            "server.portals",
+        )
 
     def remove_portals(self, target: str) -> None:
         for portal in self._portals(target):

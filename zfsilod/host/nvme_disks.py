@@ -20,7 +20,7 @@ from zfsilod.host.disks import DETACH_WAIT_S, RUN, SYS, Disks, check_serial
 from zfsilod.host.nvme_fabrics import SECRETS, secret_options
 from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING, contextmanager
-from zfsilod.model.names import HOST_NQN, join_portal
+from zfsilod.model.names import HOST_NQN, seen_portal
 from zfsilod.storage.paths import exists, names
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class NvmeController:
         """The portal at which it is, or tries to be."""
         words = [part.partition("=") for part in read(f"{self.folder}/address").split(",")]
         parts = {name: value for name, _equals, value in words}
-        return join_portal(parts.get("traddr", ""), parts.get("trsvcid", ""))
+        return seen_portal(parts.get("traddr", ""), parts.get("trsvcid", ""))
 
     @property
     def paths(self) -> list[str]:

@@ -35,6 +35,7 @@ Psks = dict[tuple[str, str], dict[int, str]]
 """Serials and identities by the host and the subsystem of the identity."""
 GONE = (errno.ENOKEY, errno.EKEYREVOKED, errno.EKEYEXPIRED)
 SERIAL_BYTES = 4
+HEX = frozenset("0123456789abcdef")
 DESCRIPTION_BYTES = 4096  # type;uid;gid;mode;description
 
 
@@ -62,7 +63,11 @@ class KeyCalls:
 
     def describe(self, serial: int) -> tuple[str, str]:
         """Return type and description of a key."""
-        text = self._read(KEYCTL_DESCRIBE, serial, DESCRIPTION_BYTES).rstrip(b"\0").decode()
+        text = (
+            self._read(KEYCTL_DESCRIBE, serial, DESCRIPTION_BYTES)
+            .rstrip(b"\0")
+            .decode(errors="replace")
+        )
         kind, _uid, _gid, _mode, description = text.split(";", 4)
         return kind, description
 
@@ -212,16 +217,27 @@ class NvmeKeyring:
     def _find(self) -> int | None:
         """Return the serial number of the keyring: proc_keys(5); None: the kernel has none."""
         try:
-            lines = read_text(f"{self._proc}/keys").splitlines()
+            lines = read_text(f"{self._proc}/keys", errors="replace").split("\n")
         except FileNotFoundError:
             if exists(f"{self._proc}/version"):  # which ProcSubset=pid hides too
                 return None  # a kernel without keyrings
             return self._find_noted()
+        # Any user makes keys whose descriptions are of any bytes, line ends too.
         for line in lines:
             words = line.split(None, 8)
             if len(words) == 9 and words[7] == "keyring" and words[8].startswith(f"{KEYRING}:"):
-                return int(words[0], 16)
+                serial = int(words[0], 16) if HEX.issuperset(words[0]) else 0
+                if serial and self._is_keyring(serial):
+                    return serial
         return None
+
+    def _is_keyring(self, serial: int) -> bool:
+        """Tell whether a key is the keyring: only the kernel makes one whose name has that dot."""
+        with _typed_errors("find the keys"):
+            try:
+                return self._described(serial) == ("keyring", KEYRING)
+            except PermissionError:
+                return False  # root may look at that of the kernel
 
     def _find_noted(self) -> int | None:
         """Return the keyring that a worker noted; None: the kernel has removed it since."""
@@ -232,8 +248,7 @@ class NvmeKeyring:
                 f"the keyring {KEYRING} of the kernel cannot be seen from here, and no worker has "
                 "noted it since the boot"
             ) from error
-        with _typed_errors("find the keys"):
-            return serial if self._described(serial) == ("keyring", KEYRING) else None
+        return serial if self._is_keyring(serial) else None
 
 
 def _derived_psk(chap: Chap) -> tuple[str, bytes]:

@@ -91,7 +91,7 @@ class RealNvmet:
         if initiator in self.list_acls(target) or self._closed.has(target):
             return True
         return self._fs.has(_host(initiator)) and not any(
-            initiator in self.list_acls(other) for other in self.list_targets()
+            initiator in self._allowed(other) for other in self.list_targets()
         )
 
     def list_targets(self) -> list[str]:
@@ -193,7 +193,7 @@ class RealNvmet:
                 dataset=dataset,
                 target=target,
                 fabric="nvme",
-                initiators=tuple(self.list_acls(target)),
+                initiators=tuple(self._allowed(target)),
                 open=self._fs.read(f"subsystems/{target}/attr_allow_any_host") == "1",
             )
             for target in self.list_targets()
@@ -255,7 +255,11 @@ class RealNvmet:
     # Hosts
 
     def list_acls(self, target: str) -> list[str]:
-        return sorted(self._fs.links(f"{_subsystem(target)}/allowed_hosts"))
+        return self._allowed(nqn(target))
+
+    def _allowed(self, target: str) -> list[str]:
+        """Return the hosts of a subsystem that exists; another program may choose any name."""
+        return sorted(self._fs.links(f"subsystems/{target}/allowed_hosts"))
 
     def has_acl(self, target: str, initiator: str, *, chap: Chap, allowed: tuple[str, ...]) -> bool:
         present = self.list_acls(target)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 
-from zfsilod.host.portals import canonical, served
+from zfsilod.host.portals import canonical, listen_at_each, served
 from zfsilod.model.errors import Busy, Conflict, FailedPrecondition, ResourceExhausted
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.names import check_portal, is_portal, join_portal, portal_parts
+from zfsilod.model.names import check_portal, is_portal, join_portal, overlap, portal_parts
 from zfsilod.storage.paths import exists, read_text
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class NvmetPorts:
         """
         if not portal or not wanted or any(overlap(portal, one) for one in wanted):
             return False
+        address, port = portal_parts(portal)
+        if address in WILDCARDS and any(portal_parts(one)[1] == port for one in wanted):
+            return False  # the clients of the other address would be taken for its own
         forms = socket_names(portal)
         return any(
             state == ESTABLISHED and any(local.endswith(form) for form in forms)
@@ -101,10 +104,15 @@ class NvmetPorts:
             if not self._lingers(portal, wanted):
                 self._unlink(port, target)
         self._unlink_other_kind(frozenset((target,)), tls=tls)
-        for portal in _in_order(served(wanted)):
-            port = self._port(portal, tls=tls)
-            if target not in self._linked(port):
-                self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
+
+        def open_at(portal: str) -> None:
+            self._link(self._port(portal, tls=tls), (target,))
+
+        listen_at_each(_in_order(served(wanted)), open_at, _key(tls=tls))
+
+    def _link(self, port: str, targets: Iterable[str]) -> None:
+        for target in targets:
+            self._fs.link(f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
 
     def _unlink_other_kind(self, targets: frozenset[str], *, tls: bool) -> None:
         """Remove the links to ports with TLS, or without, also while clients are connected."""
@@ -125,14 +133,13 @@ class NvmetPorts:
         wanted = frozenset(targets)
         served_now = _in_order(served(frozenset(canonical(portals))))
         self._unlink_other_kind(wanted, tls=tls)
-        ports = [self._port(one, tls=tls) for one in served_now]
-        links = [
-            (f"ports/{port}/subsystems/{target}", f"subsystems/{target}")
-            for port in ports
-            for target in sorted(wanted - self._linked(port))
-        ]
-        for path, subsystem in links:
-            self._fs.link(path, subsystem)
+        ports = {one: self._port(one, tls=tls) for one in served_now}
+        missing = {port: sorted(wanted - self._linked(port)) for port in ports.values()}
+
+        def open_at(portal: str) -> None:
+            self._link(ports[portal], missing[ports[portal]])
+
+        listen_at_each(served_now, open_at, _key(tls=tls))
 
     def unlink(self, target: str) -> None:
         """Remove the links to a subsystem, which ends its controllers, and ports without links."""
@@ -181,10 +188,12 @@ class NvmetPorts:
         return check_portal(portal) if is_portal(portal) else ""
 
     def _port(self, portal: str, *, tls: bool) -> str:
-        """Return the number of the port of a portal, which is made if there is none."""
-        for port in self._all():
-            if self._portal(port) != portal:
-                continue
+        """Return the number of the port of a portal, which is made if there is none.
+
+        Of several, such as one that another program has restored, that with a link listens.
+        """
+        same = [port for port in self._all() if self._portal(port) == portal]
+        for port in sorted(same, key=lambda port: not self._linked(port)):
             is_tls = self._fs.read(f"ports/{port}/addr_treq") == REQUIRED
             if is_tls == tls and (self._is_tls(port) or not tls):
                 return port
@@ -241,12 +250,6 @@ class NvmetPorts:
             return  # another program has linked a subsystem meanwhile
 
 
-def overlap(one: str, other: str) -> bool:
-    """Tell whether the kernel refuses to listen at one portal beside another one."""
-    (address, port), (other_address, other_port) = portal_parts(one), portal_parts(other)
-    return port == other_port and bool({address, other_address} & set(WILDCARDS))
-
-
 def socket_names(portal: str) -> tuple[str, ...]:
     """Return the ends of the local addresses of connections to a portal: proc_net_tcp(5)."""
     from zfsilod.model.lean import socket
@@ -263,6 +266,11 @@ def socket_names(portal: str) -> tuple[str, ...]:
 def _in_order(portals: Iterable[str]) -> list[str]:
     """Return portals, IPv4 first, as for iSCSI: a wildcard of both families is one socket."""
     return sorted(portals, key=lambda portal: (portal.startswith("["), portal))
+
+
+def _key(*, tls: bool) -> str:
+    """Return the key of the configuration that a portal comes from."""
+    return "server.nvme_tls_port" if tls else "server.nvme_portals"
 
 
 def _is_own(port: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import time
 
-from zfsilod.model.errors import Unavailable
+from zfsilod.model.errors import FailedPrecondition, Unavailable
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.names import check_portal, portal_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 ANSWER_S = 1.0
 ANSWER_KEPT_S = 10
@@ -41,6 +41,42 @@ def accepts_connections(portal: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def listen_at_each(portals: Iterable[str], open_at: Callable[[str], None], key: str) -> None:
+    """Let a target listen at each of these portals where that can be; raise for the others then.
+
+    `key`: of the configuration that names them. Raises FailedPrecondition (PORTAL_IN_USE,
+    NO_ADDRESS), and what `open_at` raises.
+    """
+    failures = []
+    for portal in portals:
+        try:
+            open_at(portal)
+        except FailedPrecondition as error:
+            failures.append(_explained(error, portal, key))
+    if failures:
+        raise failures[0]
+
+
+def _explained(error: FailedPrecondition, portal: str, key: str) -> FailedPrecondition:
+    """Return why the kernel does not listen at a portal, and what to do."""
+    number, (address, port) = error.facts.get("errno", ""), portal_parts(portal)
+    if number == errno.errorcode[errno.EADDRINUSE]:
+        return FailedPrecondition(
+            f"something else listens at port {port} of {address}, so targets cannot: stop it "
+            f"(`ss -Hltnp sport = {port}` names a program), or change {key}",
+            reason="PORTAL_IN_USE",
+            portal=portal,
+        )
+    if number and not has_address(portal):
+        return FailedPrecondition(
+            f"this host does not have the address {address}, at which targets are to listen: give "
+            f"it to an interface (`ip -brief address` lists them), or change {key}",
+            reason="NO_ADDRESS",
+            portal=portal,
+        )
+    return error
 
 
 def canonical(portals: Iterable[str]) -> list[str]:

@@ -64,7 +64,10 @@ class Reservations:
         """Tell whether registrations of an initiator are saved; "": whether there is a file."""
         if not initiator or not exists(self._path(serial)):
             return exists(self._path(serial))
-        return any(_is_of(one, initiator) for one in self._read(serial))
+        try:
+            return any(_is_of(one, initiator) for one in self._read(serial))
+        except FailedPrecondition:
+            return False  # of a damaged file nothing comes back: give_saved
 
     def remove_saved(self, serial: str, initiator: str = "") -> None:
         """Remove the saved registrations of an initiator; "": all, with their file."""

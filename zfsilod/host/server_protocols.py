@@ -74,6 +74,15 @@ class ZfsAdapter(Protocol):
         first one, `zfsilo:operation` is that of the creation, and nothing was written to it.
         """
 
+    def is_half_made(self, dataset: str, operation: str, planned: Pairs) -> bool:
+        """Tell whether a zvol without marks is the one that an operation was making at a power cut.
+
+        `planned`: native properties that it must have. See half_made.py for the others.
+        """
+
+    def destroy_half_made(self, dataset: str, operation: str, planned: Pairs) -> None:
+        """Destroy that zvol, if it is half made. Raises Busy when it is in use."""
+
     def is_renamed(self, source: str, target: str, *, uid: str, guid: str) -> bool:
         """Tell whether the zvol has the name `target`, and not `source`.
 
@@ -274,7 +283,10 @@ class LioAdapter(TargetAdapter, Protocol):
         """Remove a backstore. Raises Busy while it is a LUN."""
 
     def has_reservations(self, serial: str, initiator: str = "") -> bool:
-        """Tell whether persistent reservations of an initiator are saved; "": of any."""
+        """Tell whether persistent reservations of an initiator are saved; "": of any.
+
+        As long as a backstore has the serial, those of any are not saved but in use.
+        """
 
     def forget_reservations(self, serial: str, initiator: str = "") -> None:
         """Remove the saved persistent reservations of an initiator whose ACL is gone; "": all."""

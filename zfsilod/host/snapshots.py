@@ -52,7 +52,17 @@ SET_UID = "zfsilo:cut"
 NAME_PREFIX = "zfsilo-"
 PROPERTIES = ("guid", SET_UID, "defer_destroy", UID, OPERATION)
 LISTED = ("guid", "volsize", "creation", "createtxg", "defer_destroy")
-MARKS = ("cut", "snapshot", "members", "filesystems", "labels", "policy", "policy_uid")
+MARKS = (
+    "cut",
+    "snapshot",
+    "members",
+    "filesystems",
+    "labels",
+    "policy",
+    "policy_uid",
+    "grid_version",
+    "peer",
+)
 NONE = ("", "-", "0")  # values of `clones` and `userrefs` that name nothing: zfsprops(7)
 
 

@@ -11,6 +11,7 @@ import os
 
 from zfsilod.host import zvol_device
 from zfsilod.host.disks import open_exclusively, users, users_beside
+from zfsilod.host.half_made import is_half_made, is_written
 from zfsilod.host.zfs_output import (
     ENCRYPTION,
     PREFIX,
@@ -39,14 +40,13 @@ from zfsilod.model.marks import EPOCH, FILESYSTEM, OPERATION, find_sign_of_use, 
 from zfsilod.model.names import check_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zfsilod.host.run import Completed, Runner
     from zfsilod.model.disk_key import DiskKey
     from zfsilod.model.record import Pairs
 
 UID = f"{PREFIX}uid"
-# The logical bytes of a new zvol and of a new clone, in OpenZFS 2.3, for every volblocksize. The
-# first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
-NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
 OWNER = f"{PREFIX}owner"  # of the dataset root
 MARKS = (  # what adoption reads: all of plans.first_marks, and the epoch
     "uid",
@@ -125,8 +125,21 @@ class RealZfs:
         raise refused(done, reason, dataset)
 
     def destroy_zvol(self, dataset: str, *, uid: str, guid: str) -> None:
+        self._destroy(dataset, lambda: self.has_zvol(dataset, uid=uid, guid=guid))
+
+    def is_half_made(self, dataset: str, operation: str, planned: Pairs) -> bool:
+        self._sync(dataset)
+        properties = self.listing(dataset, "all").get(dataset, {})
+        half_made = bool(properties) and is_half_made(properties, operation, planned)
+        return half_made and not self.dependents(dataset)
+
+    def destroy_half_made(self, dataset: str, operation: str, planned: Pairs) -> None:
+        self._destroy(dataset, lambda: self.is_half_made(dataset, operation, planned))
+
+    def _destroy(self, dataset: str, is_ours: Callable[[], bool]) -> None:
+        """Destroy a zvol as long as it is ours. Raises Busy when it is in use."""
         for _attempt in range(DESTROY_ATTEMPTS):
-            if not self.has_zvol(dataset, uid=uid, guid=guid):
+            if not is_ours():
                 return
             done = self._change("destroy", dataset)
             if done.rc == 0:
@@ -171,20 +184,19 @@ class RealZfs:
             raise foreign(dataset, f"its {EPOCH} is not a number") from None
 
     def why_keep(self, dataset: str, marks: Pairs) -> str:
-        pool = pool_of(check_dataset(dataset))
-        # What was written a moment ago may be in the intent log only: zpool-sync(8).
-        self._run(["zpool", "sync", pool], timeout_s=CHANGE_TIMEOUT_S)
+        self._sync(dataset)
         names = (OPERATION, EPOCH, FILESYSTEM, "origin", "logicalreferenced", "logicalused")
         properties = self.properties(dataset, names)
         local = {name: value for name, (value, source) in properties.items() if source == "local"}
         sign = find_sign_of_use(local, dict(marks))
-        if properties["origin"][0] == "-":
-            written = int(properties["logicalreferenced"][0]) > NEW_ZVOL_BYTES
-        else:
-            written = int(properties["logicalused"][0]) > NEW_CLONE_BYTES
-        if not sign and (written or self.dependents(dataset)):
+        if not sign and (is_written(properties) or self.dependents(dataset)):
             sign = "it has data"
         return f"zvol {dataset} was kept: {sign}" if sign else ""
+
+    def _sync(self, dataset: str) -> None:
+        """Write what is in the intent log only, and so is not counted yet: zpool-sync(8)."""
+        pool = pool_of(check_dataset(dataset))
+        self._run(["zpool", "sync", pool], timeout_s=CHANGE_TIMEOUT_S)
 
     # Moving to the trash and back
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.model.lean import TYPE_CHECKING
+from zfsilod.model.names import DIGITS
 from zfsilod.model.record import Record
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 FILESYSTEM_STATES = ("NONE", "FORMATTING", "CLONED", "READY")  # FilesystemState, in order
 FILESYSTEMS = ("ext4", "xfs")  # to add one: docs/architecture.md, "To add a filesystem"
+MAX_VERSION_DIGITS = 18
 CONTROLLER_IDS = (1, 65519)
 """The first and the last id of NVMe controllers that a target may give: NVMe base 2.0, 5.2.2."""
 HIDDEN = "hidden by the daemon's sandbox"
@@ -173,3 +175,9 @@ class ListedSnapshot(Record, tag="ListedShot"):
     def cut(self) -> str:
         """The uid of its snapshot set."""
         return dict(self.marks)["cut"]
+
+    @property
+    def grid_version(self) -> int:
+        """That of the policy that took it; 0 without one."""
+        mark = dict(self.marks).get("grid_version", "")
+        return int(mark) if 0 < len(mark) <= MAX_VERSION_DIGITS and DIGITS.issuperset(mark) else 0

@@ -20,6 +20,7 @@ NQN = "nqn."
 HOST_NQN = "nqn.2026-01.org.zfsilo:host:"  # then the id of the host and the uid of the volume
 MAX_PORT_DIGITS = 5
 MAX_GUID = 20  # digits
+ANY_IPV4, MAPPED = "0.0.0.0", "::ffff:"  # noqa: S104 - compared with, not bound
 MAX_SCOPE = 15  # IFNAMSIZ without its NUL
 UUID_LENGTHS = [8, 4, 4, 4, 12]
 
@@ -193,6 +194,12 @@ def parse_initiator_name(text: str) -> str:
     return ""
 
 
+def parse_host_nqn(text: str) -> str:
+    """Return the NQN in the text of nvme-cli's hostnqn; "" if none. The first line counts."""
+    name = text.partition("\n")[0].strip()
+    return name if is_nqn(name) else ""
+
+
 def portal_parts(portal: str) -> tuple[str, int]:
     """Return address and port of "10.0.0.1:3260" or "[fe80::1%eth0]:3260".
 
@@ -220,6 +227,24 @@ def join_portal(address: str, port: int | str) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def seen_portal(address: str, port: str) -> str:
+    """Return the portal that the kernel names, in its only form if it is one."""
+    portal = join_portal(address, port)
+    return check_portal(portal) if is_portal(portal) else portal
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether the kernel refuses to listen at one portal beside another one.
+
+    "::" is the wildcard of both families: net.ipv6.bindv6only is 0 unless it was changed.
+    """
+    (address, port), (other_address, other_port) = portal_parts(one), portal_parts(other)
+    pair = {address, other_address}
+    same_family = (":" in address) == (":" in other_address)
+    taken = len(pair) == 1 or "::" in pair or (same_family and ANY_IPV4 in pair)
+    return port == other_port and taken
+
+
 def at_port(portals: tuple[str, ...], port: int) -> tuple[str, ...]:
     """Return the portals with the addresses of these and another port, each once."""
     return tuple(dict.fromkeys(join_portal(portal_parts(one)[0], port) for one in portals))
@@ -228,7 +253,8 @@ def at_port(portals: tuple[str, ...], port: int) -> tuple[str, ...]:
 def _address(host: str) -> str:
     """Return an IPv4 address, or an IPv6 address without its brackets; "" for any other text.
 
-    An IPv6 address may have a scope, as in fe80::1%eth0, which names an interface: RFC 4007, 11.
+    An IPv6 address may have a scope, as in fe80::1%eth0, which names an interface: RFC 4007, 11. A
+    mapped one (RFC 4291, 2.5.5.2) is the same address for the kernel as the IPv4 address in it.
     """
     from zfsilod.model.lean import socket
 
@@ -242,6 +268,9 @@ def _address(host: str) -> str:
         canonical = socket.inet_ntop(family, socket.inet_pton(family, text))
     except (OSError, ValueError):  # ValueError: a NUL, or no UTF-8
         return ""
+    ipv4 = canonical.removeprefix(MAPPED)
+    if is_v6 and ipv4 != canonical and "." in ipv4:
+        return "" if scope else ipv4
     return f"{canonical}{percent}{scope}" if is_v6 else canonical
 
 

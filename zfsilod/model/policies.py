@@ -24,6 +24,11 @@ class TimedPolicy(Stored):
     updated_at: int = 0
 
     @property
+    def selects_all(self) -> bool:
+        """Whether it selects every volume."""
+        return not self.selector
+
+    @property
     def timer(self) -> str:
         """The name of its timer."""
         return f"{self.UNIT}@{self.id}.timer"
@@ -63,6 +68,7 @@ class SnapshotPolicy(TimedPolicy, tag="SnapshotPolicy"):
     UNIT: ClassVar[str] = "zfsilo-snapshot"
     DOES: ClassVar[str] = "snapshots"
     grid: str  # rules of retention_grid.py
+    grid_version: int = 0  # later grids have larger ones; also in the marks of its snapshots
     grouped: bool = False  # all volumes at one moment, in one snapshot group
 
 
@@ -86,6 +92,11 @@ class ReplicationPolicy(TimedPolicy, tag="ReplicationPolicy"):
     peer: str  # a server of servers.d
     volumes: tuple[str, ...] = ()  # ids, besides those that the labels select
     bytes_per_second: int = 0  # of all its streams together; 0: no limit
+
+    @property
+    def selects_all(self) -> bool:
+        """Whether it selects every volume."""
+        return not self.selector and not self.volumes
 
 
 class ReplicationOutcome(RunOutcome, tag="ReplicationOutcome"):

@@ -124,6 +124,8 @@ class Snapshot(Stored, tag="Snapshot"):
     guid: str = ""  # of the snapshot in ZFS, observed when it was taken
     policy: str = ""  # that took it, and may delete it; "": a caller did
     policy_uid: str = ""
+    grid_version: int = 0  # of the policy then
+    peer: str = ""  # that it was taken for, by a replication
     created_at: int = 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zfsilod.model.record import Record, Stored
 
 MAX_TOKEN = 4096
+MIN_RATE = 1 << 16  # bytes a second: a slower stream would seem to be silent
 TOKEN_CHARACTERS = frozenset("0123456789abcdef-")
 
 
@@ -28,6 +29,8 @@ class Replication(Stored, tag="Replication"):
     pending_uid: str = ""  # of a snapshot that is kept for a transfer that was cut off
     due_at: int = 0  # when the peer must have a newer snapshot; 0: not known
     due_of: str = ""  # timer_text of the policy that says so
+    rate: int = 0  # bytes a second of the operation `rate_of`, changed while that runs
+    rate_of: str = ""
     created_at: int = 0
 
 

@@ -6,7 +6,7 @@ import secrets
 import time
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in lower case
-LENGTH = 26
+LENGTH, TIME_LENGTH = 26, 10
 ULID = "[0-9a-hjkmnp-tv-z]{26}"  # as a pattern
 
 
@@ -18,6 +18,16 @@ def new_ulid() -> str:
 def first_ulid(moment_s: int) -> str:
     """Return the lowest ULID of a moment, in seconds since 1970; after 10889 that of the end."""
     return _encoded(min(moment_s * 1000, (1 << 48) - 1), 0)
+
+
+def moment_of(ulid: str) -> int:
+    """Return when a ULID was made, in milliseconds since 1970. Raises ValueError for other text."""
+    if len(ulid) != LENGTH:
+        raise ValueError(f"{ulid[:64]!r} is no ULID")
+    number = 0
+    for character in ulid[:TIME_LENGTH]:
+        number = number << 5 | ALPHABET.index(character)
+    return number
 
 
 def _encoded(milliseconds: int, low: int) -> str:

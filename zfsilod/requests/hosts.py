@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zfsilod.model.record import Pairs
 
 MAX_ADDRESSES = 16
+INITIATOR_NAME, HOST_NQN = "/etc/iscsi/initiatorname.iscsi", "/etc/nvme/hostnqn"
 FIELDS = ("iqn", "nqn", "addresses", "labels", "max_attachments")
 
 
@@ -221,12 +222,18 @@ def checked(view: View, host: Host) -> Host:
     if not 0 <= host.max_attachments <= 1 << 20:
         raise InvalidArgument("max_attachments must be 0 (no limit) to 1048576")
     for other in view.txn.scan(Host):
-        shared = {host.iqn, host.nqn} & {other.iqn, other.nqn} - {""}
-        if other.id != host.id and shared:
+        if other.id != host.id:
+            _check_names(host, other)
+    return host.but(labels=check_labels(host.labels))
+
+
+def _check_names(host: Host, other: Host) -> None:
+    """Raise AlreadyExists when a name of a host is that of another one, in any case of letters."""
+    taken = {other.iqn.lower(), other.nqn.lower()} - {""}
+    for name, path in ((host.iqn, INITIATOR_NAME), (host.nqn, HOST_NQN)):
+        if name.lower() in taken:
             raise AlreadyExists(
-                f"{shared.pop()} is the name of host {other.id}: set a unique one in "
-                "/etc/iscsi/initiatorname.iscsi",
+                f"{name} is the name of host {other.id}: set a unique one in {path}",
                 reason="NAME_TAKEN",
                 host=other.id,
             )
-    return host.but(labels=check_labels(host.labels))

@@ -17,6 +17,7 @@ from zfsilod.requests.snapshots import record_removal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from zfsilod.model.policies import SnapshotPolicy
     from zfsilod.model.records import Change
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
@@ -26,10 +27,15 @@ class PoolSnapshots(NamedTuple):
     """The snapshots in one listing of the pool that have the local marks of zfsilo."""
 
     txgs: dict[tuple[str, str], int]  # by uid of the set and guid of the snapshot
+    versions: dict[str, int]  # the latest of the grids of each policy, by its uid
 
     def has(self, snapshot: Snapshot) -> bool:
         """Tell whether the pool has a snapshot. One without a recorded guid cannot be confirmed."""
         return (snapshot.uid, snapshot.guid) in self.txgs
+
+    def is_newer_than(self, policy: SnapshotPolicy) -> bool:
+        """Tell whether a policy took a snapshot under a later grid than the recorded one."""
+        return bool(policy.uid) and self.versions.get(policy.uid, 0) > policy.grid_version
 
     def txg(self, snapshot: Snapshot) -> int:
         """Return the transaction group that made a snapshot: the order of those of one volume."""
@@ -40,7 +46,11 @@ async def pool_snapshots(context: Context) -> PoolSnapshots:
     """List the pool. Raises when it cannot be listed completely."""
     question = partial(context.machine.snapshots.list_snapshots, context.settings.root)
     listed = await context.look(question, timeout_s=INVENTORY_DEADLINE_S)
-    return PoolSnapshots({(one.cut, one.guid): one.txg for one in listed})
+    versions: dict[str, int] = {}
+    for one in listed:
+        uid = dict(one.marks).get("policy_uid", "")
+        versions[uid] = max(versions.get(uid, 0), one.grid_version)
+    return PoolSnapshots({(one.cut, one.guid): one.txg for one in listed}, versions)
 
 
 def forgotten(txn: Transaction, lost: Iterable[Snapshot]) -> tuple[Change, ...]:

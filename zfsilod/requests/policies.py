@@ -97,8 +97,20 @@ def check_mask(mask: tuple[str, ...], fields: tuple[str, ...]) -> None:
         )
 
 
-def change(view: View, changed: TimedPolicy, title: str) -> Plan:
-    """Return the plan that stores a changed policy."""
+def change(
+    view: View, policy: TimedPolicy, changed: TimedPolicy, title: str, *, select_all: bool
+) -> Plan:
+    """Return the plan that stores a changed policy.
+
+    Raises InvalidArgument (SELECTS_ALL) when it loses its last label or name, unless `select_all`.
+    """
+    if changed.selects_all and not (policy.selects_all or select_all):
+        raise InvalidArgument(
+            f"without that, policy {policy.id} would select every volume; delete it, or create it "
+            "with --update and without a selection to select them all (select_all)",
+            reason="SELECTS_ALL",
+            policy=policy.id,
+        )
     changes = (put(changed.but(updated_at=view.now)),)
     return Plan(title=title, claims=(claim_of(changed),), commit=changes)
 

@@ -132,6 +132,8 @@ class AdoptSnapshots(Request[None]):
                 guid=ref.guid,
                 policy=self._marks.get("policy", ""),
                 policy_uid=self._marks.get("policy_uid", ""),
+                grid_version=self.refs[0].grid_version,
+                peer=self._marks.get("peer", ""),
                 created_at=ref.created_at,
             )
         order = [*ids, *members]

@@ -162,6 +162,9 @@ class Publish(Request[None]):
         if before is not None and renewed:
             both = [*others, publication]  # the ACL of the new name stands beside the old one's
             actions = (*plans.revoke(named, before, export, both), *actions)
+        elif volume.epoch and before is None and not others:
+            # What is saved is of a time before the volume was adopted, or came back from a server.
+            actions = (*plans.forgotten(named, export), *actions)
         counted = named.but(epoch=max(volume.epoch, publication.epoch))
         first = (
             plans.epoch(volume, counted.epoch, view.operation_id)

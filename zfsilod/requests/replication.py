@@ -19,7 +19,7 @@ from zfsilod.engine.steps.replica import Sent
 from zfsilod.model.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from zfsilod.model.record import Record
 from zfsilod.model.records import Snapshot
-from zfsilod.model.replica import KeptSnapshot, ReplicaFacts, Replication
+from zfsilod.model.replica import MIN_RATE, KeptSnapshot, ReplicaFacts, Replication
 from zfsilod.model.validation import check_id
 from zfsilod.requests.dependents import recorded_snapshots, recorded_uids
 from zfsilod.requests.request import Plan, Request, View, drop, put
@@ -34,13 +34,12 @@ from zfsilod.requests.volumes import need_primary, need_root
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from zfsilod.model.records import Action, Volume
+    from zfsilod.model.records import Action, Operation, Volume
     from zfsilod.requests.context import Context
     from zfsilod.storage.transaction import Transaction
 
 MAX_ID = 128
 MAX_NUMBER = 20  # digits of a snapshot's number
-MIN_RATE = 1 << 16  # bytes a second: a slower stream would seem to be silent
 
 
 class PeerState(Record):
@@ -58,14 +57,30 @@ class PeerState(Record):
 
 
 class ReplicateVolume(Request[PeerState]):
-    """Take a snapshot of a volume, and send it to a peer: what differs from the last one."""
+    """Take a snapshot of a volume, and send it to a peer: what differs from the last one.
+
+    A request that differs from the running one by its rate joins it, and changes its rate.
+    """
 
     kind = "replicate"
     id: str
     peer: str  # a server of servers.d
-    rate: int = 0  # bytes a second; 0: no limit
+    rate: int | None = (
+        None  # bytes a second; 0: no limit; None: the same, or that of the running one
+    )
+    policy: str = ""  # that sends it, and whose rate counts
     due_at: int = 0  # of a policy: see Replication; 0: as it was
     due_of: str = ""
+
+    def fingerprint(self) -> str:
+        return Request.fingerprint(self.but(rate=None))
+
+    def joined(self, view: View, running: Operation) -> Replication | None:
+        if self.rate is None or self.policy:
+            return None
+        known = replication_of(view.txn, need_primary(view.txn, self.id), self.peer)
+        created_at = known.created_at or view.now
+        return known.but(created_at=created_at, rate=self.rate, rate_of=running.id)
 
     async def gather(self, context: Context, operation_id: str) -> PeerState:
         need_root(context.settings)
@@ -73,7 +88,7 @@ class ReplicateVolume(Request[PeerState]):
             volume = need_primary(txn, self.id)
             recorded = recorded_uids(txn, volume)
         check_id(self.peer, "server name")
-        check_rate(self.rate)
+        check_rate(self.rate or 0)
         replica = await context.servers.replica(self.peer, self.id, volume.uid, wait=False)
         find_root = partial(context.machine.keys.find_root, volume.dataset)
         return PeerState(
@@ -90,13 +105,13 @@ class ReplicateVolume(Request[PeerState]):
         snapshot_id = snapshot_name(volume, self.peer, self._number(view, known, base, inputs))
         if view.txn.get(Snapshot, snapshot_id) is not None:
             return ()
-        return (CreateSnapshot(id=snapshot_id, volume=self.id),)
+        return (CreateSnapshot(id=snapshot_id, volume=self.id, peer=self.peer),)
 
     def plan(self, view: View, inputs: PeerState) -> Plan:
         txn = view.txn
         volume = need_primary(txn, self.id)
         known = replication_of(txn, volume, self.peer).but(
-            created_at=view.now, volume=self.id, peer=self.peer
+            created_at=view.now, volume=self.id, peer=self.peer, rate=0, rate_of=""
         )
         base = self._base(inputs)
         number = self._number(view, known, base, inputs)
@@ -115,7 +130,7 @@ class ReplicateVolume(Request[PeerState]):
             due_at=self.due_at or known.due_at,
             due_of=self.due_of if self.due_at else known.due_of,
         )
-        gone = _former(txn, volume, known, inputs.kept, number, snapshot.uid)
+        gone = _former(txn, volume, self.peer, snapshot.uid)
         send = Sent(
             server=self.peer,
             volume=self.id,
@@ -123,7 +138,8 @@ class ReplicateVolume(Request[PeerState]):
             base_uid=base.uid if base else "",
             base_guid=base.guid if base else "",
             raw=inputs.encrypted,
-            rate=self.rate,
+            rate=self.rate or 0,
+            policy=self.policy,
         )
         new = KeptSnapshot(uid=snapshot.uid, guid=snapshot.guid, created_txg=0)
         bare = [one for one in (base,) if one is not None and not one.bookmarked]
@@ -150,12 +166,6 @@ class ReplicateVolume(Request[PeerState]):
         snapshot = view.txn.get(Snapshot, snapshot_id)
         if snapshot is None:  # a dry run
             return snapshot_of(volume, snapshot_id, "0" * 32, view)
-        if snapshot.volume_uid != volume.uid:
-            raise FailedPrecondition(
-                f"snapshot {snapshot_id} is of another volume: delete it, and replicate again",
-                reason="SNAPSHOT_TAKEN",
-                snapshot=snapshot_id,
-            )
         return snapshot
 
     def _number(
@@ -163,16 +173,18 @@ class ReplicateVolume(Request[PeerState]):
     ) -> int:
         """Return the number of the snapshot that is sent next: the same one until it has arrived.
 
-        A snapshot of this name that the pool has lost, or that is older than the one that the peer
-        has, is passed over: the record may be older than the pool.
+        A snapshot of this name that a caller took is passed over, and so is one that the pool has
+        lost, or that is older than that of the peer: the record may be older than the pool.
         """
         volume = need_primary(view.txn, self.id)
         txgs = {one.uid: one.created_txg for one in inputs.kept}
         least = base.created_txg if base else 0
         for number in count(known.number + 1):
             snapshot = view.txn.get(Snapshot, snapshot_name(volume, self.peer, number))
-            if snapshot is None or snapshot.volume_uid != volume.uid:
+            if snapshot is None:
                 return number
+            if (snapshot.volume_uid, snapshot.peer) != (volume.uid, self.peer):
+                continue
             if not inputs.is_lost(snapshot) and txgs.get(snapshot.uid, least) >= least:
                 return number
         raise AssertionError("there is always a next number")
@@ -226,7 +238,7 @@ class EndReplication(Request[tuple[KeptSnapshot, ...]]):
                 reason="NOT_REPLICATED",
                 volume=self.id,
             )
-        gone = _former(txn, volume, known, inputs, known.number + 1, "")
+        gone = _former(txn, volume, self.peer, "")
         return Plan(
             title=f"end the replication of {self.id} to {self.peer}",
             claims=(
@@ -307,25 +319,10 @@ def _kept_for(known: Replication, kept: Sequence[KeptSnapshot]) -> list[KeptSnap
     return [one for one in kept if known.peer in one.peers or one.uid in recorded]
 
 
-def _former(
-    txn: Transaction,
-    volume: Volume,
-    known: Replication,
-    kept: Sequence[KeptSnapshot],
-    number: int,
-    sent_uid: str,
-) -> list[Snapshot]:
-    """Return the snapshots of a replication up to a number, besides the one that is sent."""
-    held = {one.uid for one in _kept_for(known, kept)}
-    stem = snapshot_name(volume, known.peer, 0)[:-1]
-    return [
-        one
-        for one in recorded_snapshots(txn, volume)
-        if one.uid != sent_uid
-        and (suffix := one.id.removeprefix(stem)) != one.id
-        and suffix.isdecimal()
-        and (one.uid in held or int(suffix) <= number)
-    ]
+def _former(txn: Transaction, volume: Volume, peer: str, sent_uid: str) -> list[Snapshot]:
+    """Return the snapshots that were taken for a peer, besides the one that is sent."""
+    taken = recorded_snapshots(txn, volume)
+    return [one for one in taken if one.peer == peer and one.uid != sent_uid]
 
 
 def _release(volume: Volume, peer: str, kept: Iterable[KeptSnapshot]) -> tuple[Action, ...]:

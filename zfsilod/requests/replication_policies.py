@@ -62,6 +62,7 @@ class UpdateReplicationPolicy(Request[None]):
     bytes_per_second: int = 0
     max_delay_seconds: int = 0
     etag: str = ""
+    select_all: bool = False  # it may lose its last label or name, and select every volume
 
     async def gather(self, context: Context, operation_id: str) -> None:
         if "calendar" in self.mask:
@@ -73,7 +74,8 @@ class UpdateReplicationPolicy(Request[None]):
         policy = policies.need_policy(view.txn, ReplicationPolicy, self.id, self.etag)
         policies.check_mask(self.mask, FIELDS)
         changed = checked(policy.but(**{name: getattr(self, name) for name in self.mask}))
-        return policies.change(view, changed, f"update replication policy {self.id}")
+        title = f"update replication policy {self.id}"
+        return policies.change(view, policy, changed, title, select_all=self.select_all)
 
 
 class DeleteReplicationPolicy(Request[None]):

@@ -10,6 +10,7 @@ order:
     prerequisites   requests that must finish first | also claims the resources and stores the
     plan            the operation                   | operation
     preempts        the actions allowed on an operation that holds a needed claim
+    joined          the record to write when it joins an equal operation, which runs
 
 Each raises the error that the caller gets. A new request is one class in one file; besides it, only
 the front ends that offer it name the class.
@@ -196,6 +197,10 @@ class Request(Record, Generic[Inputs]):
     def preempts(self, owner: Operation) -> tuple[Preemption, ...]:
         """Return the actions allowed on an operation that holds a needed claim, in order."""
         return ()
+
+    def joined(self, view: View, running: Operation) -> Stored | None:
+        """Return the record that it writes when it joins an equal operation, which runs."""
+        return None
 
     def preview(self) -> Request[Inputs]:
         """Return the request whose `gather` changes nothing, for a dry run."""

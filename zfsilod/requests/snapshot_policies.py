@@ -39,7 +39,7 @@ class CreateSnapshotPolicy(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         policies.check_new(view, self.id, "take snapshots of")
         values = {name: getattr(self, name) for name in FIELDS}
-        new = checked(SnapshotPolicy(id=self.id, **values))
+        new = checked(SnapshotPolicy(id=self.id, grid_version=view.now, **values))
         return policies.creation(view, new, FIELDS, f"create policy {self.id}")
 
 
@@ -57,6 +57,7 @@ class UpdateSnapshotPolicy(Request[None]):
     grouped: bool = False
     max_delay_seconds: int = 0
     etag: str = ""
+    select_all: bool = False  # it may lose its last label, and select every volume
 
     async def gather(self, context: Context, operation_id: str) -> None:
         if "calendar" in self.mask:
@@ -65,8 +66,11 @@ class UpdateSnapshotPolicy(Request[None]):
     def plan(self, view: View, inputs: None) -> Plan:
         policy = policies.need_policy(view.txn, SnapshotPolicy, self.id, self.etag)
         policies.check_mask(self.mask, FIELDS)
-        changes = {name: getattr(self, name) for name in self.mask}
-        return policies.change(view, checked(policy.but(**changes)), f"update policy {self.id}")
+        changed = checked(policy.but(**{name: getattr(self, name) for name in self.mask}))
+        if "grid" in self.mask:  # also the same one: of a restored store it is confirmed
+            changed = changed.but(grid_version=max(policy.grid_version + 1, view.now))
+        title = f"update policy {self.id}"
+        return policies.change(view, policy, changed, title, select_all=self.select_all)
 
 
 class DeleteSnapshotPolicy(Request[None]):

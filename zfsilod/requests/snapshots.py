@@ -41,6 +41,7 @@ class CreateSnapshot(Request[None]):
     volume: str
     labels: Pairs = ()
     policy: str = ""  # that takes it
+    peer: str = ""  # that it is taken for
 
     def satisfied(self, view: View) -> tuple[Action, ...] | None:
         txn = view.txn
@@ -54,7 +55,10 @@ class CreateSnapshot(Request[None]):
         volume = need_primary(view.txn, self.volume)
         self._check_new(view.txn, volume)
         snapshot = snapshot_of(volume, self.id, uuid.uuid4().hex, view).but(
-            labels=check_labels(self.labels), **taken_by(view.txn, self.policy)
+            labels=check_labels(self.labels),
+            peer=self.peer,
+            grid_version=_grid_version(view.txn, self.policy),
+            **taken_by(view.txn, self.policy),
         )
         refs = (SnapshotRef(dataset=volume.dataset, uid=volume.uid),)
         marks = check_fit(plans.snapshot_marks([snapshot], view.operation_id), self.id)
@@ -153,9 +157,11 @@ class CreateSnapshotGroup(Request[None]):
                 group=self.id,
             )
         uid, labels = uuid.uuid4().hex, check_labels(self.labels)
-        taker = taken_by(view.txn, self.policy)
+        taker, version = taken_by(view.txn, self.policy), _grid_version(view.txn, self.policy)
         members = [
-            snapshot_of(volume, member_id, uid, view).but(labels=labels, **taker)
+            snapshot_of(volume, member_id, uid, view).but(
+                labels=labels, grid_version=version, **taker
+            )
             for volume, member_id in zip(volumes, self._member_ids(view.txn), strict=True)
         ]
         group = SnapshotGroup(
@@ -270,6 +276,11 @@ def taken_by(txn: Transaction, policy_id: str) -> dict[str, str]:
     """Return the fields of a snapshot, or of a group, that name the policy that takes it."""
     policy = txn.get(SnapshotPolicy, policy_id) if policy_id else None
     return {"policy": policy_id, "policy_uid": policy.uid if policy is not None else ""}
+
+
+def _grid_version(txn: Transaction, policy_id: str) -> int:
+    policy = txn.get(SnapshotPolicy, policy_id) if policy_id else None
+    return policy.grid_version if policy is not None else 0
 
 
 def check_policy(txn: Transaction, pruned_by: str, taken: Snapshot | SnapshotGroup) -> None:

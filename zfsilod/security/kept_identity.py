@@ -104,5 +104,6 @@ MEANING = {
     "host_id": "certificates, servers and target names have the former one",
     "iqn_prefix": "published volumes keep their targets until they are unpublished",
     "initiator_name": "servers admit the former one; register the new one with zfsiloctl join",
-    "host_nqn": "servers admit the former one; register the new one with zfsiloctl join",
+    "host_nqn": "zfsilo has names of its own over NVMe, so its volumes are used as before; servers "
+    "of other makers may admit only the former one",
 }

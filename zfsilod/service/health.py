@@ -156,7 +156,7 @@ class HealthReader:
         try:
             expired = expiry(self.certificate.read_text()) < time.time()
             sentence = "the certificate of this host has expired" if expired else ""
-        except (ZfsiloError, OSError) as error:
+        except (ZfsiloError, OSError, UnicodeDecodeError) as error:
             sentence = f"the certificate of this host cannot be read: {error}"
         command = "zfsiloctl pki renew"
         return [Attention(subject="", sentence=sentence, command=command)] if sentence else []

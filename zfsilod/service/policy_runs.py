@@ -120,8 +120,10 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         """
         self._running[policy_id] += 1
         try:
-            await self.context.write(partial(self._mark_begun, policy_id))
-            return await self._submit_all(policy_id, requests, caller, at_once, deadline_s)
+            uid = await self.context.write(partial(self._mark_begun, policy_id))
+            run, outcome = await self._submit_all(policy_id, requests, caller, at_once, deadline_s)
+            await self.context.write(partial(self._store, outcome, uid))
+            return run
         finally:
             self._running[policy_id] -= 1
 
@@ -132,7 +134,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         caller: Caller,
         at_once: int,
         deadline_s: float,
-    ) -> PolicyRun:
+    ) -> tuple[PolicyRun, R]:
         turn = asyncio.Semaphore(at_once)
         until = time.monotonic() + deadline_s
         ended = await asyncio.gather(
@@ -151,8 +153,7 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
             failures=run.failures[:MAX_FAILURES],
             missed=bool(run.failures and self.context.ownership.holds),
         )
-        await self.context.write(partial(self._store, outcome))
-        return run
+        return run, outcome
 
     async def _submit(
         self, request: Request[Any], caller: Caller, turn: asyncio.Semaphore, until: float
@@ -185,13 +186,18 @@ class PolicyRunner(Generic[P, R], metaclass=ABCMeta):
         states = [one.state for one in operations if one is not None]
         return "FAILED" in states or "NEEDS_REPAIR" in states
 
-    def _mark_begun(self, policy_id: str, txn: Transaction) -> None:
-        if txn.get(self._policy, policy_id) is not None:
-            txn.put(outcome_of(txn, self._outcome, policy_id).but(missed=True))
+    def _mark_begun(self, policy_id: str, txn: Transaction) -> str | None:
+        """Store that a run has begun; return the uid of its policy, None when it was deleted."""
+        policy = txn.get(self._policy, policy_id)
+        if policy is None:
+            return None
+        txn.put(outcome_of(txn, self._outcome, policy_id).but(missed=True))
+        return policy.uid
 
-    def _store(self, new: R, txn: Transaction) -> None:
-        if txn.get(self._policy, new.id) is None:
-            return  # deleted during the run
+    def _store(self, new: R, uid: str | None, txn: Transaction) -> None:
+        policy = txn.get(self._policy, new.id)
+        if policy is None or policy.uid != uid:
+            return  # deleted during the run, and maybe another one was created
         before = outcome_of(txn, self._outcome, new.id)
         succeeded_at = before.succeeded_at if new.failures else new.ran_at
         run = {name: getattr(new, name) for name in ("ran_at", "failures", "missed")}

@@ -5,6 +5,9 @@ that can be trusted: not in the first hour after a start (retention.py). A grid 
 listing of the pool has (grid_lines.py); without the listing nothing is deleted. One that has a
 clone or a hold stays until it has none; one that is being sent is busy, and its deletion is tried
 again.
+
+A store that was restored from a backup may have an older grid than the one under which the newest
+snapshots in the pool were taken. That one deletes nothing until a caller sets the grid again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from zfsilod.service.grid_lines import Moment, candidates, dropped_moments, line
 if TYPE_CHECKING:
     from zfsilod.requests.lost_snapshots import PoolSnapshots
     from zfsilod.service.context import ServiceContext
+    from zfsilod.service.grid_lines import GridLine
     from zfsilod.service.ports import Submitter
     from zfsilod.storage.transaction import Transaction
 
@@ -48,6 +52,7 @@ class Pruner:
         self._due = 0.0  # time.monotonic() of the next pass
         self._retry_at: dict[Moment, float] = {}
         self._failures: dict[Moment, str] = {}  # until it is deleted, or kept
+        self._outdated: dict[str, SnapshotPolicy] = {}  # until their grids are set
 
     @property
     def is_due(self) -> bool:
@@ -75,12 +80,21 @@ class Pruner:
                 self._failures.pop(moment, None)
                 if sentence := await self._delete(moment):
                     self._failures[moment] = f"{moment.id}: {sentence}"
-        await self._context.write(partial(_store_failures, self._failures))
+        failures = [(moment.policy, text) for moment, text in self._failures.items()]
+        failures += [(name, _outdated(policy)) for name, policy in self._outdated.items()]
+        await self._context.write(partial(_store_failures, failures))
 
     def _find_due(self, now: int) -> set[Moment]:
         """Return what may be deleted by the records alone. Most passes end here."""
         with self._context.read() as txn:
-            possible = candidates(lines_of(txn), now)
+            lines = lines_of(txn)
+        present = {line.policy.id: line.policy.grid_version for line in lines}
+        self._outdated = {
+            name: policy
+            for name, policy in self._outdated.items()
+            if present.get(name) == policy.grid_version
+        }
+        possible = candidates(self._current(lines), now)
         self._retry_at = {one: at for one, at in self._retry_at.items() if one in possible}
         self._failures = {one: text for one, text in self._failures.items() if one in possible}
         uptime = time.monotonic()
@@ -88,7 +102,13 @@ class Pruner:
 
     def _dropped(self, now: int, pool: PoolSnapshots) -> list[Moment]:
         with self._context.read() as txn:
-            return dropped_moments(lines_of(txn), now, pool)
+            lines = lines_of(txn)
+        outdated = {one.policy.id: one.policy for one in lines if pool.is_newer_than(one.policy)}
+        self._outdated |= outdated
+        return dropped_moments(self._current(lines), now, pool)
+
+    def _current(self, lines: list[GridLine]) -> list[GridLine]:
+        return [line for line in lines if line.policy.id not in self._outdated]
 
     async def _delete(self, moment: Moment) -> str:
         """Delete a snapshot or group that is not in use; return why it failed, or ""."""
@@ -121,10 +141,18 @@ class Pruner:
         )
 
 
-def _store_failures(failures: dict[Moment, str], txn: Transaction) -> None:
+def _outdated(policy: SnapshotPolicy) -> str:
+    return (
+        f"nothing is deleted: snapshots of {policy.id} were taken under a later grid than the "
+        f"recorded one ({policy.grid}), so the store was restored from a backup; set the grid: "
+        f"zfsiloctl schedule update {policy.id} --keep '{policy.grid}'"
+    )
+
+
+def _store_failures(failures: list[tuple[str, str]], txn: Transaction) -> None:
     """Store the failures of each policy; they end when the deletions succeed."""
     for policy in list(txn.scan(SnapshotPolicy)):
-        own = [text for moment, text in failures.items() if moment.policy == policy.id]
+        own = [text for name, text in failures if name == policy.id]
         sentences = tuple(own[:MAX_FAILURES])
         outcome = outcome_of(txn, PolicyOutcome, policy.id)
         if outcome.prune_failures != sentences:

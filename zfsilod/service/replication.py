@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zfsilod.engine.frames import DONE, FAILED, HEAD, error_in
@@ -31,6 +32,7 @@ from zfsilod.model.replica import SendJob
 from zfsilod.model.ulid import new_ulid
 from zfsilod.requests.clones import volume_of
 from zfsilod.requests.volumes import need_primary
+from zfsilod.service.stream_rates import RateTeller, StreamRates
 
 if TYPE_CHECKING:
     from zfsilod.engine.steps.replica import Sent
@@ -100,6 +102,7 @@ class Replicator:
         self._streams = streams
         self.transfers: dict[str, Transfer] = {}  # by operation
         self._sends: set[asyncio.Task[Any]] = set()
+        self._rates = StreamRates()
         self._is_closed = False
 
     async def close(self) -> None:
@@ -120,7 +123,8 @@ class Replicator:
             raise cancelled()
         self._sends.add(task)
         task.add_done_callback(self._sends.discard)
-        await self._send(step, operation)
+        with self._rates.counted(step):
+            await self._send(step, operation)
 
     async def _send(self, step: Sent, operation: Operation) -> None:
         attempts = _Attempts()
@@ -189,7 +193,8 @@ class Replicator:
         tasks: list[asyncio.Task[None]] = []
         try:
             with ends[1], dialer_end:
-                self._instruct(step, control, ends[1], body)
+                teller = RateTeller(partial(self._rate, step, operation, job), control)
+                self._instruct(step, control, ends[1], body, teller.told)
                 await self._launcher.start_dialer(ticket, dialer_end.fileno(), step.fact())
             await self._launcher.start_sender(ticket, job.words, operation.title)
             began = time.monotonic()
@@ -198,7 +203,7 @@ class Replicator:
                 loop.create_task(self._follow_dialer(step.server, operation.id, control, began)),
                 loop.create_task(self._follow_sender(operation.id, sender)),
             ]
-            await self._until_ended(operation, tasks)
+            await self._until_ended(operation, tasks, teller)
         finally:
             for task in tasks:
                 task.cancel()
@@ -212,7 +217,7 @@ class Replicator:
             await self._launcher.stop_stream(ticket)
 
     def _instruct(
-        self, step: Sent, control: socket.socket, stream: socket.socket, body: str
+        self, step: Sent, control: socket.socket, stream: socket.socket, body: str, rate: int
     ) -> None:
         """Tell the process with the connection where to, with what, and hand it the stream."""
         access: packets.Packet = {**self._context.servers.access(step.server)}
@@ -220,7 +225,7 @@ class Replicator:
         opening = access | {
             "path": f"/v1/volumes/{step.volume}:receive",
             "body": body,
-            "rate": step.rate,
+            "rate": rate,
         }
         try:
             packets.send(control, opening, secrets)
@@ -228,12 +233,19 @@ class Replicator:
             os.close(secrets)
         packets.send(control, {"tell": "stream"}, stream.fileno())
 
-    async def _until_ended(self, operation: Operation, tasks: list[asyncio.Task[None]]) -> None:
+    def _rate(self, step: Sent, operation: Operation, job: SendJob) -> int:
+        with self._context.read() as txn:
+            return self._rates.rate(txn, step, operation, job.volume_uid)
+
+    async def _until_ended(
+        self, operation: Operation, tasks: list[asyncio.Task[None]], teller: RateTeller
+    ) -> None:
         """Wait for both processes. The connection's error tells more than the one of `zfs send`."""
         dialer, sender = tasks
         while not dialer.done():
             await asyncio.wait({dialer}, timeout=LOOK_S)
             self._check_wanted(operation)
+            teller.keep()
             if sender.done() and sender.exception() is not None and not dialer.done():
                 await asyncio.wait({dialer}, timeout=LOOK_S)
                 break
@@ -247,6 +259,7 @@ class Replicator:
         loop = asyncio.get_running_loop()
         while True:
             raw = await loop.sock_recv(control, packets.PACKET_BYTES)
+            await asyncio.sleep(0)  # sock_recv does not wait for what is there: others have a turn
             if not raw:
                 raise _cut("the connection to the peer: its process stopped")
             try:

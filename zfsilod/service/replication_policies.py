@@ -55,10 +55,10 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
 
     async def repeat(self, policy_id: str) -> None:
         """Start a run again, unless it runs, and do not wait for it. Raises NotFound."""
-        if policy_id in self._runs:
-            return
         with self.context.read() as txn:
             policy = need_policy(txn, ReplicationPolicy, policy_id)
+        if _key(policy) in self._runs:
+            return
         log.info("the run of replication policy %s begins again", policy_id)
         self._start(policy, DAEMON)
 
@@ -79,15 +79,17 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
         """Return the requests of a run; one of a named volume that does not exist fails."""
         labels = volume_labels(txn)
         chosen = [*selected(policy, labels), *missing(txn, policy)]
-        request = ReplicateVolume(id="", peer=policy.peer, rate=policy.bytes_per_second)
+        rate = policy.bytes_per_second
+        request = ReplicateVolume(id="", peer=policy.peer, rate=rate, policy=policy.id)
         return [request.but(id=volume) for volume in chosen]
 
     def _start(self, policy: ReplicationPolicy, caller: Caller) -> asyncio.Task[PolicyRun]:
-        if policy.id not in self._runs:
+        key = _key(policy)
+        if key not in self._runs:
             task = asyncio.get_running_loop().create_task(self._run(policy, caller))
-            self._runs[policy.id] = task
-            task.add_done_callback(partial(self._ended, policy.id))
-        return self._runs[policy.id]
+            self._runs[key] = task
+            task.add_done_callback(partial(self._ended, policy))
+        return self._runs[key]
 
     async def _run(self, policy: ReplicationPolicy, caller: Caller) -> PolicyRun:
         due = await self._due(policy)
@@ -113,12 +115,17 @@ class ReplicationRunner(PolicyRunner[ReplicationPolicy, ReplicationOutcome]):
             return 0
         return due + policy.max_delay_seconds if due else 0
 
-    def _ended(self, policy_id: str, task: asyncio.Task[PolicyRun]) -> None:
+    def _ended(self, policy: ReplicationPolicy, task: asyncio.Task[PolicyRun]) -> None:
         """Forget a run. Its error is logged: maybe there is no caller that waits."""
-        del self._runs[policy_id]
+        del self._runs[_key(policy)]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ZfsiloError):
-            log.warning("replication policy %s was not run: %s", policy_id, error.message)
+            log.warning("replication policy %s was not run: %s", policy.id, error.message)
+
+
+def _key(policy: ReplicationPolicy) -> str:
+    """Return the key of a run: a policy that is created again under a name is another one."""
+    return f"{policy.id}/{policy.uid}"
 
 
 def missing(txn: Transaction, policy: ReplicationPolicy) -> list[str]:

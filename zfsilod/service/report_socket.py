@@ -55,14 +55,15 @@ class ReportSocket:
             if self._workers <= AT_ONCE and peer.uid == os.geteuid():
                 async with asyncio.timeout(ID_DEADLINE_S):
                     name = await reader.readexactly(ID_BYTES)
-                await self._executor.spawn(self._report(name.decode("ascii", "replace")))
+                await self._executor.spawn(self.perform(name.decode("ascii", "replace")))
         except (OSError, EOFError, TimeoutError) as error:
             log.debug("a worker did not ask: %s", error)
         finally:
             self._workers -= 1
             writer.close()
 
-    async def _report(self, operation_id: str) -> None:
+    async def perform(self, operation_id: str) -> None:
+        """Perform the remote step of an operation, unless it was cancelled or ended meanwhile."""
         try:
             await self._executor.report_for_worker(operation_id)
         except Busy:

@@ -195,10 +195,9 @@ class Service:
             if isinstance(stored, Operation):
                 if stored.id == submission.operation_id:
                     return stored
-                caller = submission.caller
-                if (stored.fingerprint, stored.rights) == (request.fingerprint(), caller.rights):
+                if _is_equal(request, submission.caller, stored):
                     return stored
-                await self._preempt(request, stored, caller)
+                await self._preempt(request, stored, submission.caller)
                 await self._wait_for_claim(stored, submission.until)
             elif isinstance(stored, PortGate):
                 await stored.wait(submission.until - time.monotonic())
@@ -234,13 +233,13 @@ class Service:
         if inputs is not None:
             for operation in txn.changed_after(revision):
                 if not set(plan.claims).isdisjoint(operation.claims):
-                    return operation
+                    return _joined(txn, request, view, operation)
         for claim in plan.claims:
             owner = txn.claimant(claim)
             if owner:
                 holder = txn.get(Operation, owner)
                 assert holder is not None, f"operation {owner} has a claim and no record"
-                return holder
+                return _joined(txn, request, view, holder)
         if not request.descends:
             self.context.store.check_head_room(local=submission.caller.local)
         for name, chap in plan.secrets.items():
@@ -540,6 +539,20 @@ class Service:
         await self.executor.close()
         await self.health.close()
         self.context.close()
+
+
+def _is_equal(request: Request[Any], caller: Caller, operation: Operation) -> bool:
+    """Tell whether a request joins an operation."""
+    return (operation.fingerprint, operation.rights) == (request.fingerprint(), caller.rights)
+
+
+def _joined(txn: Transaction, request: Request[Any], view: View, operation: Operation) -> Operation:
+    """Return the operation that is in the way of a request, which may join it."""
+    if not operation.ended and _is_equal(request, view.caller, operation):
+        record = request.joined(view, operation)
+        if record is not None:
+            txn.put(record)
+    return operation
 
 
 def _stuck(operation: Operation | None, operation_id: str) -> Operation:

@@ -24,9 +24,12 @@ def exists(path: AnyPath) -> bool:
     return True
 
 
-def read_text(path: AnyPath) -> str:
-    """Return the content of a file."""
-    with open(path, encoding="utf-8") as file:
+def read_text(path: AnyPath, *, errors: str = "strict") -> str:
+    """Return the content of a file.
+
+    `errors`: of codecs.open(); "replace" for a file of the host, which may have any encoding.
+    """
+    with open(path, encoding="utf-8", errors=errors) as file:
         return file.read()
 
 

@@ -42,7 +42,8 @@ from zfsilod.service.pool_scan import ZvolToAdopt
 if TYPE_CHECKING:
     from zfsilod.requests.request import Request
 
-NOT_IN_MASK = ("id", "etag", "limit_bytes")  # fields that an update mask never contains
+# Fields that an update mask never contains.
+NOT_IN_MASK = ("id", "etag", "limit_bytes", "select_all")
 
 
 class Mutation(NamedTuple):
@@ -115,7 +116,7 @@ MUTATIONS = {
     f"{SNAPSHOT_POLICY}.Update": Mutation(
         UpdateSnapshotPolicy,
         ("id",),
-        ("calendar", "grid", "selector", "grouped", "max_delay_seconds", "etag"),
+        ("calendar", "grid", "selector", "grouped", "max_delay_seconds", "select_all", "etag"),
     ),
     f"{SNAPSHOT_POLICY}.Delete": Mutation(DeleteSnapshotPolicy, ("id",), ("etag",)),
     f"{MANAGER}.CreateReplicationPolicy": Mutation(
@@ -133,6 +134,7 @@ MUTATIONS = {
             "volumes",
             "bytes_per_second",
             "max_delay_seconds",
+            "select_all",
             "etag",
         ),
     ),

@@ -63,6 +63,7 @@ OPTIONS = {
     "readonly": Option("b"),
     "record_only": Option("b"),
     "restore": Option("s", get_args(Restore)),
+    "select_all": Option("b"),
     "selector": Option("a{ss}"),
     "since": Option("t"),
     "source_snapshot": Option("s"),

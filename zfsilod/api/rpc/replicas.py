@@ -43,7 +43,7 @@ class ReplicaMethods:
         request = ReplicateVolume(
             id=convert.volume_id(message.name),
             peer=check_id(message.peer, "server name"),
-            rate=message.bytes_per_second,
+            rate=message.bytes_per_second if message.HasField("bytes_per_second") else None,
         )
         return await change_volume(call, request, request.id, validate_only=message.validate_only)
 

@@ -75,6 +75,7 @@ class ReplicationPolicyMethods:
             id=convert.replication_policy_id(message.policy.name),
             mask=tuple(message.update_mask.paths),
             etag=message.etag,
+            select_all=message.select_all,
             **_values(message.policy),
         )
         return await _change(call, request, request.id, validate_only=message.validate_only)

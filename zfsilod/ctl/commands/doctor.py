@@ -24,15 +24,16 @@ from zfsilod.ctl.tlshd import missing_for_tls
 from zfsilod.ctl.tool_settings import wrong_settings
 from zfsilod.host.clock import kernel_is_synchronised
 from zfsilod.host.kernel_modules import has_module
+from zfsilod.host.portals import canonical, has_address
 from zfsilod.host.run import CLIENT_TOOLS, SERVER_TOOLS, Runner, missing_tools
 from zfsilod.model.errors import ZfsiloError
-from zfsilod.model.names import initiator_name, parse_initiator_name, split_address
+from zfsilod.model.names import initiator_name, parse_host_nqn, parse_initiator_name, split_address
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterator
 
-    from zfsilod.config import Config
+    from zfsilod.config import ServerConfig
     from zfsilod.security.join_file import Access
 
 SERVER_MODULES = ("zfs", "target_core_mod", "target_core_iblock", "iscsi_target_mod")
@@ -41,8 +42,9 @@ MULTIPATHD = "run/multipathd.pid"
 NATIVE_MULTIPATH = "sys/module/nvme_core/parameters/multipath"
 SERVER_NVME, CLIENT_NVME = "nvmet_tcp", "nvme_tcp"
 SEALED_KEY = "etc/credstore.encrypted/zfsilo.key"
-# They restore targets of their own at boot.
-CONFLICTING_UNITS = ("rtslib-fb-targetctl.service", "target.service")
+# They restore targets of their own at boot, and first remove all others.
+CONFLICTING_UNITS = ("nvmet.service", "rtslib-fb-targetctl.service", "target.service")
+HOST_NQN = "etc/nvme/hostnqn"
 INITIATOR_NAME = "etc/iscsi/initiatorname.iscsi"
 ISCSID = "@ISCSIADM_ABSTRACT_NAMESPACE"
 LISTENING = "0A"  # TCP_LISTEN
@@ -116,7 +118,9 @@ def _examine(args: Namespace) -> Iterator[Prerequisite]:
     if not paths.simulation():
         files = HostFiles()
         if settings.server.root:
-            yield from chain(server(files), pool_checks(settings.server.root), _portals(settings))
+            yield from chain(
+                server(files), pool_checks(settings.server.root), portals(settings.server)
+            )
             yield port(files)
             yield store_key(files)
         if not settings.server.root or known_servers():
@@ -311,20 +315,15 @@ def _lacks_features(run: Runner, pool: str) -> bool:
     )
 
 
-def _portals(settings: Config) -> Iterator[Prerequisite]:
+def portals(server: ServerConfig) -> Iterator[Prerequisite]:
     """Check that the addresses of the portals are addresses of this host."""
-    for portal in (*settings.server.portals, *settings.server.nvme_portals):
-        address = portal.rpartition(":")[0].strip("[]")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.bind((address, 0))
-        except OSError:
+    for portal in canonical((*server.portals, *server.nvme_portals)):
+        if has_address(portal):
+            yield Prerequisite(f"portal {portal}")
+        else:
             yield Prerequisite(
                 f"portal {portal}", "this host does not have the address", "ip -brief address"
             )
-        else:
-            yield Prerequisite(f"portal {portal}")
 
 
 def _identity() -> Iterator[Prerequisite]:
@@ -333,7 +332,7 @@ def _identity() -> Iterator[Prerequisite]:
 
     files = HostFiles()
     name = "" if paths.simulation() else parse_initiator_name(files.text(INITIATOR_NAME))
-    nqn = "" if paths.simulation() else files.text("etc/nvme/hostnqn").strip()
+    nqn = "" if paths.simulation() else parse_host_nqn(files.text(HOST_NQN))
     changes = config.identity_changes(paths.etc(), paths.state(), name, nqn)
     if paths.simulation():
         changes = [change for change in changes if change.name in ("host_id", "iqn_prefix")]

@@ -13,7 +13,6 @@ from zfsilod.ctl.parse import (
     assignments,
     bare,
     changed_labels,
-    check_selects,
     is_removal,
     resource,
 )
@@ -42,7 +41,9 @@ def replicate(args: Namespace) -> None:
             request = pb.EndReplicationRequest(name=name, peer=args.to)
             change(args, server, "EndReplication", request)
             return
-        request = pb.ReplicateVolumeRequest(name=name, peer=args.to, bytes_per_second=args.rate)
+        request = pb.ReplicateVolumeRequest(name=name, peer=args.to)
+        if args.rate is not None:
+            request.bytes_per_second = args.rate
         change(args, server, "ReplicateVolume", request)
 
 
@@ -61,7 +62,7 @@ def create(args: Namespace) -> None:
     changed = pb.ReplicationPolicy()
     changed.CopyFrom(policy)
     changed.name = resource(name, POLICIES)
-    updated = pb.UpdateReplicationPolicyRequest(policy=changed, update_mask=FIELDS)
+    updated = pb.UpdateReplicationPolicyRequest(policy=changed, update_mask=FIELDS, select_all=True)
     with dial(args) as server:
         changes.create(
             args,
@@ -144,8 +145,6 @@ def update(args: Namespace) -> None:
             request.etag = args.etag or current.etag
             labels = changed_labels(dict(current.selector), args.label)
             volumes = _changed_volumes(current.volumes, args.volume)
-            selected = bool(current.selector or current.volumes)
-            check_selects("replication", current.id, selected, bool(labels or volumes))
         if args.label:
             request.policy.selector.update(labels)
             request.update_mask.append("selector")

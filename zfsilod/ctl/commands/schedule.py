@@ -9,7 +9,7 @@ from zfsilod.ctl.client import dial
 from zfsilod.ctl.output.messages import as_json, show_all
 from zfsilod.ctl.output.table import show_block, show_table
 from zfsilod.ctl.output.volume import commas, pairs
-from zfsilod.ctl.parse import assignments, bare, changed_labels, check_selects, resource
+from zfsilod.ctl.parse import assignments, bare, changed_labels, resource
 from zfsilod.ctl.times import age, when
 from zfsilod.model.errors import InvalidArgument
 from zfsilod.model.lean import TYPE_CHECKING
@@ -38,7 +38,7 @@ def create(args: Namespace) -> None:
     changed = pb.SnapshotPolicy()
     changed.CopyFrom(policy)
     changed.name = resource(name, "snapshotPolicies")
-    updated = pb.UpdateSnapshotPolicyRequest(policy=changed, update_mask=FIELDS)
+    updated = pb.UpdateSnapshotPolicyRequest(policy=changed, update_mask=FIELDS, select_all=True)
     with dial(args) as server:
         changes.create(
             args,
@@ -114,7 +114,6 @@ def update(args: Namespace) -> None:
         if args.label:  # replaced as a whole; the etag detects a change since they were read
             current = _get(server, args.name)
             labels = changed_labels(dict(current.selector), args.label)
-            check_selects("schedule", current.id, bool(current.selector), bool(labels))
             request.policy.selector.update(labels)
             request.etag = args.etag or current.etag
             request.update_mask.append("selector")

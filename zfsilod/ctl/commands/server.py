@@ -140,7 +140,7 @@ def own_iqn() -> str:
         return name
     path = paths.initiator()
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError as error:
         if isinstance(error, FileNotFoundError) and has_module("nvme_tcp"):
             return ""

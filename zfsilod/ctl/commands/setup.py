@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TOOL_S = 60.0
 UNIT_S = 240.0  # zfsilod.service may take 90 s to stop, and 120 s to start
-PORTAL_PORT, NVME_PORT = 3260, 4420
+PORTAL_PORT, NVME_PORT, NVME_TLS_PORT = 3260, 4420, 4421
 SERVER_UNITS = ("zfsilod.socket", "zfsilod-tcp.socket", "zfsilod.service", "zfsilo-renew.timer")
 CLIENT_UNITS = ("zfsilod.socket", "zfsilod.service", "zfsilo-renew.timer")
 
@@ -110,6 +110,13 @@ def make_plan(args: Namespace, run: Runner) -> SetupPlan:
     if wrong is not None:
         raise InvalidArgument(f"invalid portal address {wrong[:80]!r}", reason="BAD_PORTAL")
     portals = tuple(dict.fromkeys(map(check_portal, portals)))
+    for portal in portals:
+        if portal_parts(portal)[1] in (NVME_PORT, NVME_TLS_PORT):
+            raise InvalidArgument(
+                f"{portal} is for targets over iscsi, and its port is one of those over nvme: use "
+                "another port",
+                reason="BAD_PORTAL",
+            )
     main, beside = paths.etc() / "zfsilod.toml", paths.etc() / "zfsilod.toml.d/setup.toml"
     file: Path | None = beside if main.exists() else main  # an existing file is never overwritten
     if settings.server.root and portals in ((), settings.settings.export.portals):

@@ -335,6 +335,8 @@ def snapshot_marks(members: Sequence[Snapshot], operation: str, group: str = "")
         "labels": json.dumps(dict(first.labels)) if first.labels else "",
         "policy": first.policy,
         "policy_uid": first.policy_uid,
+        "grid_version": str(first.grid_version or ""),
+        "peer": first.peer,
     }
     return pairs({f"zfsilo:{name}": value for name, value in values.items() if value})
 
@@ -357,8 +359,8 @@ def _closed_steps(volume: Volume, export: Export) -> list[Step]:
     return [*steps.export(volume, target, export), *steps.listening(target, export)]
 
 
-def _forgotten(volume: Volume, export: Export, initiator: str = "") -> tuple[Action, ...]:
-    """Return the removal of what the end of an initiator's access leaves on disk; "": of all."""
+def forgotten(volume: Volume, export: Export, initiator: str = "") -> tuple[Action, ...]:
+    """Return the removal of what the end of an initiator's access left on disk; "": of all."""
     return up(steps_of(target_name(export.prefix, volume)).forgotten(volume, initiator))
 
 
@@ -381,15 +383,12 @@ def grant(
 def publish(
     volume: Volume, publication: Publication, export: Export, others: Sequence[Publication]
 ) -> tuple[Action, ...]:
-    """Return the path up to PUBLISHED, and the access of one more client."""
-    return up(
-        [
-            *key_loaded(volume),
-            *_closed_steps(volume, export),
-            *grant(volume, publication, export, others),
-            *_opening_steps(volume, export, [publication]),
-        ]
-    )
+    """Return the path up to PUBLISHED, with the access of one more client.
+
+    After a boot the others may not have their access yet: they get it before the target listens,
+    or a client would come in before a reservation of another one is in force.
+    """
+    return up([*key_loaded(volume), *published(volume, [*others, publication], export)])
 
 
 def published(volume: Volume, publications: Sequence[Publication], export: Export) -> list[Step]:
@@ -415,7 +414,8 @@ def unpublish(
 ) -> tuple[Action, ...]:
     """Return the end of a client's access, and of the export if it was the last client.
 
-    `shared`: a target of another program has the backstore too, so that it cannot be removed.
+    `shared`: a target of another program has the backstore too, so that it cannot be removed, and
+    may have reservations of its own.
     """
     opening = _opening_steps(volume, export, [publication])
     first, *rest = _revoke(volume, publication, export, others, fence=fence)
@@ -425,9 +425,10 @@ def unpublish(
             for step in opening
             if isinstance(step, Portals)
         ]
-        return (first, *rest, *up(again), *_forgotten(volume, export, publication.initiator))
+        return (first, *rest, *up(again), *forgotten(volume, export, publication.initiator))
     unused = _closed_steps(volume, export)[1 if shared else 0 :]
-    return (first, *down(opening), *rest, *down(unused), *_forgotten(volume, export))
+    last = forgotten(volume, export, publication.initiator if shared else "")
+    return (first, *down(opening), *rest, *down(unused), *last)
 
 
 def revoke(
@@ -435,7 +436,7 @@ def revoke(
 ) -> tuple[Action, ...]:
     """Return the end of a client's access before it gets another one."""
     ended = _revoke(volume, publication, export, others)
-    return (*ended, *_forgotten(volume, export, publication.initiator))
+    return (*ended, *forgotten(volume, export, publication.initiator))
 
 
 def _revoke(
@@ -577,7 +578,7 @@ def _unexported(volume: Volume, export: Export) -> tuple[Action, ...]:
     guards = up([NoUnknownAcls(target=named.target) for named in absent])
     exports = (down(export_steps(named, export)) for named in absent)
     gone = (action for actions in exports for action in actions)
-    return (*guards, *gone, *_forgotten(volume, export))
+    return (*guards, *gone, *forgotten(volume, export))
 
 
 # Replicas

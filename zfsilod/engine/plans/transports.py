@@ -41,8 +41,8 @@ class TransportSteps(NamedTuple):
     export: Callable[[Volume, str, Export], list[Step]]
     """A target that admits no client; of a volume, with the name of its target."""
     listening: Callable[[str, Export], list[Step]]
-    """What lets the target answer. With reservations to restore it follows the access of clients:
-    one that does not hold a reservation must not come before it is in force."""
+    """What lets the target answer. It follows the access of all clients: one that does not hold a
+    reservation must not come before that of another client is in force."""
     opening: Callable[[str, Export, Sequence[Publication]], list[Step]]
     """What follows the access of the clients: a client must not find a target that refuses it.
 

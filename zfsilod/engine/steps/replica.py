@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.engine.step import KEPT, HostStep
+from zfsilod.engine.steps.zfs import discard_half_made
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.records import RemoteStep, Resources
 
@@ -63,7 +64,8 @@ class Sent(RemoteStep, tag="Sent"):
     base_uid: str
     base_guid: str
     raw: bool
-    rate: int  # bytes a second; 0: no limit
+    rate: int  # bytes a second; 0: no limit. It may change while the stream runs: stream_rates.py
+    policy: str = ""  # whose rate counts
 
     def fact(self) -> str:
         return f"{self.server} has snapshot {self.snapshot} of {self.volume}"
@@ -125,6 +127,7 @@ class ReceivedSnapshot(HostStep, tag="ReceivedSnapshot", part="POOL"):
         )
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
+        discard_half_made(host, self.dataset, self.uid, self.operation, ())
         if not host.replicas.find(self.dataset, uid=self.uid).exists:
             return {}
         return {KEPT: f"what {self.dataset} has is kept: the next replication goes on there"}

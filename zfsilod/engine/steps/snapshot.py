@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zfsilod.engine.step import KEPT, Guard, HostStep
+from zfsilod.engine.steps.zfs import discard_half_made
 from zfsilod.model.errors import Busy, show
 from zfsilod.model.lean import TYPE_CHECKING
 from zfsilod.model.marks import OPERATION
@@ -144,6 +145,9 @@ class Clone(HostStep, tag="Clone", part="POOL"):
         )
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
+        origin = f"{self.snapshot_ref.dataset}@zfsilo-{self.snapshot_uid}"
+        operation = dict(self.marks).get(OPERATION, "")
+        discard_half_made(host, self.dataset, self.uid, operation, (("origin", origin),))
         if host.zfs.has_zvol(self.dataset, uid=self.uid, guid=""):
             kept = host.zfs.why_keep(self.dataset, self.marks)
             if kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zfsilod.engine.step import KEPT, Guard, HostStep, OneWay
 from zfsilod.model.errors import Conflict, FailedPrecondition
 from zfsilod.model.lean import TYPE_CHECKING
-from zfsilod.model.marks import EPOCH, REVERTED, SEALED_KEY, epoch_fact, epoch_mark
+from zfsilod.model.marks import EPOCH, OPERATION, REVERTED, SEALED_KEY, epoch_fact, epoch_mark
 from zfsilod.model.records import Resources, disk_key_name
 from zfsilod.model.sizes import show_round
 
@@ -50,6 +50,9 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
         host.zfs.destroy_zvol(self.dataset, uid=self.uid, guid=self.guid)
 
     def revert(self, host: HostAdapters) -> dict[str, str]:
+        planned = (("volsize", str(self.size_bytes)), ("volblocksize", str(self.volblocksize)))
+        operation = dict(self.marks).get(OPERATION, "")
+        discard_half_made(host, self.dataset, self.uid, operation, planned)
         kept = self.probe(host) and host.zfs.why_keep(self.dataset, self.marks)
         if kept:
             return {KEPT: kept}
@@ -79,6 +82,18 @@ class Zvol(HostStep, tag="Zvol", part="POOL"):
     def resources(self) -> Resources:
         secrets = (disk_key_name(self.uid, 0),) if self.encrypted else ()
         return Resources(datasets=(self.dataset,), volumes=(self.uid,), secrets=secrets)
+
+
+def discard_half_made(
+    host: HostAdapters, dataset: str, uid: str, operation: str, planned: Pairs
+) -> None:
+    """Destroy the zvol that a power cut left without its marks; any other stays as it is."""
+    try:
+        host.zfs.has_zvol(dataset, uid=uid, guid="")
+    except Conflict as error:
+        if error.reason != "NOT_OURS" or not operation:
+            raise
+        host.zfs.destroy_half_made(dataset, operation, planned)
 
 
 class ZvolSize(OneWay, tag="ZvolSize", part="POOL"):

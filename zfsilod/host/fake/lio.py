@@ -37,7 +37,10 @@ class FakeLio(FakeTargets):
 
     def has_reservations(self, serial: str, initiator: str = "") -> bool:
         saved = self.facts.get(f"aptpl:{serial}")
-        return saved is not None and (not initiator or initiator in saved)
+        if initiator:
+            return saved is not None and initiator in saved
+        backstores = self.facts.of_kind("backstore").values()
+        return saved is not None and serial not in [one["serial"] for one in backstores]
 
     def forget_reservations(self, serial: str, initiator: str = "") -> None:
         if self.has_reservations(serial, initiator):

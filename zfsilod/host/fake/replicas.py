@@ -1,8 +1,9 @@
 """Replicas of the simulated host, and their streams.
 
 A stream has the header of a real one, then a line of JSON for each block of the snapshot, or of the
-difference, and a last line. What came of a stream that is cut off is the part `receiving` of the
-fact `zvol:DATASET`; its token tells how many lines that is.
+difference, and a last line. A raw one has the key of the zvol as it is when the stream begins,
+sealed as it is: the replica has that key when the snapshot is whole. What came of a stream that is
+cut off is the part `receiving` of the fact `zvol:DATASET`; its token tells how many lines that is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from zfsilod.model.replica import SendJob
 
 READ_BYTES = 65536
-END = {"end": True}
 
 
 class FakeReplicas:
@@ -135,7 +135,8 @@ class FakeReplicas:
             "content": snapshot_set["of"][job.volume_uid],
         }
         numbers = dict.fromkeys(number for number, _text in changed)
-        lines = [first, *({"block": n, "text": blocks.get(n)} for n in numbers), END]
+        end = {"end": True} | ({"wrapped": zvol["wrapped"]} if job.raw else {})
+        lines = [first, *({"block": n, "text": blocks.get(n)} for n in numbers), end]
         skip = _parsed(job.token).get("lines", 0)
         return [record_json.dumps(line) + b"\n" for line in lines[skip:]]
 
@@ -190,7 +191,7 @@ class FakeReplicas:
             lines = [*known.get("lines", [])]
             for line in _read(stream):
                 lines.append(line)
-                if line == END:
+                if "end" in line:
                     break
                 receiving = {"to": guid, "from": base_guid, "lines": lines}
                 self._facts.effect(f"zvol:{dataset}", zvol | {"receiving": receiving})
@@ -210,7 +211,7 @@ class FakeReplicas:
     def _complete(
         self, dataset: str, zvol: Any, lines: list[Any], snapshot_uid: str, guid: str
     ) -> None:
-        first, *blocks, _end = lines
+        first, *blocks, end = lines
         uid = zvol["uid"]
         present = dict(self._facts.get(f"replica-blocks:{uid}") or {})
         for line in blocks:
@@ -222,6 +223,8 @@ class FakeReplicas:
             "properties": zvol["properties"] | {"volblocksize": first["volblocksize"]},
             "replica_sets": zvol["replica_sets"] | {snapshot_uid: guid},
         }
+        if "wrapped" in end:
+            whole |= {"root": zvol["guid"], "wrapped": end["wrapped"]}
         self._facts.effect(
             f"zvol:{dataset}",
             whole,

@@ -102,6 +102,14 @@ class FakeZfs:
         if left and left != self.facts.get(name):
             self.facts.effect(name, left)
 
+    def is_half_made(self, dataset: str, operation: str, planned: Pairs) -> bool:
+        zvol = self.facts.get(f"zvol:{dataset}")
+        return zvol is not None and zvol.get("half_made") == [operation, dict(planned)]
+
+    def destroy_half_made(self, dataset: str, operation: str, planned: Pairs) -> None:
+        if self.is_half_made(dataset, operation, planned):
+            self.facts.effect(f"zvol:{dataset}", None)
+
     def users(self, dataset: str) -> list[str]:
         return [*self._exports(dataset), *self.facts.users(dataset, "process")]
 
