@@ -91,7 +91,7 @@ kubernetes-lab: stubs
 	$(PYTHON) tests/setup kubelet
 	$(PYTEST) -sv tests/kubernetes/lab
 
-## make kubernetes-bench    pods a minute, beside a driver that does nothing; many calls, memory
+## make kubernetes-bench    pods a minute, beside a driver that does nothing; many calls at once
 kubernetes-bench: stubs
 	$(PYTHON) tests/setup kubernetes
 	$(RUN) -m tests.kubernetes.bench

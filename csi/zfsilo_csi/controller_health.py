@@ -58,7 +58,7 @@ class HealthController:
         start = pagination.read_token(request.starting_token, self._backends.names)
         volumes, after = await pagination.collect(self._backends, start, request.max_entries, page)
         return csi.ControllerListVolumeHealthResponse(
-            entries=[health for _backend, health in volumes],
+            entries=volumes,
             next_token=pagination.write_token(after),
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from csi.v1 import csi_pb2 as csi
 
 from zfsilo_csi.backends import ZONE_KEY
+from zfsilo_csi.health import MAX_MESSAGE_BYTES, cut
 from zfsilo_csi.ids import host_of
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from zfsilo_csi.backends import Backend
 
 HEALTHY = "volume is healthy"
-MAX_MESSAGE = 1024
 
 
 def csi_volume(
@@ -48,7 +48,7 @@ def published_nodes(volume: volume_pb2.Volume) -> list[str]:
 
 def condition(problems: list[str]) -> csi.VolumeCondition:
     """Return a volume condition: abnormal if there are problems."""
-    message = "; ".join(problems)[:MAX_MESSAGE]
+    message = cut("; ".join(problems), MAX_MESSAGE_BYTES)
     return csi.VolumeCondition(abnormal=bool(problems), message=message or HEALTHY)
 
 

@@ -13,12 +13,18 @@ from zfsilo_csi.errors import Code, CsiError, invalid, nonsense
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from google.protobuf.message import Message
+
     from zfsilo_csi.backends import Backend, Backends
 
-T = TypeVar("T")
-BackendPage = Awaitable[tuple[list[T], str]]  # items of one backend, and its next page token
-MAX_PAGE = 1000
-MAX_ITEMS = 2000  # of one page of the plugin: clients of gRPC accept 4 MiB
+T = TypeVar("T", bound="Message")
+# Items of one backend, as messages of CSI so that a list is in memory once, and its next token.
+BackendPage = Awaitable[tuple[list[T], str]]
+MAX_PAGE = 1000  # of a backend
+MAX_ITEMS = 2000  # of one page of the plugin
+# Clients of gRPC accept 4 MiB. A page of the plugin ends with the page of a backend that takes it
+# over MAX_BYTES, so those have few items: one with many zones or nodes has some KiB.
+MAX_BYTES, PART = 2 << 20, 200
 
 
 class Position(NamedTuple):
@@ -53,8 +59,10 @@ async def collect(
     start: Position,
     limit: int,
     page: Callable[[Backend, str, int], BackendPage[T]],
-) -> tuple[list[tuple[Backend, T]], Position | None]:
+) -> tuple[list[T], Position | None]:
     """Return up to `limit` items (0: MAX_ITEMS) from a position on, and the position behind them.
+
+    The list ends earlier at MAX_BYTES.
 
     An error of one backend is an error of the whole list, because an orchestrator would take the
     items that a partial list lacks for deleted.
@@ -62,15 +70,17 @@ async def collect(
     if limit < 0:
         raise invalid(f"max_entries is {limit}; use 0 (no limit) or more")
     limit = min(limit or MAX_ITEMS, MAX_ITEMS)
-    items: list[tuple[Backend, T]] = []
+    items: list[T] = []
+    size_bytes = 0
     position: Position | None = start
-    while position is not None and len(items) < limit:
+    while position is not None and len(items) < limit and size_bytes < MAX_BYTES:
         backend = backends.get(position.backend)
-        size = min(MAX_PAGE, limit - len(items))
+        size = min(PART, limit - len(items))
         some, token = await page(backend, position.token, size)
         if len(some) > size or (token and token == position.token):
             raise nonsense(backend.name, "its page is longer than requested, or does not end")
-        items += [(backend, item) for item in some]
+        items += some
+        size_bytes += sum(item.ByteSize() for item in some)
         if token:
             position = Position(backend.key, token)
         else:

@@ -73,19 +73,22 @@ class SnapshotController:
         if request.source_volume_id and source is None:
             return csi.ListSnapshotsResponse()
         volume = f"volumes/{source.id}" if source else ""
+        if source is not None:
+            self._backends.get(source.backend)  # without it the snapshots are unknown, not gone
 
-        async def page(backend: Backend, token: str, size: int) -> tuple[list[pb.Snapshot], str]:
+        async def page(backend: Backend, token: str, size: int) -> tuple[list[csi.Snapshot], str]:
             if source is not None and backend.key != source.backend:
                 return [], ""
             daemon_request = pb.ListSnapshotsRequest(
                 page_size=size, page_token=token, volume=volume
             )
             response = await backend.snapshots.ListSnapshots(daemon_request, call)
-            return list(response.snapshots), response.next_page_token
+            snapshots = [csi_snapshot(backend, snapshot) for snapshot in response.snapshots]
+            return snapshots, response.next_page_token
 
         start = pagination.read_token(request.starting_token, self._backends.names)
-        items, after = await pagination.collect(self._backends, start, request.max_entries, page)
-        snapshots = [csi_snapshot(backend, snapshot) for backend, snapshot in items]
+        limit = request.max_entries
+        snapshots, after = await pagination.collect(self._backends, start, limit, page)
         return _list(snapshots, pagination.write_token(after))
 
     async def _one(self, request: csi.ListSnapshotsRequest, call: CsiCall) -> list[csi.Snapshot]:

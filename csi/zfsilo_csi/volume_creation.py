@@ -158,7 +158,8 @@ def candidates(backends: Backends, wanted: RequestedVolume) -> list[Backend]:
     if wanted.parameters.backend:
         allowed = [backends.chosen(wanted.parameters.backend)]
     if wanted.source is not None:
-        allowed = [backend for backend in allowed if backend.key == wanted.source.backend]
+        origin = backends.get(wanted.source.backend)
+        allowed = [backend for backend in allowed if backend is origin]
     ordered = deciding(allowed, wanted.topology, wanted.name)
     if not ordered:
         source = " and stores the source" if wanted.source is not None else ""

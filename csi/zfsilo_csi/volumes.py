@@ -94,18 +94,19 @@ class VolumeController:
     async def ListVolumes(
         self, request: csi.ListVolumesRequest, call: CsiCall
     ) -> csi.ListVolumesResponse:
-        async def page(backend: Backend, token: str, size: int) -> tuple[list[pb.Volume], str]:
+        async def page(
+            backend: Backend, token: str, size: int
+        ) -> tuple[list[csi.ListVolumesResponse.Entry], str]:
             daemon_request = pb.ListVolumesRequest(page_size=size, page_token=token)
             response = await backend.volumes.ListVolumes(daemon_request, call)
             # A volume without uid is only attached to this server: another server stores it.
-            return [volume for volume in response.volumes if volume.uid], response.next_page_token
+            stored = [volume for volume in response.volumes if volume.uid]
+            entries = [volume_entry(backend, volume) for volume in stored]
+            return entries, response.next_page_token
 
         start = pagination.read_token(request.starting_token, self._backends.names)
-        volumes, after = await pagination.collect(self._backends, start, request.max_entries, page)
-        return csi.ListVolumesResponse(
-            entries=[volume_entry(backend, volume) for backend, volume in volumes],
-            next_token=pagination.write_token(after),
-        )
+        entries, after = await pagination.collect(self._backends, start, request.max_entries, page)
+        return csi.ListVolumesResponse(entries=entries, next_token=pagination.write_token(after))
 
     async def ControllerGetVolume(
         self, request: csi.ControllerGetVolumeRequest, call: CsiCall
@@ -162,7 +163,7 @@ class VolumeController:
                 f"volume {handle} has {volume.capacity_bytes} bytes and cannot shrink; "
                 f"raise limit_bytes, which is {limit}",
             )
-        if size > volume.capacity_bytes:
+        if request.capacity_range.required_bytes and size > volume.capacity_bytes:
             change = pb.Volume(name=volume.name, capacity_bytes=size)
             volume = await _update(backend, change, ("capacity_bytes",), call, limit_bytes=limit)
         return csi.ControllerExpandVolumeResponse(

@@ -24,6 +24,7 @@ BENCHES = (
     "operation",
     "many",
     "memory",
+    "plugin_memory",
     "gateway",
     "streams",
     "throughput",

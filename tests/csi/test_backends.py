@@ -213,3 +213,29 @@ async def test_a_renewed_join_file_is_read_without_a_restart(
     assert "is not valid TOML" in caplog.text
     assert "the previous credentials stay in use" in caplog.text
     assert "a secret" not in caplog.text
+
+
+async def test_a_backend_that_was_removed_from_the_configuration(cluster: Cluster) -> None:
+    """What it stores is unknown: neither gone nor empty, and no reason to try another zone."""
+    plugin = cluster.plugin
+    controller = plugin.controller
+    gone = "removed/csi-a"
+    content = csi.VolumeContentSource
+    snapshot = content(snapshot=content.SnapshotSource(snapshot_id=gone))
+    volume = content(volume=content.VolumeSource(volume_id=gone))
+    calls = (
+        lambda: plugin.get(gone),
+        lambda: plugin.publish(gone),
+        lambda: plugin.unpublish(gone),
+        lambda: plugin.delete(gone),
+        lambda: plugin.create("restored", volume_content_source=snapshot),
+        lambda: plugin.create("cloned", volume_content_source=volume),
+        lambda: controller.ListSnapshots(csi.ListSnapshotsRequest(snapshot_id=gone)),
+        lambda: controller.ListSnapshots(csi.ListSnapshotsRequest(source_volume_id=gone)),
+        lambda: plugin.stage(gone, {"epoch": "1"}),
+    )
+    for call in calls:
+        with fails("UNAVAILABLE", "[backends.removed]"):
+            await call()
+    await plugin.unmount(gone)
+    await plugin.unstage(gone)

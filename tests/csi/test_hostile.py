@@ -161,14 +161,16 @@ def test_what_is_logged_of_a_request_is_short() -> None:
     assert {len(text) for text in noted.notes.values()} == {MAX_NOTE_CHARACTERS}
 
 
-async def test_a_list_of_all_has_an_end() -> None:
+@pytest.mark.parametrize("nodes", [1, 100])
+async def test_a_list_of_all_has_an_end(nodes: int) -> None:
     """Thousands of volumes and max_entries 0: pages whose size clients of gRPC accept."""
     ids = [f"v{number:05}" for number in range(5000)]
+    publications = [pb.Publication(host=f"hosts/{'n' * 40}{n}") for n in range(nodes)]
 
     def pages(_method: str, request: Any) -> Any:
         start = int(request.page_token or 0)
         some = [
-            volume(one, conditions=["x" * 1024], publications=[pb.Publication(host="hosts/n")])
+            volume(one, conditions=["\u20ac" * 1024], publications=publications)
             for one in ids[start : start + request.page_size]
         ]
         after = start + len(some)

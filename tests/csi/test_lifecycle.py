@@ -217,14 +217,19 @@ async def test_a_node_that_does_not_log_out_is_fenced(cluster: Cluster) -> None:
     await plugin.unstage(volume_id)
 
 
+SMALL = csi.CapacityRange(required_bytes=GIB // 2)
+
+
 async def test_growth(cluster: Cluster) -> None:
     plugin = cluster.plugin
     volume_id = (await plugin.create()).volume_id
     await up(plugin, volume_id)
 
-    async def expand(required: int, limit: int = 0) -> csi.ControllerExpandVolumeResponse:
+    async def expand(
+        required: int, limit: int = 0, of: str = volume_id
+    ) -> csi.ControllerExpandVolumeResponse:
         wanted = csi.CapacityRange(required_bytes=required, limit_bytes=limit)
-        request = csi.ControllerExpandVolumeRequest(volume_id=volume_id, capacity_range=wanted)
+        request = csi.ControllerExpandVolumeRequest(volume_id=of, capacity_range=wanted)
         answer: csi.ControllerExpandVolumeResponse = await plugin.controller.ControllerExpandVolume(
             request
         )
@@ -235,6 +240,9 @@ async def test_growth(cluster: Cluster) -> None:
         assert (grown.capacity_bytes, grown.node_expansion_required) == (2 * GIB, True)
     with fails("OUT_OF_RANGE"):
         await expand(GIB, GIB)
+    small = (await plugin.create("small", capacity_range=SMALL)).volume_id
+    for limit in (0, 4 * GIB):  # no size is requested, so that it stays as it is
+        assert (await expand(0, limit, small)).capacity_bytes == SMALL.required_bytes
     with fails("OUT_OF_RANGE"):
         await expand(3 * GIB + 1, 3 * GIB + 2)
     request = csi.NodeExpandVolumeRequest(volume_id=volume_id, volume_path=plugin.path("pod-a"))

@@ -44,16 +44,21 @@ class Authority:
     def certificate(self) -> Path:
         return self.folder / "ca.crt"
 
-    def issue(self, name: str, user: str, group: str = "", *, server: bool = False) -> None:
-        """Write NAME.crt and NAME.key for a user, or for the API server."""
+    def issue(
+        self, name: str, user: str, group: str = "", *, server: bool = False, dns: str = ""
+    ) -> None:
+        """Write NAME.crt and NAME.key for a user, for the API server, or for a name in the DNS."""
         key = ec.generate_private_key(ec.SECP256R1())
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = _builder(_name(user, group), self._name, key).add_extension(
             x509.ExtendedKeyUsage(usages), critical=False
         )
-        if server:
-            addresses = [x509.IPAddress(ipaddress.ip_address(ip)) for ip in SERVER_ADDRESSES]
-            names = [*addresses, *(x509.DNSName(dns) for dns in SERVER_NAMES)]
+        addresses = SERVER_ADDRESSES if server else ()
+        names = [
+            *(x509.IPAddress(ipaddress.ip_address(ip)) for ip in addresses),
+            *(x509.DNSName(name) for name in (SERVER_NAMES if server else (dns,)) if name),
+        ]
+        if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         _write(self.folder / name, key, builder.sign(self._key, hashes.SHA256()))
 

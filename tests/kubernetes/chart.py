@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from tests.kubernetes.certificates import kubeconfig
 from tests.kubernetes.control_plane import free_address
 from tests.kubernetes.machine import NamespaceMachine, Program
+from tests.kubernetes.pod_network import PodNetwork
 from tests.kubernetes.processes import Container
 from tests.kubernetes.storage import PYTHON, python_program
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 NAMESPACE = "zfsilo-csi"
 CONTROLLER = "zfsilo-csi-controller"
 SIDECARS = ("provisioner", "attacher", "resizer", "snapshotter")
-TOKEN_S = 24 * 3600
 ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
 SNAPSHOTS = ("kube-system", "snapshot-controller")
+METADATA = "snapshot-metadata"  # the sidecar of changed blocks
+METADATA_SERVICE = f"{NAMESPACE}-{METADATA}"  # its Secret has the same name
+METADATA_HOST = f"{METADATA_SERVICE}.{NAMESPACE}.svc"
 
 
 class ChartRelease:
@@ -37,10 +39,13 @@ class ChartRelease:
         assert item is not None, f"{name} is not installed"
         return item["spec"]["template"]["spec"]
 
+    def containers(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the containers of a Deployment or a DaemonSet by their names."""
+        return {one["name"]: one for one in self.pod_spec(kind, name)["containers"]}
+
     def arguments(self, kind: str, name: str, container: str) -> list[str]:
         """Return the arguments of a container."""
-        containers = self.pod_spec(kind, name)["containers"]
-        words: list[str] = next(one for one in containers if one["name"] == container)["args"]
+        words: list[str] = self.containers(kind, name)[container]["args"]
         return words
 
     def configure(self, folder: Path) -> None:
@@ -76,17 +81,22 @@ class ControllerPod:
     def __init__(self, folder: Path, control: ControlPlane) -> None:
         self._folder, self._control = folder, control
         self._config = folder / "plugin-controller"
-        self.machine = NamespaceMachine({"/csi": "", "/etc/zfsilo-csi": self._config})
+        self._tls = folder / "tls-controller"
+        self.machine = NamespaceMachine(
+            {"/csi": "", "/etc/zfsilo-csi": self._config, "/tls": self._tls}
+        )
         logs = folder / "logs"
         words = python_program("zfsilo_csi", "controller")
         self.plugin = Program(logs / "plugin-controller.log", self.machine, words, PYTHON)
-        self.sidecars = {name: Container(logs / f"{name}.log", []) for name in SIDECARS}
+        self.network = PodNetwork(logs / "pod-network.log")
+        names = (*SIDECARS, METADATA)
+        self.sidecars = {name: Container(logs / f"{name}.log", []) for name in names}
         self.snapshot_controller = Container(logs / "snapshot-controller.log", [])
 
     def start(self, release: ChartRelease, phase: str = "Running") -> None:
         """Start the plugin and the sidecars with what the chart says, for a pod in a phase."""
         release.configure(self._config)
-        self._write_secret()
+        self._write_secret(f"{NAMESPACE}-backends", self._config / "backends")
         self._write_account()
         self.plugin.start()
         programs = self._control.kube.parent
@@ -97,18 +107,20 @@ class ControllerPod:
             "NAMESPACE": NAMESPACE,
             "POD_NAME": release.controller_pod(phase),
         }
+        containers = release.containers("deployments", CONTROLLER)
+        if METADATA in containers:
+            self._open_network(int(port), containers[METADATA]["ports"][0]["containerPort"])
         for name, sidecar in self.sidecars.items():
-            arguments = release.arguments("deployments", CONTROLLER, name)
-            sidecar.words = self.machine.words(programs / f"csi-{name}", *arguments)
+            if name not in containers:
+                continue
+            words = self.machine.words(programs / f"csi-{name}", *containers[name]["args"])
+            sidecar.words = self.network.words_inside(*words) if name == METADATA else words
             sidecar.environment = environment
             sidecar.start()
 
     def start_snapshot_controller(self) -> None:
         """Start the snapshot controller with its own account."""
-        token = self._token(*SNAPSHOTS)
-        path = self._folder / "snapshot-controller.kubeconfig"
-        authority = self._control.authority.certificate
-        config = kubeconfig(path, self._control.address, authority, {"token": token})
+        config = self._control.account_config(*SNAPSHOTS)
         program = self._control.kube.with_name("snapshot-controller")
         self.snapshot_controller.words = [
             str(program),
@@ -128,27 +140,37 @@ class ControllerPod:
         for sidecar in self.sidecars.values():
             sidecar.end()
         self.plugin.end()
+        self.network.end()
 
-    def _write_secret(self) -> None:
-        """Write the files of the Secret, as kubelet does."""
-        backends = self._config / "backends"
-        backends.mkdir(exist_ok=True)
-        secret = self._control.api.get("secrets", f"{NAMESPACE}-backends", NAMESPACE)
-        assert secret is not None, "the Secret of the backends is missing"
-        for name, encoded in secret["data"].items():
-            (backends / name).write_bytes(base64.b64decode(encoded))
+    def in_network(self, *words: str | Path) -> list[str]:
+        """Return the command that runs another one where the sidecar's Service has its name."""
+        return self.network.words_inside(*self.machine.words(*words))
+
+    def _open_network(self, api_port: int, port: int) -> None:
+        """Give the pod a network in which its Service has its name, and its certificate."""
+        self._write_secret(METADATA_SERVICE, self._tls)
+        service = self._control.api.get("services", METADATA_SERVICE, NAMESPACE)
+        assert service is not None, "the Service of changed blocks is missing"
+        self.network.open(api_port, service["spec"]["ports"][0]["port"], port)
+        hosts = self.machine.root / "etc/hosts"
+        if METADATA_HOST not in hosts.read_text():
+            with hosts.open("a") as file:
+                file.write(f"127.0.0.1 {METADATA_HOST}\n")
+
+    def _write_secret(self, name: str, folder: Path) -> None:
+        """Write the files of a Secret, as kubelet does."""
+        folder.mkdir(exist_ok=True)
+        secret = self._control.api.get("secrets", name, NAMESPACE)
+        assert secret is not None, f"the Secret {name} is missing"
+        for file, encoded in secret["data"].items():
+            (folder / file).write_bytes(base64.b64decode(encoded))
 
     def _write_account(self) -> None:
         folder = self.machine.root / ACCOUNT
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "token").write_text(self._token(NAMESPACE, CONTROLLER))
+        (folder / "token").write_text(self._control.token(NAMESPACE, CONTROLLER))
         (folder / "namespace").write_text(NAMESPACE)
         (folder / "ca.crt").write_bytes(self._control.authority.certificate.read_bytes())
-
-    def _token(self, namespace: str, account: str) -> str:
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        answer = self._control.api.ask("POST", path, {"spec": {"expirationSeconds": TOKEN_S}})
-        return str(answer["status"]["token"])
 
 
 def _annotations(pod: Any) -> Any:

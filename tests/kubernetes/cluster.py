@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.api import NotInTime
-from tests.kubernetes.chart import ChartRelease, ControllerPod
+from tests.kubernetes.chart import METADATA_HOST, ChartRelease, ControllerPod
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import KubeNode
 from tests.kubernetes.storage import PROJECT, PoolHost
@@ -28,11 +28,11 @@ ZONES = {"give": "default", "annex": "annex"}
 NODES = ("default", "default", "annex")  # the zones of node1, node2 and node3
 MOST_VOLUMES = (20, 20, 4)  # attached to each
 TYPED_S = 120
-TWO_ZONES = """\
+TWO_ZONES = r"""
 kubectl -n zfsilo-csi delete secret zfsilo-csi-backends
-kubectl -n zfsilo-csi create secret generic zfsilo-csi-backends \\
+kubectl -n zfsilo-csi create secret generic zfsilo-csi-backends \
     --from-file=give.join --from-file=annex.join
-helm upgrade zfsilo-csi csi/deploy/helm/zfsilo-csi -n zfsilo-csi --reuse-values \\
+helm upgrade zfsilo-csi csi/deploy/helm/zfsilo-csi -n zfsilo-csi --reuse-values \
     --set backends.annex.zones={annex}
 """
 
@@ -75,9 +75,9 @@ class KubeCluster:
             self.type_in(command)
         self._start_pods()
 
-    def add_zone(self) -> None:
-        """Upgrade the release to two backends in two zones."""
-        for command in joined(TWO_ZONES):
+    def add_zone(self, *commands: str) -> None:
+        """Upgrade the release to two backends in two zones, and by more commands."""
+        for command in (*joined(TWO_ZONES), *commands):
             self.type_in(command)
         self.controller.end()
         for node in self.nodes:
@@ -176,6 +176,11 @@ class KubeCluster:
         (clone / "csi").symlink_to(PROJECT / "csi")
         for server in self.servers.values():
             (clone / server.join.name).symlink_to(server.join)
+        authority = self.control.authority
+        authority.issue("metadata", METADATA_HOST, dns=METADATA_HOST)
+        (clone / "ca.crt").symlink_to(authority.certificate)
+        for suffix in ("crt", "key"):
+            (clone / f"tls.{suffix}").symlink_to(authority.folder / f"metadata.{suffix}")
 
     def _detach_disks(self) -> None:
         """Detach the loop devices of raw disks."""

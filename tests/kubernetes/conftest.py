@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kubernetes.cluster import KubeCluster, commands_of
+from tests.kubernetes.cluster import PAGE, KubeCluster, commands_of
 from tests.kubernetes.storage import PROJECT
 from tests.kubernetes.workload import KubeNamespace
 
@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 # The pod of the example has no owner: on a node that is lost it would be deleted for good.
 FIRST, LAST = "test_five_minutes.py", "test_nothing_left.py"
 README = PROJECT / "README.md", "## Kubernetes"
+BLOCKS = PAGE, "## Changed blocks"
 CHANGING = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-z]{26}|\d+(\.\d+)?")
 SHOWN = 160  # characters of a warning
 
@@ -40,13 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[KubeCluster]:
-    """The cluster, installed by the commands of the README, then upgraded to two zones."""
+    """The cluster, installed as the README says, then with two zones and changed blocks."""
     cluster = KubeCluster()
     keep = True  # the logs of a cluster that does not start
     try:
         cluster.start()
         cluster.install(commands_of(*README))
-        cluster.add_zone()
+        cluster.add_zone(*commands_of(*BLOCKS))
         yield cluster
         keep = bool(request.session.testsfailed)
     finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READY_S = 120
+TOKEN_S = 24 * 3600
 LOST_NODE = "15s"  # after its last heartbeat; kubelet's lease here is 12 s
 AUDITED = ("system:serviceaccounts:zfsilo-csi", "system:serviceaccounts:kube-system")
 AUDIT_POLICY = {
@@ -76,6 +77,18 @@ class ControlPlane:
         }
         path = self._folder / f"{user}.kubeconfig"
         return kubeconfig(path, self.address, self.authority.certificate, keys)
+
+    def account_config(self, namespace: str, account: str) -> Path:
+        """Write the kubeconfig of a service account."""
+        path = self._folder / f"{namespace}-{account}.kubeconfig"
+        user = {"token": self.token(namespace, account)}
+        return kubeconfig(path, self.address, self.authority.certificate, user)
+
+    def token(self, namespace: str, account: str) -> str:
+        """Return a token of a service account."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        answer = self.api.ask("POST", path, {"spec": {"expirationSeconds": TOKEN_S}})
+        return str(answer["status"]["token"])
 
     def _issue(self) -> None:
         self.authority.issue("apiserver", "kube-apiserver", server=True)

@@ -97,6 +97,13 @@ class KubeNode:
         inner = f"{KUBELET}/pods/{pod_uid}/volumes/kubernetes.io~csi/{volume}/mount"
         return self.machine.root / inner.lstrip("/")
 
+    def device_path(self, pod_uid: str, volume: str) -> Path:
+        """Return the device of a raw volume, as a path of the host."""
+        inner = f"{KUBELET}/pods/{pod_uid}/volumeDevices/kubernetes.io~csi/{volume}"
+        # The link of kubelet is absolute, so it is followed inside.
+        device = self.machine.run("readlink", "--canonicalize-existing", inner).strip()
+        return self.machine.root / device.lstrip("/")
+
     def csi_mounts(self) -> list[str]:
         """Return the mount points of volumes of the plugin."""
         return self.machine.mounts("kubernetes.io~csi") + self.machine.mounts("kubernetes.io/csi")

@@ -241,6 +241,12 @@ class KubeNamespace(Workload):
         node = self.cluster.node(item["spec"]["nodeName"])
         return node.volume_path(item["metadata"]["uid"], self.bound(claim))
 
+    def device(self, pod: str, claim: str) -> Path:
+        """Return the raw device of a claim in a pod that runs."""
+        item = self.running(pod)
+        node = self.cluster.node(item["spec"]["nodeName"])
+        return node.device_path(item["metadata"]["uid"], self.bound(claim))
+
 
 def from_snapshot(name: str) -> Object:
     """Return the source of a claim that is restored."""

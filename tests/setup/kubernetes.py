@@ -28,7 +28,8 @@ TOOLS = {
     "snapshot-controller": "github.com/kubernetes-csi/external-snapshotter/v8",
 }
 SNAPSHOTTER = TOOLS["snapshot-controller"]
-DEFINITIONS = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+METADATA = "github.com/kubernetes-csi/external-snapshot-metadata"
+DEFINITIONS = ("github.com/kubernetes-csi/external-snapshotter/client/v8", f"{METADATA}/client")
 RELEASE = re.compile(r"^\tk8s\.io/kubernetes v(1)\.(\d+)\.\d+$", re.M)
 VERSION = "k8s.io/component-base/version"
 
@@ -48,15 +49,17 @@ def build(draft: Path) -> None:
     with stage("the sidecars of CSI, and helm"):
         for name, module in TOOLS.items():
             compile_program(f"{module}/cmd/{name}", programs / name)
+        name = "csi-snapshot-metadata"
+        compile_program(f"{METADATA}/cmd/{name}", programs / name, PROGRAMS / "sidecar")
     # The commands of the documentation are run as they are typed.
     (programs / "kubectl").write_text('#!/bin/sh\nexec "$(dirname "$0")/kube" kubectl "$@"\n')
     (programs / "kubectl").chmod(0o755)
     copy_manifests(draft / "snapshots")
 
 
-def compile_program(package: str, target: Path) -> None:
-    """Build one program of the module in tests/kubernetes/programs."""
-    run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=PROGRAMS)
+def compile_program(package: str, target: Path, module: Path = PROGRAMS) -> None:
+    """Build one program of a module, by default that in tests/kubernetes/programs."""
+    run([go(), "build", *flags(), "-o", target, package], env=environment(), cwd=module)
 
 
 def compile_static(sources: Sequence[Path], target: Path) -> None:
@@ -79,12 +82,15 @@ def flags() -> list[str]:
 
 
 def copy_manifests(target: Path) -> None:
-    """Copy the definitions of snapshots, and the roles of the controller, out of their modules."""
+    """Copy the definitions of snapshots, and the roles beside the chart's, out of their modules."""
     target.mkdir()
-    for path in sorted((module_folder(DEFINITIONS) / "config/crd").glob("*snapshot*.yaml")):
-        shutil.copyfile(path, target / path.name)
+    for module in DEFINITIONS:
+        for path in sorted((module_folder(module) / "config/crd").glob("*snapshot*.yaml")):
+            shutil.copyfile(path, target / path.name)
     roles = module_folder(SNAPSHOTTER) / "deploy/kubernetes/snapshot-controller"
     shutil.copyfile(roles / "rbac-snapshot-controller.yaml", target / "roles.yaml")
+    client = module_folder(METADATA) / "deploy/snapshot-metadata-client-cluster-role.yaml"
+    shutil.copyfile(client, target / "backup-role.yaml")
 
 
 def module_folder(module: str) -> Path:

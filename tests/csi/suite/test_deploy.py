@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 from functools import cache
@@ -208,6 +209,31 @@ def test_a_chart_without_values_names_the_missing_value() -> None:
         rendered()
     with pytest.raises(AssertionError, match="imageRegistry is missing"):
         rendered("--set", "backends.give.server=give")
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ("backends.annex.zone={annex}", "additional properties 'zone' not allowed"),
+        ("backends.annex.zones=annex", "'/backends/annex/zones': got string, want array"),
+        ("backends.annex.zones={one two}", "does not match pattern"),
+        ("backends.the_annex.server=annex", "'the_annex' does not match pattern"),
+        ("snapshotMetadata.enable=true", "additional properties 'enable' not allowed"),
+        ("snapshots=no", "'/snapshots': got string, want boolean"),
+    ],
+)
+def test_a_misspelt_value_is_refused(value: str, error: str) -> None:
+    """Without an error a backend would be in the default zone, or its pods would not start."""
+    with pytest.raises(AssertionError) as refused:
+        rendered("-f", str(VALUES), "--set", value)
+    assert error in str(refused.value)
+
+
+def test_the_schema_knows_all_values_of_its_sections() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    values = library("yaml").safe_load((CHART / "values.yaml").read_text())
+    assert set(schema) <= set(values)
+    assert set(schema["snapshotMetadata"]["properties"]) == set(values["snapshotMetadata"])
 
 
 def test_changed_blocks_are_behind_one_value() -> None:

@@ -1,6 +1,6 @@
 """Kubernetes with the plugin, compared with a driver that does nothing: prints one table.
 
-python -m tests.kubernetes.bench [pods] [memory] [calls]
+python -m tests.kubernetes.bench [pods] [calls]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.kubernetes.cluster import KubeCluster, commands_of
 from tests.kubernetes.conftest import README
 from tests.kubernetes.workload import KubeNamespace
 
-BENCHES = ("pods", "memory", "calls")
+BENCHES = ("pods", "calls")
 
 
 def main() -> None:
@@ -32,8 +32,6 @@ def main() -> None:
         figures.append(Figure("load before", load()))
         if "pods" in chosen:
             figures += pods.figures(KubeNamespace(cluster, "bench"))
-        if "memory" in chosen:
-            figures += calls.memory(cluster)
         if "calls" in chosen:
             figures += calls.figures(cluster)
         figures.append(Figure("load after", load()))

@@ -1,4 +1,4 @@
-"""Calls of CSI without Kubernetes: many at once, and the memory of the plugin with many volumes."""
+"""Calls of CSI without Kubernetes, many at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from csi.v1 import csi_pb2 as csi
 
-from tests.bench.memory import resident
 from tests.bench.table import Figure
 from tests.channel import unix_channel_aio
 from tests.csi.plugin_client import PluginClient, until_done
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from tests.kubernetes.cluster import KubeCluster
     from tests.kubernetes.node import KubeNode
 
-VOLUMES, AT_ONCE = 1000, 16
 CALLS = 200
 CALL_S = 60.0  # --timeout of the sidecars in the chart; the plugin replies by itself before
 SLACK_S = 10.0
@@ -37,12 +34,6 @@ def figures(cluster: KubeCluster) -> Iterator[Figure]:
     """Make CALLS calls of each kind at once."""
     node = cluster.nodes[0]
     yield from asyncio.run(_with_plugin(cluster, lambda plugin: _at_once(plugin, node)))
-
-
-def memory(cluster: KubeCluster) -> Iterator[Figure]:
-    """Create VOLUMES volumes and list them."""
-    pid = cluster.controller.plugin.pid
-    yield from asyncio.run(_with_plugin(cluster, lambda plugin: _memory(plugin, pid)))
 
 
 async def _with_plugin(
@@ -105,28 +96,3 @@ async def _code(call: Callable[[str], Awaitable[Any]], name: str) -> str:
     except TimeoutError:
         return "DEADLINE_EXCEEDED"
     return "OK"
-
-
-async def _memory(plugin: PluginClient, pid: int) -> list[Figure]:
-    """Return the resident memory of the controller's plugin, before and after the volumes."""
-    before = resident(pid)
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def create(number: int) -> None:
-        async with gate:
-            await until_done(lambda: plugin.create(f"many-{number}"), PATIENCE_S)
-
-    await asyncio.gather(*(create(number) for number in range(VOLUMES)))
-    created = resident(pid)
-    request = csi.ListVolumesRequest()
-    lists = [plugin.controller.ListVolumes(request, timeout=CALL_S) for _call in range(AT_ONCE)]
-    for listed in await asyncio.gather(*lists):
-        assert len(listed.entries) == VOLUMES, len(listed.entries)
-    size = len(listed.SerializeToString()) / (1 << 20)
-    name = "resident memory of the controller's plugin"
-    listing = f"after {AT_ONCE} ListVolumes of {VOLUMES} at once, {size:.1f} MiB each"
-    return [
-        Figure(f"{name} before", f"{before:.1f} MiB"),
-        Figure(f"{name} after {VOLUMES} volumes were created", f"{created:.1f} MiB"),
-        Figure(f"{name} {listing}", f"{resident(pid):.1f} MiB, peak {resident(pid, 'VmHWM'):.1f}"),
-    ]

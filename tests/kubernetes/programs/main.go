@@ -15,6 +15,7 @@ import (
 	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 
+	"zfsilo.example/kubernetes/blocks"
 	"zfsilo.example/kubernetes/node"
 	"zfsilo.example/kubernetes/registrar"
 )
@@ -29,6 +30,7 @@ func commands() map[string]func() *cobra.Command {
 		"kubectl":   kubectl.NewDefaultKubectlCommand,
 		"node":      node.NewCommand,
 		"registrar": registrar.NewCommand,
+		"blocks":    blocks.NewCommand,
 	}
 }
 
