@@ -32,7 +32,6 @@ type volume -
 creation 1764559703 -
 volsize 67108864 local
 volblocksize 16384 default
-origin - -
 logicalused 28672 -
 logicalreferenced 28672 -
 snapdev hidden local

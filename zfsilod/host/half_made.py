@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 # The logical bytes of a new zvol and of a new clone, in OpenZFS 2.3, for every volblocksize. The
 # first block that is written adds 8 KiB or more: a block of 4 KiB and one that points to it.
 NEW_ZVOL_BYTES, NEW_CLONE_BYTES = 28672, 4096
+NO_ORIGIN = ("-", "-")  # value and source; `zfs get all` leaves it out
 
 
 def is_written(properties: Properties) -> bool:
     """Tell whether more was written than by the creation.
 
-    `properties`: `origin`, `logicalreferenced` and `logicalused`.
+    `properties`: `logicalreferenced`, `logicalused` and, of a clone, `origin`.
     """
-    if properties["origin"][0] == "-":
+    if properties.get("origin", NO_ORIGIN) == NO_ORIGIN:
         return int(properties["logicalreferenced"][0]) > NEW_ZVOL_BYTES
     return int(properties["logicalused"][0]) > NEW_CLONE_BYTES
 
@@ -42,7 +43,7 @@ def is_half_made(properties: Properties, operation: str, planned: Pairs) -> bool
     return (
         properties.get("type", ("", ""))[0] == "volume"
         and began_at <= int(properties["creation"][0]) < int(booted_at)
-        and all(properties[name][0] == value for name, value in planned)
+        and all(properties.get(name, ("", ""))[0] == value for name, value in planned)
         and not is_written(properties)
         and not any(
             ":" in name and source in ("local", "received")
