@@ -21,6 +21,9 @@ WRITE = (
     "conv=notrunc status=none && sync"
 )
 IMPORT = "zpool list tank2 >/dev/null 2>&1 || zpool import -d /var/tmp tank2"
+EXPORTED = """
+until ls -d /sys/kernel/config/target/iscsi/iqn.* >/dev/null 2>&1; do sleep 1; done
+"""
 UNTIL = "until zfsiloctl volume show data --json | grep -q '{}'; do sleep 1; done"
 
 
@@ -122,8 +125,7 @@ class TestFailover:
             "while zfsiloctl volume show data --json | grep -q PEER_SILENT; do sleep 1; done",
             timeout_s=STEP_S,
         )
-        exports = take.sh("ls /sys/kernel/config/target/iscsi 2>/dev/null || true").stdout
-        assert "iqn" in exports
+        take.sh(EXPORTED, timeout_s=STEP_S)
 
     def test_the_end(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
