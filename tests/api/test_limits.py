@@ -70,6 +70,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "UndeleteVolume": {"name": VOLUME, "uid": "a" * 32},
     "RotateVolumeKey": {"name": VOLUME},
     "ExportVolumeKey": {"name": VOLUME},
+    "PromoteVolume": {"name": VOLUME},
+    "DemoteVolume": {"name": VOLUME, "peer": "peer"},
     "ReplicateVolume": {"name": VOLUME, "peer": "peer"},
     "EndReplication": {"name": VOLUME, "peer": "peer"},
     "GetReplica": {"name": VOLUME, "uid": "a" * 32},
@@ -77,6 +79,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "name": "volumes/replica", "uid": "a" * 32, "filesystem": FILESYSTEM,
         "snapshot_uid": "b" * 32, "snapshot_guid": "17", "base_guid": "18", "attempt": ULID,
         "mode": "MODE_FILESYSTEM", "capacity_bytes": 1 << 30, "volblocksize": 16384,
+        "term": 1, "term_store": "c" * 32,
     },
     "AdoptVolume": {"dataset": "tank/zfsilo/none", "volume_id": "more"},
     "PublishVolume": {"name": VOLUME, "host": HOST, "client_operation": ULID},
@@ -150,7 +153,8 @@ MAX_MESSAGE = 1000  # characters of an error
 DEADLINE_S = 20
 # Output only fields, and etags, which are compared. A machine can only be set to "".
 NEVER_READ = re.compile(
-    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*|replica.*)"
+    r"etag|volume\.(id|uid|dataset|etag|operation|condition.*|publications|attachment.*|filesystem.*|key.*"
+    r"|replica.*|peers|aside_of)"
     r"|policy\.(id|etag|volumes|selected|failures)|host\.(id|etag|authority|machine)|filesystem\.(host|origin)|.*_time.*"
 )
 # Fields that only another method reads.

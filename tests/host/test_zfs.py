@@ -281,7 +281,8 @@ def test_capacity_and_list() -> None:
         "zfsilo:uid,zfsilo:epoch,zfsilo:id,zfsilo:filesystem,zfsilo:mode,"
         "zfsilo:access_modes,zfsilo:hosts,zfsilo:labels,zfsilo:source_snapshot,"
         "zfsilo:source_volume,zfsilo:transport,zfsilo:tls,zfsilo:limits,zfsilo:key,zfsilo:replica,"
-        "guid,volsize,volblocksize,refreservation,origin tank"
+        "zfsilo:term,zfsilo:peers,zfsilo:aside_of,guid,volsize,volblocksize,refreservation,"
+        "origin tank"
     )
     (zvol,) = RealZfs(ScriptedRunner((argv, 0, stdout, ""))).list_zvols("tank")
     assert (zvol.dataset, zvol.uid, zvol.guid) == (NAME, UID, "5")
