@@ -66,15 +66,17 @@ CODES = {
 # Results of e2fsck for an incomplete filesystem, which cannot have been mounted yet.
 TORN = {("e2fsck", f"exit {code}") for code in (1, 4, 8)} | {("e2fsck", "success and exit 1")}
 CALLS = (1, 2) if os.environ.get("ZFSILO_THOROUGH") else (1,)  # set by `make crash-test`
-LATE_S = 1.0
-BOUND_S = 8.0
+LATE_S, PATIENT_S = 3.0, 20.0  # the time of a tool where one is late, and otherwise
+BOUND_S = 30.0
 
 
 class Quick(Runner):
     """A runner with short time-outs."""
 
+    limit_s = PATIENT_S
+
     def __call__(self, argv: list[str], *, timeout_s: float, **options: Any) -> Any:
-        return super().__call__(argv, timeout_s=min(timeout_s, LATE_S), **options)
+        return super().__call__(argv, timeout_s=min(timeout_s, Quick.limit_s), **options)
 
 
 class Toolbox:
@@ -92,6 +94,7 @@ class Toolbox:
 
     def break_at(self, tool: str, call: int, fault: str) -> None:
         """Let the n-th call from now fail (0: none)."""
+        Quick.limit_s = LATE_S if fault == FAULTS["late"] else PATIENT_S
         (self.here / f"{tool}.at").write_text(f"{call}\n")
         (self.here / f"{tool}.fault").write_text(f"{fault}\n")
         (self.here / f"{tool}.count").unlink(missing_ok=True)
