@@ -53,6 +53,14 @@ def joined(here: Machine, there: Machine, *, issued_to: str, name: str) -> None:
         machine.run("rm", "-f", JOIN)
 
 
+def delete_snapshots(machine: Machine, volume: str) -> None:
+    """Delete all snapshots of a volume."""
+    listed = json.loads(ctl(machine, "snapshot", "list", "--json").stdout)["snapshots"]
+    for snapshot in listed:
+        if snapshot["volume"] == f"volumes/{volume}":
+            ctl(machine, "snapshot", "delete", snapshot["id"])
+
+
 @pytest.mark.long
 @pytest.mark.timeout(TEST_S, func_only=True)
 class TestFailover:
@@ -130,18 +138,13 @@ class TestFailover:
     def test_the_end(self, pair: Pair) -> None:
         give, take = pair.give, pair.take
         ctl(take, "volume", "unpublish", "data", "take")
-        for name in json.loads(ctl(take, "volume", "list", "--json").stdout)["volumes"]:
-            if name.get("aside_of"):
-                for snapshot in json.loads(ctl(take, "snapshot", "list", "--json").stdout)[
-                    "snapshots"
-                ]:
-                    if snapshot["volume"] == f"volumes/{name['id']}":
-                        ctl(take, "snapshot", "delete", snapshot["id"], "--yes")
-                ctl(take, "volume", "delete", name["id"], "--yes")
+        volumes = json.loads(ctl(take, "volume", "list", "--json").stdout)["volumes"]
+        for aside in [volume["id"] for volume in volumes if volume.get("aside_of")]:
+            delete_snapshots(take, aside)
+            ctl(take, "volume", "delete", aside, "--yes")
         ctl(give, "volume", "delete", "data", "--yes")
         ctl(take, "volume", "replicate", "data", "--to", "peer", "--end")
-        for snapshot in json.loads(ctl(take, "snapshot", "list", "--json").stdout)["snapshots"]:
-            ctl(take, "snapshot", "delete", snapshot["id"], "--yes")
+        delete_snapshots(take, "data")
         ctl(take, "volume", "delete", "data", "--yes")
         for machine, root in ((give, THERE), (take, HERE)):
             left = machine.sh(f"zfs list -H -o name -t all -d 1 {root}").stdout.split()
