@@ -201,3 +201,21 @@ async def test_a_server_that_runs_learns_it_by_a_replication(two: Two) -> None:
     await two.give.service.primaries.follow()
     assert not exported(two.give)
     assert volumes(two.give)["data"].is_replica
+
+
+async def test_a_volume_from_the_trash_is_not_served_before_its_peer_was_asked(two: Two) -> None:
+    await two.pair.replicate()
+    demote = volume_pb2.DemoteVolumeRequest(name=DATA, peer="other")
+    await two.give.root().volumes.DemoteVolume(demote)
+    there = two.other.root().volumes
+    await there.PromoteVolume(PROMOTE)
+    keep = volume_pb2.DEPENDENTS_KEEP
+    await there.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA, dependents=keep))
+    await two.give.root().volumes.PromoteVolume(PROMOTE)
+    await two.give.root().volumes.PublishVolume(publish())
+    await there.UndeleteVolume(volume_pb2.UndeleteVolumeRequest(name=DATA))
+    with refused("FAILED_PRECONDITION", "NOT_ASKED"):
+        await there.PublishVolume(publish())
+    assert not exported(two.other)
+    await two.other.service.primaries.follow()
+    assert volumes(two.other)["data"].is_replica

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from zfsilod.engine import plans
 from zfsilod.engine.steps.users import ZvolUnused
 from zfsilod.model.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
-from zfsilod.model.records import Publication, Trashed, Volume, VolumeKey
+from zfsilod.model.records import Publication, Standing, Trashed, Volume, VolumeKey
 from zfsilod.model.sizes import show_round
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
@@ -215,7 +215,12 @@ class UndeleteVolume(Request[None]):
             title=f"undelete {self.id}",
             claims=(f"volume/{self.id}", f"trash/{volume.uid}"),
             actions=plans.down([plans.in_trash(volume, trashed.home, trashed.volume.dataset)]),
-            commit=(put(volume), drop(trashed)),
+            commit=(
+                put(volume),
+                drop(trashed),
+                # A peer that was asked while it was in the trash may have been promoted since.
+                *((put(Standing(id=volume.uid)),) if volume.peers else ()),
+            ),
         )
 
     def _trashed(self, view: View) -> Trashed:
