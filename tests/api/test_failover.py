@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.api.replica_pair import ReplicaPair
     from tests.api.running import Front
+    from zfsilod.storage.transaction import Transaction
 
 PROMOTE = volume_pb2.PromoteVolumeRequest(name=DATA)
 SURE = volume_pb2.PromoteVolumeRequest(name=DATA, primary_is_off=True)
@@ -219,3 +220,33 @@ async def test_a_volume_from_the_trash_is_not_served_before_its_peer_was_asked(t
     assert not exported(two.other)
     await two.other.service.primaries.follow()
     assert volumes(two.other)["data"].is_replica
+
+
+async def test_a_store_from_before_peers_were_noted_has_them_asked(two: Two) -> None:
+    await two.pair.replicate()
+    await two.give.root().volumes.PublishVolume(publish())
+    two.give.write(lambda txn: txn.put(volumes(two.give)["data"].but(peers=())))
+    two.cut()
+    await two.other.root().volumes.PromoteVolume(SURE)
+    two.boot(two.give, "second")
+    await two.give.service.reconciler.sync_all(DAEMON)
+    assert volumes(two.give)["data"].peers == ("other",)
+    assert not exported(two.give)
+
+
+async def test_a_promoted_volume_with_another_id_is_no_proof(two: Two) -> None:
+    await two.pair.replicate()
+    await two.give.root().volumes.PublishVolume(publish())
+    two.cut()
+    await two.other.root().volumes.PromoteVolume(SURE)
+    promoted = volumes(two.other)["data"]
+
+    def rename(txn: Transaction) -> None:
+        txn.drop(Volume.bucket(), "data")
+        txn.put(promoted.but(id="found", revision=0))
+
+    two.other.write(rename)
+    two.join()
+    two.boot(two.give, "second")
+    await two.give.service.reconciler.sync_all(DAEMON)
+    assert not exported(two.give)

@@ -13,12 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from zfsilod.engine.step import HostStep
-from zfsilod.model.errors import NotFound, ZfsiloError
+from zfsilod.model.errors import Busy, NotFound, ZfsiloError
 from zfsilod.model.identity import DAEMON
 from zfsilod.model.records import Standing, Volume
+from zfsilod.model.replica import Replication
 from zfsilod.requests.adoption import parse_term
 from zfsilod.requests.aside import SetAside
-from zfsilod.requests.peers import ROLE_CHANGES, judge, promoting
+from zfsilod.requests.peers import PROMOTING, ROLE_CHANGES, judge, known_peers, promoting
 from zfsilod.storage.volume_view import standing_of
 
 if TYPE_CHECKING:
@@ -63,8 +64,15 @@ class Primaries:
         self._asking = asyncio.Lock()
 
     def withhold(self, txn: Transaction) -> None:
-        """Serve no volume with peers that were not asked in this boot; at the start."""
+        """Serve no volume with peers that were not asked in this boot; at the start.
+
+        A store of a former version has the peers of a volume only in its replications.
+        """
         self._asked.clear()
+        for sent in list(txn.scan(Replication)):
+            volume = txn.get(Volume, sent.volume)
+            if volume is not None and not volume.is_replica and sent.peer not in volume.peers:
+                txn.put(volume.but(peers=known_peers(volume, sent.peer)))
         for standing in list(txn.scan(Standing)):
             if standing.boot_id not in ("", self._context.boot_id):
                 txn.put(Standing(id=standing.id))
@@ -81,6 +89,12 @@ class Primaries:
         with self._context.read() as txn:
             volume = txn.get(Volume, volume_id)
             if volume is None or volume.uid != uid:
+                if any(one.uid == uid for one in txn.scan(Volume)):
+                    raise Busy(
+                        "a volume of this server has this uid and another id",
+                        reason=PROMOTING,
+                        volume=volume_id,
+                    )
                 raise NotFound(f"there is no volume {volume_id} with this uid", volume=volume_id)
             changes = _changes_role(txn, volume)
             serves = not volume.is_replica and not self._is_withheld(txn, volume)
