@@ -204,12 +204,17 @@ async def test_a_server_that_runs_learns_it_by_a_replication(two: Two) -> None:
     assert volumes(two.give)["data"].is_replica
 
 
-async def test_a_volume_from_the_trash_is_not_served_before_its_peer_was_asked(two: Two) -> None:
+async def test_a_volume_from_the_trash_is_not_served_before_its_peer_was_asked(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await two.pair.replicate()
     demote = volume_pb2.DemoteVolumeRequest(name=DATA, peer="other")
     await two.give.root().volumes.DemoteVolume(demote)
     there = two.other.root().volumes
     await there.PromoteVolume(PROMOTE)
+    # Promotions of one second, which do not know of each other, have the order of their stores.
+    now = two.give.service.context.now
+    monkeypatch.setattr(two.give.service.context, "now", lambda: now() + 5)
     keep = volume_pb2.DEPENDENTS_KEEP
     await there.DeleteVolume(volume_pb2.DeleteVolumeRequest(name=DATA, dependents=keep))
     await two.give.root().volumes.PromoteVolume(PROMOTE)
