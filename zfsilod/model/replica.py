@@ -5,6 +5,7 @@ from __future__ import annotations
 from zfsilod.model.record import Record, Stored
 
 MAX_TOKEN = 4096
+MAX_TERM = 1 << 40  # a term is a number of seconds since 1970, or one more than another
 MIN_RATE = 1 << 16  # bytes a second: a slower stream would seem to be silent
 TOKEN_CHARACTERS = frozenset("0123456789abcdef-")
 

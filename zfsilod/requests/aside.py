@@ -18,14 +18,21 @@ from zfsilod.model.errors import FailedPrecondition
 from zfsilod.model.host_facts import Filesystem
 from zfsilod.model.record import Record
 from zfsilod.model.records import ReplicaOf, Snapshot, Standing, Trashed, Volume
-from zfsilod.model.replica import KeptSnapshot, Replication
+from zfsilod.model.replica import KeptSnapshot
 from zfsilod.model.validation import check_etag, check_id
 from zfsilod.requests.clones import clone_dependent
 from zfsilod.requests.deletion import check_unpublished, published_to
 from zfsilod.requests.dependents import recorded_snapshots
 from zfsilod.requests.peers import PeerAnswer, known_peers
 from zfsilod.requests.publications import Unpublish
-from zfsilod.requests.replication import ReplicateVolume, kept_for, list_kept, release, replications
+from zfsilod.requests.replication import (
+    ReplicateVolume,
+    kept_for,
+    list_kept,
+    release,
+    replication_of,
+    replications,
+)
 from zfsilod.requests.request import Plan, Request, View, drop, put
 from zfsilod.requests.snapshots import dependent, record_removal
 from zfsilod.requests.volumes import need_primary, need_served
@@ -89,8 +96,8 @@ class SetAside(Request[AsideInputs]):
         holders = dict.fromkeys([*(one.peer for one in sent), *_holders(inputs.kept)])
         released = [
             action
-            for peer in holders
-            for action in release(volume, peer, kept_for(_known(sent, volume, peer), inputs.kept))
+            for known in [replication_of(txn, volume, peer) for peer in holders]
+            for action in release(volume, known.peer, kept_for(known, inputs.kept))
         ]
         return Plan(
             title=f"put the data of {self.id} aside as {aside.id}: {self.peer} serves it",
@@ -219,7 +226,7 @@ class DemoteVolume(Request[DemotionInputs]):
         if newest is None:
             raise changed_since(volume.dataset)
         records = [one for one in recorded_snapshots(txn, volume) if one.uid == newest.uid]
-        known = _known(replications(txn, volume.uid), volume, self.peer)
+        known = replication_of(txn, volume, self.peer)
         after = volume.but(
             replica=ReplicaOf(
                 peer=self.peer,
@@ -256,13 +263,6 @@ class DemoteVolume(Request[DemotionInputs]):
             ),
             revert=(put(volume),),
         )
-
-
-def _known(sent: Sequence[Replication], volume: Volume, peer: str) -> Replication:
-    """Return the record of the replication to a peer, or one of a peer that holds something."""
-    name = f"{volume.uid}/{peer}"
-    matches = (one for one in sent if one.id == name)
-    return next(matches, Replication(id=name, volume=volume.id, peer=peer))
 
 
 def _holders(kept: Sequence[KeptSnapshot]) -> Iterator[str]:

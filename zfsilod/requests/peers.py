@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Outcome = Literal["NONE", "REPLICA", "PRIMARY", "BUSY", "SILENT"]
 """Of a question: it has no such volume, a replica, serves it, is changing it, or did not answer."""
 MAX_PEERS = 8
-MAX_TERM = 1 << 40  # a term is a number of seconds since 1970, or one more than another
 PROMOTING = "PROMOTING"
 ROLE_CHANGES = ("promote", "demote", "set-aside")  # kinds of requests
 

@@ -24,7 +24,7 @@ from zfsilod.requests.peers import (
 )
 from zfsilod.requests.replication import snapshot_name
 from zfsilod.requests.request import Plan, Request, View, put
-from zfsilod.requests.snapshots import dependent
+from zfsilod.requests.snapshots import dependent, snapshot_of
 from zfsilod.requests.volumes import need_volume
 from zfsilod.storage.volume_view import standing_of
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from zfsilod.model.records import Action, Change, Operation
     from zfsilod.requests.context import Context
     from zfsilod.requests.request import Preemption
-    from zfsilod.storage.transaction import Transaction
 
 INTENT_S = 25.0  # until the operation is stored, which a write may take; a peer asks again
 NO_STORE = "0" * 32
@@ -88,7 +87,7 @@ class PromoteVolume(Request[PromotionInputs]):
         commit: tuple[Change, ...] = (put(after), _standing(volume, view))
         if volume.is_replica:
             actions = plans.promotion(volume, after, view.operation_id)
-            commit = (*commit, *_last_received(view.txn, volume))
+            commit = (*commit, *_last_received(volume, view))
             title = f"promote replica {self.id}, as of {_as_of(volume.replica.taken_at)}"
         else:
             first = plans.epoch(volume, after.epoch, view.operation_id)
@@ -158,7 +157,7 @@ def _standing(volume: Volume, view: View) -> Change:
     return put(Standing(id=volume.uid, boot_id=view.boot_id))
 
 
-def _last_received(txn: Transaction, volume: Volume) -> tuple[Change, ...]:
+def _last_received(volume: Volume, view: View) -> tuple[Change, ...]:
     """Return the record of the snapshot that was received last: an ordinary one from now on.
 
     It is the base of the first replication back, which deletes it when it has arrived.
@@ -166,22 +165,11 @@ def _last_received(txn: Transaction, volume: Volume) -> tuple[Change, ...]:
     replica = volume.replica
     peer = replica.peer.rpartition("/")[2]
     names = (snapshot_name(volume, peer, 0), f"promoted-{replica.snapshot_uid}")
-    name = next((one for one in names if txn.get(Snapshot, one) is None), "")
+    name = next((one for one in names if view.txn.get(Snapshot, one) is None), "")
     if not name:
         return ()
-    snapshot = Snapshot(
-        id=name,
-        uid=replica.snapshot_uid,
-        volume=volume.id,
-        volume_uid=volume.uid,
-        size_bytes=volume.capacity_bytes,
-        volblocksize=volume.volblocksize,
-        mode=volume.mode,
-        filesystem=volume.filesystem,
-        guid=replica.snapshot_guid,
-        peer=peer,
-        created_at=replica.taken_at,
-    )
+    received = snapshot_of(volume, name, replica.snapshot_uid, view)
+    snapshot = received.but(guid=replica.snapshot_guid, peer=peer, created_at=replica.taken_at)
     return (put(snapshot), put(dependent(snapshot)))
 
 

@@ -16,9 +16,9 @@ from zfsilod.model.names import is_guid, is_uid
 from zfsilod.model.pool_space import PoolSpace, check_reserve, check_space
 from zfsilod.model.record import Record
 from zfsilod.model.records import ReplicaOf, Trashed, Volume
+from zfsilod.model.replica import MAX_TERM
 from zfsilod.model.validation import check_block_size, check_id, check_size
 from zfsilod.requests.dependents import recorded_uids
-from zfsilod.requests.peers import MAX_TERM
 from zfsilod.requests.request import Growth, Plan, Request, View, put
 from zfsilod.requests.volumes import need_root, space
 

@@ -22,7 +22,7 @@ from zfsilod.model.names import (
     is_uid,
     is_uuid,
 )
-from zfsilod.model.replica import ReplicaFacts, is_token
+from zfsilod.model.replica import MAX_TERM, ReplicaFacts, is_token
 from zfsilod.model.validation import ID, MAX_BYTES
 from zfsilod.wire import convert, enums, status
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MAX_PORTALS = 16
 MAX_COUNT = 1 << 62
-MAX_TERM = 1 << 40  # as requests/peers.py
 UID = re.compile(r"[0-9a-f]{32}")
 CHAP_TEXT = re.compile(r"[!-~]{1,255}")  # without spaces and line ends: host/node_records.py
 OPERATION_ID = re.compile(r"[0-9a-z]{0,64}")
