@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.service_fixture import SETTINGS, ServiceFixture, administrator
+from tests.service_fixture import DEADLINE_S, SETTINGS, ServiceFixture, administrator
 from tests.worker_rig import not_sticky
 from zfsilod.host.fake import VOLATILE
 from zfsilod.model.errors import (
@@ -32,7 +33,7 @@ from zfsilod.storage.transaction import Transaction
 from zfsilod.storage.volume_view import volume_view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 GIB = 1 << 30
 CREATE = CreateVolume(id="data", capacity_bytes=GIB, hosts=("take",))
@@ -193,6 +194,33 @@ async def test_cancel_rolls_back(fixture: ServiceFixture) -> None:
     with pytest.raises(Busy, match="stopped before its end"):
         await fixture.service.wait(operation.id, 10)
     assert fixture.facts == {}
+
+
+async def test_a_caller_that_goes_away_leaves_no_operation_without_a_unit(
+    fixture: ServiceFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, begun, free = fixture.service.context, threading.Event(), threading.Event()
+    write = context.write
+
+    async def slow(change: Callable[[Transaction], Any]) -> Any:
+        def transact(txn: Transaction) -> Any:
+            begun.set()
+            assert free.wait(DEADLINE_S), "the caller is cancelled within the transaction"
+            return change(txn)
+
+        return await write(transact)
+
+    monkeypatch.setattr(context, "write", slow)
+    caller = administrator("uid 0")
+    call = asyncio.ensure_future(fixture.service.submit(CREATE, caller=caller))
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    call.cancel()
+    await asyncio.wait({call})
+    free.set()
+    await context.write(lambda _txn: None)  # after the transaction of the request
+    with context.read() as txn:
+        (operation,) = (one for one in txn.scan(Operation) if one.subject == "volumes/data")
+    assert (await fixture.service.wait(operation.id, DEADLINE_S)).state == "DONE"
 
 
 async def test_a_unit_that_systemd_refuses_leaves_no_claim(fixture: ServiceFixture) -> None:

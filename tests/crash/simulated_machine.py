@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 from tests.crash.fault_injector import FaultInjector, FaultyStore
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from zfsilod.model.host_facts import Disk
     from zfsilod.model.settings import Settings
 
+T = TypeVar("T")
 STUCK_S = 25
 FIRST_BOOT = f"{1:032x}"
 HISTORY = ("operation", "changed", "meta")  # buckets that record the past, not the present state
@@ -323,12 +324,12 @@ class SimulatedMachine:
         self.start_daemon()
 
 
-def keep_tasks(service: Service) -> set[asyncio.Task[None]]:
+def keep_tasks(service: Service) -> set[asyncio.Task[Any]]:
     """Return a set that holds the background tasks of a service while they run."""
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[Any]] = set()
     spawn = service.executor.spawn
 
-    def spawn_and_keep(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def spawn_and_keep(work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = spawn(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)

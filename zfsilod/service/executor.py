@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfsilod.engine.steps.filesystem import Reported
 from zfsilod.engine.steps.replica import Sent
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zfsilod.service.context import ServiceContext
     from zfsilod.service.ports import Launcher
     from zfsilod.storage.transaction import Transaction
+
+T = TypeVar("T")
 
 CLOSE_DEADLINE_S = 5
 KEPT_OPERATIONS = 1024  # decoded, for the waiters
@@ -36,7 +38,7 @@ class Executor:
         self.queue = LaunchQueue(context, launcher, self._register)
         self.changes = asyncio.Condition()  # notified when any operation changed
         self._held: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._latest: dict[str, Operation] = {}  # of the last change of each live operation
         self.batches: dict[str, list[str]] = {}  # those launched by this daemon
         self.send: Callable[[Sent, Operation], Awaitable[None]] | None = None
@@ -123,7 +125,7 @@ class Executor:
             async with asyncio.timeout(timeout_s), self.changes:
                 await self.changes.wait()
 
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         """Run a coroutine as a task, and keep a reference until it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

@@ -139,8 +139,6 @@ class Service:
                 if satisfied is None:
                     raise
                 return await self._store_satisfied(satisfied)
-            if operation.id == submission.operation_id:
-                self.executor.resume(operation)
         return operation
 
     def _allow(self, request: Request[Any], view: View) -> None:
@@ -189,14 +187,16 @@ class Service:
         return operation
 
     async def _store(self, submission: _Submission, revision: int) -> Operation:
-        """Store the operation once its claims are free; return it, or an equal live one.
+        """Store and launch the operation once its claims are free; return it, or an equal live one.
 
         After each wait the inputs are gathered again: the facts may have changed.
         """
         request = submission.request
         while True:
             inputs = await request.gather(self.context, submission.operation_id)
-            stored = await self.context.write(partial(self._store_in, submission, inputs, revision))
+            # A caller that goes away meanwhile leaves no operation that is stored and not launched.
+            storing = self.executor.spawn(self._store_and_launch(submission, inputs, revision))
+            stored = await asyncio.shield(storing)
             if isinstance(stored, Operation):
                 if stored.id == submission.operation_id:
                     return stored
@@ -214,6 +214,15 @@ class Service:
                 submission = submission._replace(request=request)
             with self.context.read() as txn:
                 revision = txn.revision()
+
+    async def _store_and_launch(
+        self, submission: _Submission, inputs: object, revision: int
+    ) -> Operation | Sequence[Request[Any]] | PortGate:
+        with self.executor.hold(submission.operation_id):
+            stored = await self.context.write(partial(self._store_in, submission, inputs, revision))
+            if isinstance(stored, Operation) and stored.id == submission.operation_id:
+                self.executor.resume(stored)
+        return stored
 
     def _store_in(
         self, submission: _Submission, inputs: object, revision: int, txn: Transaction
